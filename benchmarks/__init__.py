@@ -1,0 +1,1 @@
+"""Measurements: every figure the project states has its command here."""

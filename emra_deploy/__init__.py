@@ -1,0 +1,44 @@
+"""The EMRA-proxy runtime: load a model file, segment pictures, write maps.
+
+Importing this package loads nothing but itself: names are resolved on first use, so that a program which only
+asks for the version, or that never segments, does not pay for numpy and a backend.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from emra_deploy._version import __version__
+
+if TYPE_CHECKING:
+    from emra_deploy.classes import ClassSet
+    from emra_deploy.errors import EmraError
+    from emra_deploy.manifest import Manifest
+    from emra_deploy.segmentation import Segmentation
+    from emra_deploy.segmenter import Segmenter
+    from emra_deploy.windows import Window
+
+__all__ = ["ClassSet", "EmraError", "Manifest", "Segmentation", "Segmenter", "Window", "__version__"]
+
+_HOMES = {
+    "ClassSet": "emra_deploy.classes",
+    "EmraError": "emra_deploy.errors",
+    "Manifest": "emra_deploy.manifest",
+    "Segmentation": "emra_deploy.segmentation",
+    "Segmenter": "emra_deploy.segmenter",
+    "Window": "emra_deploy.windows",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,1 @@
+"""From a checkpoint to the file a device runs; every stage checks its own result."""
