@@ -1,0 +1,113 @@
+"""What must be known to build an EMRA-proxy: the values stored beside every checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any, NamedTuple
+
+from emra_deploy.errors import EmraError
+
+PATCH = 16
+"""Side of a patch in pixels; every backbone here is a `*_patch16_*`."""
+
+CELLS = 4
+"""r of the paper: each patch is r x r cells, so maps before the last upsampling are at 1/4 of the image."""
+
+
+class Backbone(NamedTuple):
+    """The timm model behind a short name."""
+
+    timm_name: str
+    width: int
+    depth: int
+    heads: int
+
+
+BACKBONES = {
+    "tiny": Backbone("vit_tiny_patch16_224", 192, 12, 3),
+    "small": Backbone("vit_small_patch16_224", 384, 12, 6),
+    "base": Backbone("vit_base_patch16_224", 768, 12, 12),
+    "large": Backbone("vit_large_patch16_224", 1024, 24, 16),
+}
+FUSIONS = ("product", "sum", "gated")
+AGGREGATIONS = ("streamed", "explicit")
+
+
+@dataclass(frozen=True)
+class EMRAConfig:
+    """Shape of an EMRA-proxy. Symbols are those of the paper.
+
+    Attributes:
+        backbone: ``tiny``, ``small``, ``base`` or ``large``.
+        num_classes: C, 2 to 32.
+        image_size: (H, W) in pixels, multiples of 16; the size of the stored position table.
+        hra_block: M, the block after which HRA reads the patch tokens; 0 is the patch embedding.
+        mca_blocks: P, how many of the last blocks MCA averages over.
+        fusion: ``product`` (Eq. 5), ``sum`` or ``gated``.
+        aggregation: ``streamed`` (O(T) memory) or ``explicit`` (the formula as written).
+
+    Raises:
+        EmraError: A value is outside its range.
+    """
+
+    backbone: str = "tiny"
+    num_classes: int = 5
+    image_size: tuple[int, int] = (512, 512)
+    hra_block: int = 3
+    mca_blocks: int = 4
+    fusion: str = "product"
+    aggregation: str = "streamed"
+
+    def __post_init__(self) -> None:
+        _one_of("backbone", self.backbone, BACKBONES)
+        _one_of("fusion", self.fusion, FUSIONS)
+        _one_of("aggregation", self.aggregation, AGGREGATIONS)
+        depth = BACKBONES[self.backbone].depth
+        _between("num_classes", self.num_classes, 2, 32)
+        _between("hra_block", self.hra_block, 0, depth)
+        _between("mca_blocks", self.mca_blocks, 1, depth)
+        if len(self.image_size) != 2 or any(
+            not isinstance(side, int) or side < PATCH or side % PATCH for side in self.image_size
+        ):
+            raise EmraError(
+                "model-config",
+                f"image_size is {self.image_size}, expected two positive multiples of {PATCH}",
+                f"Use a size such as {[max(PATCH, round(int(side) / PATCH) * PATCH) for side in self.image_size]}",
+            )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w), the number of patches down and across."""
+        return self.image_size[0] // PATCH, self.image_size[1] // PATCH
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**asdict(self), "image_size": list(self.image_size)}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> EMRAConfig:
+        """The inverse of `to_dict`.
+
+        Raises:
+            EmraError: An unknown or missing key, or a value outside its range.
+        """
+        known = {field.name for field in fields(cls)}
+        if set(values) != known:
+            raise EmraError(
+                "model-config",
+                f"model configuration has the keys {sorted(values)}, expected {sorted(known)}",
+                "Use a config.json written by this version's training/train.py",
+            )
+        return cls(**{**values, "image_size": tuple(values["image_size"])})
+
+
+def _one_of(name: str, value: object, allowed: Any) -> None:
+    if value not in allowed:
+        raise EmraError(
+            "model-config", f"{name} is {value!r}, expected one of {', '.join(allowed)}", f"Change {name}"
+        )
+
+
+def _between(name: str, value: object, low: int, high: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise EmraError("model-config", f"{name} is {value!r}, expected {low} to {high}", f"Change {name}")

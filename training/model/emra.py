@@ -1,0 +1,76 @@
+"""EMRA-proxy: the backbone, the two proxies and their fusion."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.model.backbone import ClassTokenViT
+from training.model.config import BACKBONES, CELLS, PATCH, EMRAConfig
+from training.model.fusion import Fusion
+from training.model.hra import HRA
+from training.model.mca import MCA
+
+
+class Parts(NamedTuple):
+    """Maps before the last upsampling: HSMF and logits, B x C x H/4 x W/4; GCA, B x C x H/16 x W/16."""
+
+    hsmf: Tensor
+    gca: Tensor
+    logits: Tensor
+
+
+class EMRAProxy(nn.Module):
+    """Segmentation of aerial images by region geometry (HRA) and class attention (MCA) over a plain ViT.
+
+    Args:
+        config: Shape of the model.
+        drop_path: Largest stochastic depth rate, 0 to 1, rising over the blocks; acts in training only.
+    """
+
+    def __init__(self, config: EMRAConfig, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = ClassTokenViT(config, drop_path)
+        self.hra = HRA(BACKBONES[config.backbone].width, config.num_classes)
+        self.mca = MCA(self.backbone.num_heads, config.num_classes, self.backbone.scale, config.aggregation)
+        self.fusion = Fusion(config.fusion, config.num_classes)
+
+    def forward_parts(self, image: Tensor) -> Parts:
+        """B x 3 x H x W, normalised -> the maps before the last upsampling."""
+        grid = (image.shape[-2] // PATCH, image.shape[-1] // PATCH)
+        features = self.backbone(image)
+        hsmf = self.hra(features.early, features.final, grid)
+        gca = self.mca(features.qkv, grid)
+        return Parts(hsmf, gca, self.fusion(hsmf, gca))
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits per pixel.
+
+        Args:
+            image: B x 3 x H x W, float, normalised by the checkpoint's mean and standard deviation. H and W are multiples of
+                16; other sizes than ``config.image_size`` resample the position table.
+
+        Returns:
+            B x C x H x W.
+        """
+        logits = self.forward_parts(image).logits
+        scale = float(PATCH // CELLS)
+        return F.interpolate(logits, scale_factor=scale, mode="bilinear", align_corners=False)
+
+    def set_image_size(self, height: int, width: int) -> None:
+        """Resample the position table, in place, so that H x W becomes the model's own size.
+
+        Raises:
+            EmraError: A side is not a positive multiple of 16.
+        """
+        self.config = replace(self.config, image_size=(height, width))
+        self.backbone.set_grid(self.config.grid)
+
+    def set_aggregation(self, aggregation: str) -> None:
+        """Change how GCA is computed; the result is the same."""
+        self.config = replace(self.config, aggregation=aggregation)
+        self.mca.aggregation = aggregation
