@@ -1,0 +1,242 @@
+"""Headers and pixels of picture and mask files.
+
+TIFFs are read by windows and never whole: a Potsdam tile is 108 MB. PNG and JPEG have no random access, so
+they are decoded whole and kept, up to a number of bytes per process: training reads many windows of the same
+few files.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from emra_deploy.errors import EmraError
+from emra_deploy.windows import Window
+from training.data.codecs import Codec, ColourCodec, decode_labels
+
+TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"}) | TIFF_SUFFIXES
+MASK_SUFFIXES = frozenset({".png"}) | TIFF_SUFFIXES
+
+_EXIF_ORIENTATION = 0x0112
+_PILLOW_ERRORS = (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError)
+
+
+class ByteCache:
+    """Least recently used arrays, up to a number of bytes. Shared by threads; each process has its own."""
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._arrays: OrderedDict[Any, np.ndarray] = OrderedDict()
+        self._used = 0
+        self._lock = threading.Lock()
+
+    @property
+    def used(self) -> int:
+        """Bytes held now."""
+        return self._used
+
+    def set_budget(self, budget: int) -> None:
+        """Hold at most `budget` bytes from now on; 0 keeps nothing."""
+        with self._lock:
+            self._budget = budget
+            self._shrink()
+
+    def get(self, key: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """The array of `key`, made if it is not held. Do not write to it."""
+        with self._lock:
+            found = self._arrays.get(key)
+            if found is not None:
+                self._arrays.move_to_end(key)
+                return found
+        # Outside the lock: two threads may decode one file, but none waits for another's file.
+        array = make()
+        with self._lock:
+            if key not in self._arrays:
+                self._arrays[key] = array
+                self._used += array.nbytes
+                self._shrink()
+        return array
+
+    def renew_lock(self) -> None:
+        """For a forked child, in which a thread that held the lock no longer exists."""
+        self._lock = threading.Lock()
+
+    def _shrink(self) -> None:
+        while self._used > self._budget and self._arrays:
+            _, old = self._arrays.popitem(last=False)
+            self._used -= old.nbytes
+
+
+cache = ByteCache(512 * 1024 * 1024)
+"""Decoded PNG and JPEG files of this process; 512 MiB unless `cache.set_budget` says otherwise."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=cache.renew_lock)
+
+
+def is_tiff(path: Path) -> bool:
+    """Whether the file is read by windows."""
+    return path.suffix.lower() in TIFF_SUFFIXES
+
+
+def unreadable(path: Path, error: BaseException) -> EmraError:
+    """The error for a file that cannot be opened or decoded."""
+    if isinstance(error, FileNotFoundError):
+        return EmraError("file-missing", "there is no such file", "Restore it from the original data", path)
+    if isinstance(error, PermissionError):
+        return EmraError("file-unreadable", "reading it is not permitted", "Correct its permissions", path)
+    if isinstance(error, UnidentifiedImageError):
+        cause = "the file is not a picture of a known format"
+    else:
+        cause = f"the file cannot be decoded ({' '.join(str(error).split())})"
+    return EmraError("file-unreadable", cause, "Restore it from the original data", path)
+
+
+@contextmanager
+def _open_tiff(path: Path) -> Iterator[Any]:
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+    try:
+        with warnings.catch_warnings():
+            # Training does not care where a tile lies, and many public TIFFs do not say.
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            with rasterio.open(path, driver="GTiff") as raster:
+                yield raster
+    except (RasterioError, OSError) as error:
+        # GDAL has its own words for a missing file.
+        raise unreadable(path, error if path.exists() else FileNotFoundError(path)) from error
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """Height and width of a picture as `read_picture` gives it, from its header alone.
+
+    Raises:
+        EmraError: ``file-missing`` or ``file-unreadable``.
+    """
+    if is_tiff(path):
+        with _open_tiff(path) as raster:
+            return raster.height, raster.width
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+            width, height = image.size
+    except _PILLOW_ERRORS as error:
+        raise unreadable(path, error) from error
+    return (width, height) if turned else (height, width)
+
+
+def mask_size(path: Path) -> tuple[int, int]:
+    """Height and width of a mask, from its header alone.
+
+    Raises:
+        EmraError: ``file-missing`` or ``file-unreadable``.
+    """
+    if is_tiff(path):
+        return picture_size(path)
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except _PILLOW_ERRORS as error:
+        raise unreadable(path, error) from error
+
+
+def read_picture(path: Path, window: Window, bands: tuple[int, int, int] = (1, 2, 3)) -> np.ndarray:
+    """One window of a picture.
+
+    Args:
+        path: TIFF, PNG or JPEG.
+        window: Inside the picture.
+        bands: Which bands of a TIFF become the three channels, counted from 1.
+
+    Returns:
+        uint8 height×width×3; writable, not shared.
+
+    Raises:
+        EmraError: ``file-missing``, ``file-unreadable``, ``image-bands`` or ``image-type``, naming the file.
+    """
+    if not is_tiff(path):
+        whole = cache.get((path, "picture"), lambda: _read_whole_picture(path))
+        return whole[window.slices].copy()
+    with _open_tiff(path) as raster:
+        if raster.count < max(bands):
+            raise EmraError(
+                "image-bands",
+                f"the picture has {raster.count} bands, expected at least {max(bands)}",
+                "Give the product of this data set that has these bands",
+                path,
+            )
+        if any(raster.dtypes[band - 1] != "uint8" for band in bands):
+            raise EmraError(
+                "image-type",
+                f"the picture holds {raster.dtypes[0]}, expected uint8",
+                "Scale it to 8 bits once, in the same way for every tile (gdal_translate -ot Byte -scale)",
+                path,
+            )
+        pixels = raster.read(list(bands), window=_rasterio_window(window))
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0))
+
+
+def read_mask(path: Path, codec: Codec, window: Window) -> np.ndarray:
+    """One window of a mask, as labels.
+
+    Args:
+        path: TIFF or PNG.
+        codec: How the data set stores labels.
+        window: Inside the mask.
+
+    Returns:
+        uint8 height×width, labels and 255; writable, not shared.
+
+    Raises:
+        EmraError: ``file-missing``, ``file-unreadable``, ``mask-format`` or ``unknown-label``.
+    """
+    if not is_tiff(path):
+        return cache.get((path, codec), lambda: _read_whole_mask(path, codec))[window.slices].copy()
+    coloured = isinstance(codec, ColourCodec)
+    with _open_tiff(path) as raster:
+        area = _rasterio_window(window)
+        if coloured and raster.count == 1 and raster.colorinterp[0].name == "palette":
+            palette = raster.colormap(1)
+            table = np.array([palette.get(value, (0, 0, 0, 0))[:3] for value in range(256)], np.uint8)
+            pixels = table[raster.read(1, window=area)]
+        elif coloured and raster.count >= 3:
+            pixels = raster.read([1, 2, 3], window=area).transpose(1, 2, 0)
+        elif raster.count == 1:
+            pixels = raster.read(1, window=area)
+        else:
+            pixels = raster.read(window=area).transpose(1, 2, 0)
+    return decode_labels(codec, pixels, path, window.top, window.left)
+
+
+def _read_whole_picture(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except _PILLOW_ERRORS as error:
+        raise unreadable(path, error) from error
+
+
+def _read_whole_mask(path: Path, codec: Codec) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB") if isinstance(codec, ColourCodec) else image)
+    except _PILLOW_ERRORS as error:
+        raise unreadable(path, error) from error
+    return decode_labels(codec, pixels, path)
+
+
+def _rasterio_window(window: Window) -> Any:
+    from rasterio.windows import Window as RasterioWindow
+
+    return RasterioWindow(window.left, window.top, window.width, window.height)
