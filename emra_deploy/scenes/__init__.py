@@ -1,0 +1,10 @@
+"""Generated aerial scenes whose truth is known.
+
+They imitate the look and the labelling habits of the Dubai tiles: a row of villas is one building area, with its
+gardens and courtyards; car parks and clear dirt roads are roads.
+"""
+
+from emra_deploy.scenes.geotiff import write_geotiff
+from emra_deploy.scenes.scene import DEFAULT_GSD, DUBAI_CLASSES, Scene, generate
+
+__all__ = ["DEFAULT_GSD", "DUBAI_CLASSES", "Scene", "generate", "write_geotiff"]

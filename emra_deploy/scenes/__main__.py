@@ -1,0 +1,40 @@
+"""``python -m emra_deploy.scenes``: write a generated scene and its truth as GeoTIFFs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from emra_deploy.errors import EmraError
+from emra_deploy.scenes import DEFAULT_GSD, generate, write_geotiff
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; the exit status is 2 for a bad argument."""
+    parser = argparse.ArgumentParser(
+        prog="python -m emra_deploy.scenes", description="Write a generated aerial scene and its truth."
+    )
+    parser.add_argument("--seed", type=int, default=7, help="which scene (default 7)")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(1024, 1024), metavar=("HEIGHT", "WIDTH"), help="pixels"
+    )
+    parser.add_argument(
+        "--gsd", type=float, default=DEFAULT_GSD, help=f"metres per pixel (default {DEFAULT_GSD})"
+    )
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the two files")
+    options = parser.parse_args(arguments)
+    try:
+        scene = generate(options.seed, *options.size, gsd=options.gsd)
+        options.output.mkdir(parents=True, exist_ok=True)
+        image, labels = options.output / "scene.tif", options.output / "scene_labels.tif"
+        write_geotiff(scene, image, labels)
+    except EmraError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(f"{image}\n{labels}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""Scenes as georeferenced files."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emra_deploy.scenes.scene import DUBAI_CLASSES, Scene
+
+CRS = "EPSG:32640"
+"""UTM zone 40 north, the zone of Dubai."""
+
+ORIGIN = (325000.0, 2785000.0)
+"""Easting and northing of the top left corner, metres."""
+
+
+def write_geotiff(
+    scene: Scene, image_path: str | os.PathLike[str], labels_path: str | os.PathLike[str] | None = None
+) -> None:
+    """Write the picture, and its truth if a path is given, as tiled GeoTIFFs in UTM zone 40 north.
+
+    The scene is placed near Dubai, in true size; the labels have the palette of ``DUBAI_CLASSES``. Existing files
+    are replaced.
+
+    Args:
+        scene: What to write.
+        image_path: The picture, three bands.
+        labels_path: The labels, one band; nodata is 255, which no pixel has.
+    """
+    import rasterio
+    from rasterio.enums import ColorInterp
+
+    with rasterio.open(image_path, "w", **_profile(scene, 3), photometric="RGB") as target:
+        target.write(np.moveaxis(scene.image, -1, 0))
+        target.colorinterp = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+    if labels_path is not None:
+        with rasterio.open(labels_path, "w", **_profile(scene, 1), nodata=255) as target:
+            _write_labels(target, scene.labels)
+
+
+def _write_labels(target: Any, labels: NDArray[np.uint8]) -> None:
+    target.write(labels, 1)
+    target.write_colormap(1, {i: (*colour, 255) for i, colour in enumerate(DUBAI_CLASSES.palette)})
+
+
+def _profile(scene: Scene, bands: int) -> dict[str, Any]:
+    from rasterio.transform import from_origin
+
+    height, width = scene.labels.shape
+    return {
+        "driver": "GTiff",
+        "dtype": "uint8",
+        "count": bands,
+        "height": height,
+        "width": width,
+        "crs": CRS,
+        "transform": from_origin(*ORIGIN, scene.gsd, scene.gsd),
+        "tiled": True,
+        "blockxsize": 256,
+        "blockysize": 256,
+        "compress": "deflate",
+    }
