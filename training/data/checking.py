@@ -13,7 +13,8 @@ import numpy as np
 from emra_deploy.classes import IGNORE
 from emra_deploy.errors import EmraError
 from emra_deploy.windows import Window
-from training.data.base import AerialDataset, Problems, Tile
+from training.data.base import AerialDataset, Tile
+from training.data.pairing import Problems
 
 logger = logging.getLogger(__name__)
 

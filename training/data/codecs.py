@@ -19,6 +19,10 @@ UNKNOWN = 254
 
 Colour = tuple[int, int, int]
 
+_SNAP = np.arange(256, dtype=np.uint8)
+_SNAP[:88] = 0
+_SNAP[168:] = 255
+
 
 @lru_cache(maxsize=8)
 def _colour_table(colours: tuple[Colour, ...], ignored: tuple[Colour, ...], other: int) -> np.ndarray:
@@ -39,11 +43,14 @@ class ColourCodec:
         colours: C colours (red, green, blue) in label order.
         ignored: Colours that mean "no label".
         strict: Whether a colour of neither list is an error; otherwise it is "no label" too.
+        snapped: Move every channel below 88 to 0 and above 167 to 255 first, for masks whose colours are corners
+            of the colour cube but were stored with loss.
     """
 
     colours: tuple[Colour, ...]
     ignored: tuple[Colour, ...] = ()
     strict: bool = True
+    snapped: bool = False
 
     def decode(self, pixels: np.ndarray, path: object = None) -> np.ndarray:
         """Labels of a colour mask.
@@ -62,6 +69,8 @@ class ColourCodec:
                 "Give an RGB or palette mask, or describe index masks in classes.yaml",
                 str(path) if path else None,
             )
+        if self.snapped:
+            pixels = _SNAP[pixels]
         table = _colour_table(self.colours, self.ignored, UNKNOWN if self.strict else IGNORE)
         code = pixels[..., 0].astype(np.uint32)
         code <<= 8

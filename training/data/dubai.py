@@ -16,8 +16,9 @@ from pathlib import Path
 
 from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
-from training.data.base import AerialDataset, Problems, files_of, make_tiles, pair_up
+from training.data.base import AerialDataset
 from training.data.codecs import ColourCodec
+from training.data.pairing import Problems, files_of, make_tiles, pair_up
 from training.data.readers import MASK_SUFFIXES, PICTURE_SUFFIXES
 
 CLASSES = ClassSet(

@@ -1,0 +1,97 @@
+"""``python -m training.data KIND ROOT [--split S]``: what is in a data set, and what is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+
+from emra_deploy.errors import EmraError
+from training.data.base import AerialDataset
+from training.data.catalogue import KINDS, open_dataset
+from training.data.checking import DatasetSummary, summarise
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print classes, tiles, pixels, class fractions and problems.
+
+    Returns:
+        0, or 2 if there is a problem.
+    """
+    parser = argparse.ArgumentParser(prog="python -m training.data", description=__doc__)
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("root", help="folder of the data set")
+    parser.add_argument("--split", default="train", help="train, val, trainval, test; own data also: all")
+    parser.add_argument("--labels", choices=("full", "eroded"), help="Potsdam and Vaihingen")
+    parser.add_argument("--product", choices=("RGB", "IRRG"), help="Potsdam")
+    parser.add_argument("--domain", choices=("all", "urban", "rural"), help="LoveDA")
+    parser.add_argument("--quick", action="store_true", help="read headers only, decode nothing")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    arguments = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options = {
+        name: value for name in ("labels", "product", "domain") if (value := getattr(arguments, name)) is not None
+    }
+    try:
+        dataset = open_dataset(arguments.kind, arguments.root, arguments.split, **options)
+    except EmraError as error:
+        if arguments.json:
+            print(json.dumps({"problems": [error.to_dict()]}))
+        print(error, file=sys.stderr)
+        return 2
+    summary = summarise(dataset, full=not arguments.quick)
+    if arguments.json:
+        print(json.dumps(_as_dict(dataset, summary)))
+    else:
+        print(_as_text(dataset, summary, decoded=not arguments.quick))
+    for problem in summary.problems:
+        print(problem, file=sys.stderr)
+    return 2 if summary.problems else 0
+
+
+def _as_dict(dataset: AerialDataset, summary: DatasetSummary) -> dict[str, object]:
+    return {
+        "dataset": dataset.name,
+        "split": dataset.split,
+        "bands": dataset.bands,
+        "gsd": dataset.gsd,
+        "labelled": dataset.labelled,
+        "tiles": summary.tiles,
+        "pixels": summary.pixels,
+        "ignored_pixels": summary.ignored_pixels,
+        "classes": [
+            {"name": name, "colour": "#{:02X}{:02X}{:02X}".format(*colour), "pixels": pixels}
+            for name, colour, pixels in zip(
+                dataset.classes.names, dataset.classes.palette, summary.class_pixels, strict=True
+            )
+        ],
+        "problems": [problem.to_dict() for problem in summary.problems],
+    }
+
+
+def _as_text(dataset: AerialDataset, summary: DatasetSummary, decoded: bool) -> str:
+    heights = [tile.height for tile in dataset.tiles]
+    widths = [tile.width for tile in dataset.tiles]
+    lines = [
+        f"{dataset.name}, split {dataset.split}: {summary.tiles} tiles, {summary.pixels / 1e6:.1f} million pixels",
+        f"tiles of {min(heights)} to {max(heights)} rows, {min(widths)} to {max(widths)} columns",
+        f"channels {', '.join(dataset.bands)}; "
+        + (f"{dataset.gsd} m a pixel" if dataset.gsd else "ground sample distance not known"),
+    ]
+    width = max(len(name) for name in dataset.classes.names)
+    for label, name in enumerate(dataset.classes.names):
+        share = f"  {summary.fractions[label]:7.2%}" if decoded and dataset.labelled else ""
+        colour = "#{:02X}{:02X}{:02X}".format(*dataset.classes.palette[label])
+        lines.append(f"  {label:3d}  {name:{width}}  {colour}{share}")
+    if not dataset.labelled:
+        lines.append("the labels of this split are not public")
+    elif decoded:
+        lines.append(f"{summary.ignored_pixels / max(summary.pixels, 1):.2%} of the pixels have no label")
+    lines.append(f"{len(summary.problems)} problems" if summary.problems else "no problems found")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
