@@ -16,16 +16,12 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m emra_deploy.scenes", description="Write a generated aerial scene and its truth."
     )
     parser.add_argument("--seed", type=int, default=7, help="which scene (default 7)")
-    parser.add_argument(
-        "--size", type=int, nargs=2, default=(1024, 1024), metavar=("HEIGHT", "WIDTH"), help="pixels"
-    )
-    parser.add_argument(
-        "--gsd", type=float, default=DEFAULT_GSD, help=f"metres per pixel (default {DEFAULT_GSD})"
-    )
+    parser.add_argument("--size", type=int, nargs=2, default=(1024, 1024), metavar=("HEIGHT", "WIDTH"), help="pixels")
+    parser.add_argument("--gsd", type=float, default=DEFAULT_GSD, help=f"metres per pixel (default {DEFAULT_GSD})")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the two files")
     options = parser.parse_args(arguments)
     try:
-        scene = generate(options.seed, *options.size, gsd=options.gsd)
+        scene = generate(options.seed, options.size[0], options.size[1], options.gsd)
         options.output.mkdir(parents=True, exist_ok=True)
         image, labels = options.output / "scene.tif", options.output / "scene_labels.tif"
         write_geotiff(scene, image, labels)

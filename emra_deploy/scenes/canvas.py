@@ -82,10 +82,18 @@ class Canvas:
         return bool(low[0] < self.width and low[1] < self.height and high[0] >= 0 and high[1] >= 0)
 
     def on_water(self, points: Points) -> bool:
-        """Whether any of N x 2 pixel positions inside the picture lies on the terrain's water."""
+        """Whether any of N x 2 pixel positions lies on the terrain's water."""
+        return bool((self._ground(points) == WATER).any())
+
+    def on(self, points: Points, label: int) -> bool:
+        """Whether all of N x 2 pixel positions lie on terrain of a label."""
+        return bool((self._ground(points) == label).all())
+
+    def _ground(self, points: Points) -> NDArray[np.uint8]:
+        # Outside the picture the ground is taken to go on as at its edge.
         columns = np.clip(points[:, 0], 0, self.width - 1).astype(np.intp)
         rows = np.clip(points[:, 1], 0, self.height - 1).astype(np.intp)
-        return bool((self.terrain_labels[rows, columns] == WATER).any())
+        return self.terrain_labels[rows, columns]
 
     def polygon(self, points: Points, colour: Colour | None, label: int | None) -> None:
         """Fill a polygon of N x 2 pixel positions; None leaves the picture or the labels as they are."""
@@ -94,6 +102,19 @@ class Canvas:
             self.colour.polygon(corners, fill=colour)
         if label is not None:
             self.label.polygon(corners, fill=label)
+
+    def tint(self, points: Points, colour: Colour, strength: float) -> None:
+        """Blend a colour over a polygon of N x 2 pixel positions, 0 to 1; the ground's texture stays."""
+        from PIL import Image, ImageDraw
+
+        low = np.maximum(np.floor(points.min(axis=0)).astype(int), 0)
+        high = np.minimum(np.ceil(points.max(axis=0)).astype(int) + 1, (self.width, self.height))
+        if (high <= low).any():
+            return
+        mask = Image.new("L", (int(high[0] - low[0]), int(high[1] - low[1])), 0)
+        ImageDraw.Draw(mask).polygon(_corners(points - low), fill=round(255 * strength))
+        box = (int(low[0]), int(low[1]), int(high[0]), int(high[1]))
+        self.colour_image.paste(Image.new("RGB", mask.size, colour), box, mask)
 
     def line(self, points: Points, metres: float, colour: Colour | None, label: int | None) -> None:
         """Draw a polyline of N x 2 pixel positions of a width in metres, at least one pixel."""
@@ -130,6 +151,10 @@ class Canvas:
         """Let the sun on a roof again."""
         self.shadow.polygon(_corners(points), fill=0)
 
+    def clear_shadow_line(self, points: Points, metres: float) -> None:
+        """Let the sun on a polyline of N x 2 pixel positions of a width in metres, such as a raised road."""
+        self.shadow.line(_corners(points), fill=0, width=max(1, round(metres / self.gsd)), joint="curve")
+
     def cast_disc(self, x: float, y: float, metres: float, height: float) -> None:
         """Cast the shadow of a crown of a radius and a height in metres."""
         radius = metres / self.gsd
@@ -155,5 +180,5 @@ def jitter(rng: np.random.Generator, colour: Colour, amount: int) -> Colour:
     """The colour, lighter or darker by up to an amount, and a little off in hue."""
     shift = int(rng.integers(-amount, amount + 1))
     tint = rng.integers(-4, 5, 3)
-    red, green, blue = (max(0, min(255, c + shift + int(t))) for c, t in zip(colour, tint))
+    red, green, blue = (max(0, min(255, c + shift + int(t))) for c, t in zip(colour, tint, strict=True))
     return red, green, blue

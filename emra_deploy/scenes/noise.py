@@ -60,4 +60,5 @@ def smooth_noise(
         amplitude *= gain
         period *= 0.5
     total *= np.float32(2.0 / max(power, 1e-6) ** 0.5)
-    return np.round(total * np.float32(4096)) / np.float32(4096)
+    rounded: FloatField = np.round(total * np.float32(4096)) / np.float32(4096)
+    return rounded

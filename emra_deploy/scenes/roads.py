@@ -36,10 +36,10 @@ def carriageway(
         colour: Of the asphalt.
         traffic: Cars per 100 m.
     """
-    light: Colour = (min(255, colour[0] + 70), min(255, colour[1] + 72), min(255, colour[2] + 74))
+    light: Colour = (colour[0] + 45, colour[1] + 47, colour[2] + 48)
     canvas.line(points, metres + 2.4, light, None)
     canvas.line(points, metres, colour, ROAD)
-    paint: Colour = (min(255, colour[0] + 26), min(255, colour[1] + 27), min(255, colour[2] + 28))
+    paint: Colour = (colour[0] + 18, colour[1] + 19, colour[2] + 20)
     lanes = round(metres / 3.6)
     if lanes >= 2 and canvas.gsd <= 2.0:
         for lane in range(1, lanes):
@@ -70,9 +70,7 @@ def _cars(canvas: Canvas, rng: np.random.Generator, points: Points, metres: floa
     ends = place + ahead * (4.5 / canvas.gsd)
     inside = (place > -9).all(1) & (place[:, 0] < canvas.width + 9) & (place[:, 1] < canvas.height + 9)
     for i in np.flatnonzero(inside):
-        canvas.line(
-            np.stack([place[i], ends[i]]), 2.0, CAR_COLOURS[int(rng.integers(len(CAR_COLOURS)))], None
-        )
+        canvas.line(np.stack([place[i], ends[i]]), 2.0, CAR_COLOURS[int(rng.integers(len(CAR_COLOURS)))], None)
 
 
 def street(
@@ -115,9 +113,7 @@ def _dry_parts(canvas: Canvas, points: Points) -> list[Points]:
     return [part for part in parts if len(part) >= 2 and canvas.visible(part, 50)]
 
 
-def roundabout(
-    canvas: Canvas, rng: np.random.Generator, x: float, y: float, radius: float, colour: Colour
-) -> None:
+def roundabout(canvas: Canvas, rng: np.random.Generator, x: float, y: float, radius: float, colour: Colour) -> None:
     """Draw a roundabout of an outer radius in metres at a pixel position."""
     if canvas.on_water(np.array([[x, y]])):
         return
@@ -145,6 +141,7 @@ def highway(canvas: Canvas, rng: np.random.Generator, frame: Frame) -> None:
     points = frame.to_pixels(line)
     each = rng.uniform(16, 24)
     verge: Colour = jitter(rng, (176, 172, 170), 16)
+    canvas.clear_shadow_line(points, 2 * each + 24)
     canvas.line(points, 2 * each + 14, verge, LAND)
     for side in (-1, 1):
         middle = offset(points, side * (each / 2 + 2) / canvas.gsd)
@@ -168,11 +165,11 @@ def track(canvas: Canvas, rng: np.random.Generator, x: float, y: float) -> None:
     clear = rng.uniform() < 0.5
     for dry in _dry_parts(canvas, points):
         if clear:
-            tone = int(rng.integers(128, 172))
+            tone = int(rng.integers(128, 190))
             width = rng.uniform(5, 11)
             canvas.line(dry, width + 2, (tone + 22, tone + 18, tone + 18), None)
             canvas.line(dry, width, (tone + 4, tone, tone), ROAD)
             canvas.line(dry, width / 4, (tone + 16, tone + 13, tone + 12), None)
         else:
             tone = int(rng.integers(150, 215))
-            canvas.line(dry, rng.uniform(1.5, 3), (tone, tone - 2, tone - 2), None)
+            canvas.line(dry, rng.uniform(1.0, 2.2), (tone, tone - 2, tone - 2), None)

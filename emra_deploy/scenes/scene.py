@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
+from emra_deploy.scenes.block import Block
 from emra_deploy.scenes.canvas import Canvas, Frame
-from emra_deploy.scenes.districts import DISTRICTS, Block
+from emra_deploy.scenes.districts import DISTRICTS
 from emra_deploy.scenes.roads import asphalt, highway, roundabout, street, track
 from emra_deploy.scenes.sensor import expose, shade
 from emra_deploy.scenes.terrain import build_terrain
@@ -126,9 +127,7 @@ def _check(seed: int, height: int, width: int, gsd: float) -> None:
                 "Give another height and width",
             )
     if not 0.2 <= gsd <= 5:
-        raise EmraError(
-            "scene-argument", f"{gsd} metres per pixel, expected 0.2 to 5", "Give another distance"
-        )
+        raise EmraError("scene-argument", f"{gsd} metres per pixel, expected 0.2 to 5", "Give another distance")
 
 
 def _cuts(rng: np.random.Generator, reach: float) -> list[float]:

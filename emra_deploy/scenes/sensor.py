@@ -35,13 +35,14 @@ def shade(
         float32 H x W x 3, about 0 to 255.
     """
     height, width = shadow.shape
-    dark = shadow.astype(np.float32) / 255 * np.float32(rng.uniform(0.6, 0.85))
-    relief = 1 + np.float32(rng.uniform(0.015, 0.04)) * smooth_noise(
-        rng, height, width, max(9 / gsd, 2.0), 3, 0.8
-    )
+    dark = shadow.astype(np.float32) / 255 * np.float32(rng.uniform(0.5, 0.85))
+    relief = 1 + np.float32(rng.uniform(0.015, 0.04)) * smooth_noise(rng, height, width, max(9 / gsd, 2.0), 3, 0.8)
     lit = ((1 - dark) * relief)[..., None]
     # Shadows are lit by the sky, which is bluer than the sun.
-    return colour * lit + dark[..., None] * np.array([4, 6, 10], np.float32)
+    shaded: NDArray[np.float32] = colour * lit + dark[..., None] * np.array([4, 6, 10], np.float32) * np.float32(
+        rng.uniform(0.5, 3)
+    )
+    return shaded
 
 
 def expose(rng: np.random.Generator, picture: NDArray[np.float32], gsd: float) -> NDArray[np.uint8]:
@@ -56,21 +57,17 @@ def expose(rng: np.random.Generator, picture: NDArray[np.float32], gsd: float) -
         uint8 H x W x 3.
     """
     height, width, _ = picture.shape
-    cast = rng.normal(1.0, 0.025, 3).astype(np.float32)
-    gain = np.float32(rng.uniform(0.85, 1.2))
+    cast = rng.normal((1.0, 0.99, 1.015), 0.025).astype(np.float32)
+    gain = np.float32(rng.uniform(0.9, 1.3))
     pivot = np.float32(rng.uniform(105, 135))
-    picture = (picture - pivot) * (gain * cast) + pivot * np.float32(rng.uniform(0.9, 1.1))
+    picture = (picture - pivot) * (gain * cast) + pivot * np.float32(rng.uniform(0.75, 1.15))
     if rng.uniform() < 0.25:
         haze = np.float32(rng.uniform(0.03, 0.18))
         veil = haze * (1 + np.float32(0.3) * smooth_noise(rng, height, width, 900 / gsd, 2))
-        picture = picture + np.clip(veil, 0, 0.4)[..., None] * (
-            np.array([214, 216, 224], np.float32) - picture
-        )
+        picture = picture + np.clip(veil, 0, 0.4)[..., None] * (np.array([214, 216, 224], np.float32) - picture)
     picture = _optics(rng, np.clip(picture, 0, 255).astype(np.uint8))
     grain = rng.normal(0, 1, (height, width, 1)).astype(np.float32) * np.float32(rng.uniform(0.5, 3.5))
-    grain = grain + rng.normal(0, 1, (height, width, 3)).astype(np.float32) * np.float32(
-        rng.uniform(0.2, 1.5)
-    )
+    grain = grain + rng.normal(0, 1, (height, width, 3)).astype(np.float32) * np.float32(rng.uniform(0.2, 1.5))
     exposed = np.clip(np.rint(picture + grain), 0, 255).astype(np.uint8)
     return compress(exposed, int(rng.integers(4, 16))) if rng.uniform() < 0.6 else exposed
 
@@ -80,9 +77,7 @@ def _optics(rng: np.random.Generator, picture: NDArray[np.uint8]) -> NDArray[np.
 
     image = Image.fromarray(picture).filter(ImageFilter.GaussianBlur(float(rng.uniform(0.35, 0.8))))
     if rng.uniform() < 0.75:
-        image = image.filter(
-            ImageFilter.UnsharpMask(radius=1.2, percent=int(rng.integers(40, 160)), threshold=0)
-        )
+        image = image.filter(ImageFilter.UnsharpMask(radius=1.2, percent=int(rng.integers(40, 160)), threshold=0))
     return np.asarray(image, np.float32)
 
 
@@ -106,7 +101,8 @@ def compress(picture: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
     luma = _quantise(luma, steps)
     cb, cr = _quantise(blue - luma, 3 * steps), _quantise(red - luma, 3 * steps)
     out = np.stack([luma + cr, luma - ((77 * cr + 29 * cb) // 150), luma + cb], axis=-1)
-    return np.clip(out[:height, :width], 0, 255).astype(np.uint8)
+    lossy: NDArray[np.uint8] = np.clip(out[:height, :width], 0, 255).astype(np.uint8)
+    return lossy
 
 
 def _quantise(plane: NDArray[np.int32], steps: NDArray[np.int64]) -> NDArray[np.int32]:
@@ -118,4 +114,5 @@ def _quantise(plane: NDArray[np.int32], steps: NDArray[np.int64]) -> NDArray[np.
     scale = steps * 4096.0 * 4096.0
     kept = np.floor(found / scale + 0.5) * steps
     back = np.floor(cosines.T @ kept @ cosines / (4096.0 * 4096.0) + 0.5)
-    return back.astype(np.int32).transpose(0, 2, 1, 3).reshape(rows, columns)
+    restored: NDArray[np.int32] = back.astype(np.int32).transpose(0, 2, 1, 3).reshape(rows, columns)
+    return restored

@@ -31,13 +31,16 @@ def _tinted(level: FloatField, colour: NDArray[np.float32]) -> FloatField:
 
 def sand(rng: np.random.Generator, height: int, width: int, gsd: float) -> FloatField:
     """Bright ground: broad stains, dunes and a fine grain; float32 H x W x 3 of 0 to 255."""
-    base = rng.uniform(150, 222)
-    tint = np.array([1.0, rng.uniform(0.96, 1.0), rng.uniform(0.9, 1.06)], np.float32)
-    stains = smooth_noise(rng, height, width, 260 / gsd, 4, 0.6)
+    base = rng.uniform(158, 228)
+    tint = np.array([1.0, rng.uniform(0.96, 1.0), rng.uniform(0.93, 1.07)], np.float32)
+    stains = smooth_noise(rng, height, width, 260 / gsd, 7, 0.7)
     dunes = smooth_noise(rng, height, width, 50 / gsd, 4, 0.7, stretch=rng.uniform(1, 4))
     level = base + rng.uniform(6, 18) * stains + rng.uniform(4, 12) * dunes
-    grey = np.clip(smooth_noise(rng, height, width, 180 / gsd, 4, 0.6) - rng.uniform(0.6, 1.6), 0, 1)
-    level -= rng.uniform(20, 70) * grey
+    # Damp or crusted ground: patches with rather sharp, ragged edges.
+    crust = smooth_noise(rng, height, width, 180 / gsd, 6, 0.62) - np.float32(rng.uniform(0.7, 1.7))
+    level -= rng.uniform(20, 75) * np.clip(2.5 * crust, 0, 1) * (0.75 + 0.12 * dunes)
+    grain = smooth_noise(rng, height, width, max(6 / gsd, 2.0), 2, 0.8)
+    level += rng.uniform(2, 6) * grain
     warm = smooth_noise(rng, height, width, 400 / gsd, 2)
     picture = _tinted(level, tint)
     picture[..., 0] += 4 * warm
@@ -47,12 +50,18 @@ def sand(rng: np.random.Generator, height: int, width: int, gsd: float) -> Float
 
 def greenery(rng: np.random.Generator, height: int, width: int, gsd: float) -> FloatField:
     """Lawns and scrub: dark olive with tufts; float32 H x W x 3 of 0 to 255."""
-    lawn = np.array([rng.uniform(66, 96), rng.uniform(80, 104), rng.uniform(52, 80)], np.float32)
-    wood = np.array([rng.uniform(34, 56), rng.uniform(46, 64), rng.uniform(32, 54)], np.float32)
-    mix = np.clip(0.5 + 0.55 * smooth_noise(rng, height, width, 70 / gsd, 3), 0, 1)
-    tufts = smooth_noise(rng, height, width, max(7 / gsd, 2.0), 2, 0.8)
-    picture = lawn * (1 - mix[..., None]) + wood * mix[..., None]
-    picture += ((4 + 11 * mix) * tufts)[..., None]
+    lawn = np.array([rng.uniform(66, 98), rng.uniform(74, 102), rng.uniform(54, 84)], np.float32)
+    level = rng.uniform(62, 104)
+    rough = np.array([level, level * rng.uniform(0.98, 1.06), level * rng.uniform(0.85, 1.18)], np.float32)
+    crown = np.array([rng.uniform(28, 46), rng.uniform(34, 50), rng.uniform(28, 48)], np.float32)
+    # Lawns are smooth with clear edges; between them lies rough ground with scrub and trees.
+    wild = np.clip(0.5 + 2.2 * smooth_noise(rng, height, width, 90 / gsd, 3, 0.4), 0, 1)
+    tufts = smooth_noise(rng, height, width, max(9 / gsd, 2.0), 3, 0.8)
+    density = np.float32(rng.uniform(0.1, 0.9)) - np.float32(0.6) * smooth_noise(rng, height, width, 60 / gsd, 2)
+    trees = np.clip(2.5 * (tufts - density), 0, 1) * wild
+    picture: FloatField = lawn + (rough - lawn) * wild[..., None]
+    picture += ((3 + 9 * wild) * tufts)[..., None]
+    picture += (crown - picture) * trees[..., None]
     return picture
 
 
@@ -69,20 +78,21 @@ def water(rng: np.random.Generator, depth: FloatField, gsd: float) -> FloatField
     """
     height, width = depth.shape
     kind = rng.uniform()
-    if kind < 0.45:
-        deep, shallow = (rng.uniform(8, 22), rng.uniform(14, 30), rng.uniform(12, 26)), (64, 92, 74)
-    elif kind < 0.7:
-        deep, shallow = (rng.uniform(14, 40), rng.uniform(44, 72), rng.uniform(30, 52)), (90, 124, 92)
-    elif kind < 0.85:
+    if kind < 0.5:
+        deep, shallow = (rng.uniform(8, 24), rng.uniform(11, 28), rng.uniform(9, 22)), (64, 92, 74)
+    elif kind < 0.68:
+        deep, shallow = (rng.uniform(12, 36), rng.uniform(36, 64), rng.uniform(26, 46)), (90, 118, 92)
+    elif kind < 0.92:
         deep, shallow = (rng.uniform(34, 52), rng.uniform(40, 52), rng.uniform(20, 34)), (104, 108, 72)
     else:
         deep, shallow = (rng.uniform(14, 36), rng.uniform(52, 84), rng.uniform(70, 104)), (92, 158, 158)
     fade = (1 - np.clip(depth, 0, 1)) ** 2 * np.float32(rng.uniform(0.3, 1.0))
     low, high = np.array(deep, np.float32), np.array(shallow, np.float32)
-    picture = low + (high - low) * fade[..., None]
+    picture: FloatField = low + (high - low) * fade[..., None]
     ripples = smooth_noise(rng, height, width, max(5 / gsd, 2.0), 2, 0.7, stretch=2.0)
     picture += (rng.uniform(0.5, 2.5) * ripples)[..., None]
-    return picture + (rng.uniform(1, 4) * smooth_noise(rng, height, width, 200 / gsd, 3))[..., None]
+    picture += (rng.uniform(1, 5) * smooth_noise(rng, height, width, 200 / gsd, 3))[..., None]
+    return picture
 
 
 def build_terrain(
@@ -135,7 +145,7 @@ def build_terrain(
     return Terrain(np.clip(land, 0, 255).astype(np.uint8), labels)
 
 
-def _threshold(field: FloatField, share: float) -> np.float32:
+def _threshold(field: FloatField, share: float) -> float:
     """The level above which about a share of the field lies, from a sparse sample."""
     sample = np.sort(field[:: max(1, field.shape[0] // 64), :: max(1, field.shape[1] // 64)], axis=None)
-    return np.float32(sample[min(sample.size - 1, int((1 - share) * sample.size))])
+    return float(sample[min(sample.size - 1, int((1 - share) * sample.size))])

@@ -1,0 +1,53 @@
+"""One block of a town, and how things are put on it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from emra_deploy.scenes.canvas import Canvas, Colour, Frame, Points, jitter, rectangle
+
+
+class Block:
+    """One rectangle between the roads, in the metres of a frame."""
+
+    def __init__(
+        self, canvas: Canvas, frame: Frame, rng: np.random.Generator, box: tuple[float, float, float, float]
+    ) -> None:
+        self.canvas = canvas
+        self.frame = frame
+        self.rng = rng
+        self.u0, self.v0, self.u1, self.v1 = box
+
+    def outline(self, u0: float, v0: float, u1: float, v1: float) -> Points:
+        """Pixel outline of a rectangle in metres; long ones follow the bends of the frame."""
+        pieces = max(1, int((u1 - u0) / 40))
+        return self.frame.to_pixels(rectangle(u0, v0, u1, v1, pieces))
+
+    def line(self, u0: float, v0: float, u1: float, v1: float) -> Points:
+        """Pixel positions along a straight line in metres."""
+        count = max(2, int((abs(u1 - u0) + abs(v1 - v0)) / 12))
+        return self.frame.to_pixels(np.stack([np.linspace(u0, u1, count), np.linspace(v0, v1, count)], axis=1))
+
+    def ground(self, colour: Colour, label: int) -> None:
+        """Cover the whole block."""
+        self.canvas.polygon(self.outline(self.u0, self.v0, self.u1, self.v1), colour, label)
+
+    def roof(
+        self, u0: float, v0: float, u1: float, v1: float, height: float, colour: Colour, label: int | None
+    ) -> None:
+        """Put up a flat-roofed house of a height in metres, with a parapet and its shadow."""
+        points = self.outline(u0, v0, u1, v1)
+        if not self.canvas.visible(points, height * 2 / self.canvas.gsd) or self.canvas.on_water(points):
+            return
+        self.canvas.cast(points, height)
+        self.canvas.clear_shadow(points)
+        self.canvas.polygon(points, colour, label)
+
+    def tree(self, u: float, v: float, radius: float, label: int | None = None) -> None:
+        """Plant a tree or a palm with a crown of a radius in metres."""
+        x, y = self.frame.to_pixels(np.array([[u, v]]))[0]
+        near = -20 < x < self.canvas.width + 20 and -20 < y < self.canvas.height + 20
+        if not near or self.canvas.on_water(np.array([[x, y]])):
+            return
+        self.canvas.cast_disc(x, y, radius, radius * 1.2)
+        self.canvas.disc(x, y, radius, jitter(self.rng, (58, 66, 50), 16), label)
