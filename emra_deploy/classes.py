@@ -28,7 +28,9 @@ class ClassSet:
     def __post_init__(self) -> None:
         if not 1 <= len(self.names) <= MAX_CLASSES:
             raise EmraError(
-                "class-count", f"{len(self.names)} classes, expected 1 to {MAX_CLASSES}", "Correct the list of classes"
+                "class-count",
+                f"{len(self.names)} classes, expected 1 to {MAX_CLASSES}",
+                "Correct the list of classes",
             )
         if len(self.names) != len(self.palette):
             raise EmraError(
@@ -37,11 +39,15 @@ class ClassSet:
                 "Give each class one name and one colour",
             )
         if any(not name.strip() for name in self.names) or len(set(self.names)) != len(self.names):
-            raise EmraError("class-names", f"class names {list(self.names)} are empty or repeated", "Make them distinct")
+            raise EmraError(
+                "class-names", f"class names {list(self.names)} are empty or repeated", "Make them distinct"
+            )
         for name, colour in zip(self.names, self.palette):
             if len(colour) != 3 or any(not 0 <= channel <= 255 for channel in colour):
                 raise EmraError(
-                    "class-colour", f"colour {colour} of class {name!r} is not three values of 0 to 255", "Correct it"
+                    "class-colour",
+                    f"colour {colour} of class {name!r} is not three values of 0 to 255",
+                    "Correct it",
                 )
 
     def __len__(self) -> int:

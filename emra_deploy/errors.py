@@ -19,9 +19,7 @@ class EmraError(Exception):
         path: The file or folder at fault, or None.
     """
 
-    def __init__(
-        self, code: str, cause: str, remedy: str, path: str | os.PathLike[str] | None = None
-    ) -> None:
+    def __init__(self, code: str, cause: str, remedy: str, path: str | os.PathLike[str] | None = None) -> None:
         self.code = code
         self.cause = cause
         self.remedy = remedy

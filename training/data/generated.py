@@ -64,6 +64,6 @@ def generated_scenes(count: int, first_seed: int = 0) -> AerialDataset:
         gsd = float(np.random.default_rng(seed).uniform(*GSD_RANGE))
         name = f"scene-{seed:05d}"
         tiles.append(
-            SceneTile(name, Path(name), Path(name), SIDE, SIDE, ColourCodec.of(DUBAI_CLASSES), seed=seed, gsd=gsd)
+            SceneTile(name, Path(name), Path(name), SIDE, SIDE, ColourCodec(DUBAI_CLASSES.palette), seed=seed, gsd=gsd)
         )
     return AerialDataset("scenes", DUBAI_CLASSES, "train", tuple(tiles))

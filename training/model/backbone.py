@@ -96,8 +96,8 @@ class ClassTokenViT(nn.Module):
 def run_block(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     """A timm ViT block that also returns its packed qkv.
 
-    timm's own forward hides q and k inside the attention, and the aggregation reads both; computing them twice would cost a
-    quarter of the block.
+    timm's own forward hides q and k inside the attention, and the aggregation reads both; computing them twice would
+    cost a quarter of the block.
 
     Args:
         block: A `timm.models.vision_transformer.Block` without q and k norms, as in the `vit_*_patch16_224` family.
@@ -109,9 +109,7 @@ def run_block(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
     attention = block.attn
     qkv = attention.qkv(block.norm1(x))
     batch, tokens, _ = x.shape
-    q, k, v = (
-        qkv.view(batch, tokens, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
-    )
+    q, k, v = qkv.view(batch, tokens, 3, attention.num_heads, attention.head_dim).permute(2, 0, 3, 1, 4).unbind(0)
     attended = F.scaled_dot_product_attention(q, k, v, scale=attention.scale)
     attended = attention.proj(attended.transpose(1, 2).reshape(batch, tokens, -1))
     x = x + block.drop_path1(block.ls1(attended))

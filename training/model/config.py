@@ -66,13 +66,16 @@ class EMRAConfig:
         _between("num_classes", self.num_classes, 2, 32)
         _between("hra_block", self.hra_block, 0, depth)
         _between("mca_blocks", self.mca_blocks, 1, depth)
-        if len(self.image_size) != 2 or any(
-            not isinstance(side, int) or side < PATCH or side % PATCH for side in self.image_size
+        sides = self.image_size
+        if (
+            not isinstance(sides, tuple)
+            or len(sides) != 2
+            or any(type(side) is not int or side < PATCH or side % PATCH for side in sides)
         ):
             raise EmraError(
                 "model-config",
-                f"image_size is {self.image_size}, expected two positive multiples of {PATCH}",
-                f"Use a size such as {[max(PATCH, round(int(side) / PATCH) * PATCH) for side in self.image_size]}",
+                f"image_size is {sides!r}, expected two positive multiples of {PATCH}",
+                "Use a size such as (512, 512)",
             )
 
     @property
@@ -98,14 +101,14 @@ class EMRAConfig:
                 f"model configuration has the keys {sorted(values)}, expected {sorted(known)}",
                 "Use a config.json written by this version's training/train.py",
             )
-        return cls(**{**values, "image_size": tuple(values["image_size"])})
+        size = values["image_size"]
+        return cls(**{**values, "image_size": tuple(size) if isinstance(size, list) else size})
 
 
 def _one_of(name: str, value: object, allowed: Any) -> None:
-    if value not in allowed:
-        raise EmraError(
-            "model-config", f"{name} is {value!r}, expected one of {', '.join(allowed)}", f"Change {name}"
-        )
+    # A list, from a damaged config.json, cannot even be looked up in a dictionary.
+    if not isinstance(value, str) or value not in allowed:
+        raise EmraError("model-config", f"{name} is {value!r}, expected one of {', '.join(allowed)}", f"Change {name}")
 
 
 def _between(name: str, value: object, low: int, high: int) -> None:

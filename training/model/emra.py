@@ -51,8 +51,8 @@ class EMRAProxy(nn.Module):
         """Logits per pixel.
 
         Args:
-            image: B x 3 x H x W, float, normalised by the checkpoint's mean and standard deviation. H and W are multiples of
-                16; other sizes than ``config.image_size`` resample the position table.
+            image: B x 3 x H x W, float, normalised by the checkpoint's mean and standard deviation. H and W are
+                multiples of 16; other sizes than ``config.image_size`` resample the position table.
 
         Returns:
             B x C x H x W.

@@ -1,7 +1,7 @@
 """MCA-proxy: what each class token attends to, spread over patches by the attention between patches.
 
-With A(l, n) = softmax(Q K^T * scale), T x T, of block l and head n, over the last P blocks (arXiv 2505.17665; the idea is
-MCTformer's, CVPR 2022):
+With A(l, n) = softmax(Q K^T * scale), T x T, of block l and head n, over the last P blocks (arXiv 2505.17665; the idea
+is MCTformer's, CVPR 2022):
 
     c2p = mean over l, n of A[:C, C:]                 C x N
     GCA = mean over l, n of A[C:, C:] @ c2p^T         N x C
@@ -27,9 +27,7 @@ def split_qk(qkv: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
         Two views, B x heads x T x (D / heads).
     """
     batch, tokens, packed = qkv.shape
-    q, k, _ = (
-        qkv.view(batch, tokens, 3, num_heads, packed // (3 * num_heads)).permute(2, 0, 3, 1, 4).unbind(0)
-    )
+    q, k, _ = qkv.view(batch, tokens, 3, num_heads, packed // (3 * num_heads)).permute(2, 0, 3, 1, 4).unbind(0)
     return q, k
 
 
@@ -59,8 +57,9 @@ def aggregate_explicit(qkv: Sequence[Tensor], num_heads: int, num_class_tokens: 
 def aggregate_streamed(qkv: Sequence[Tensor], num_heads: int, num_class_tokens: int, scale: float) -> Tensor:
     """GCA in O(T) memory: class rows alone, then ordinary fused attention whose values are c2p^T.
 
-    Attention's output is linear in its values, so A[C:, C:] @ c2p^T is what attention returns for patch queries when the
-    values are c2p^T at patches and zero at class tokens. They are padded to the head width, which fused kernels expect.
+    Attention's output is linear in its values, so A[C:, C:] @ c2p^T is what attention returns for patch queries when
+    the values are c2p^T at patches and zero at class tokens. They are padded to the head width, which fused kernels
+    expect.
 
     Args, returns: as `aggregate_explicit`.
     """

@@ -1,0 +1,178 @@
+"""Checkpoints: a folder with `model.safetensors` and `config.json`. Reading one never runs code from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from emra_deploy.classes import ClassSet
+from emra_deploy.errors import EmraError
+from training.model import EMRAConfig, EMRAProxy
+
+FORMAT = 1
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A trained model and what must be known to use it.
+
+    Attributes:
+        model: In evaluation mode, FP32, on the CPU.
+        classes: Names and colours, in label order.
+        mean: Three values, of RGB scaled to [0, 1].
+        std: Three values, likewise.
+        meta: Whatever the training wrote down: recipe, step, data, tool versions.
+        folder: Where it was read.
+    """
+
+    model: EMRAProxy
+    classes: ClassSet
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    meta: dict[str, Any]
+    folder: Path
+
+
+def save_checkpoint(
+    folder: Path,
+    model: EMRAProxy,
+    classes: ClassSet,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    meta: dict[str, Any],
+) -> None:
+    """Write a checkpoint folder; each file appears whole or not at all.
+
+    Args:
+        folder: Made if absent; an older checkpoint in it is replaced.
+        model: Weights are stored in FP32.
+        classes: As many as the model has.
+        mean: Three values, of RGB scaled to [0, 1].
+        std: Three values, likewise.
+        meta: JSON values.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "format": FORMAT,
+        "model": model.config.to_dict(),
+        "classes": list(classes.names),
+        "palette": [list(colour) for colour in classes.palette],
+        "mean": list(mean),
+        "std": list(std),
+        "meta": meta,
+    }
+    weights = {name: value.detach().float().cpu().contiguous() for name, value in model.state_dict().items()}
+    replace_file(folder / WEIGHTS, lambda path: save_file(weights, path))
+    replace_file(folder / CONFIG, lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8"))
+
+
+def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
+    """Read a checkpoint folder.
+
+    Args:
+        folder: With `model.safetensors` and `config.json`, as `save_checkpoint` writes them.
+
+    Raises:
+        EmraError: A file is absent or damaged, or weights and configuration do not fit each other.
+    """
+    folder = Path(folder)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise EmraError(
+                "checkpoint-missing",
+                f"there is no {name} here, expected a folder with {WEIGHTS} and {CONFIG}",
+                "Give the folder best/ or last/ that training/train.py wrote",
+                folder,
+            )
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if config["format"] != FORMAT:
+            raise ValueError(f"format {config['format']!r}, expected {FORMAT}")
+        classes = ClassSet(
+            tuple(str(name) for name in config["classes"]),
+            tuple((int(r), int(g), int(b)) for r, g, b in config["palette"]),
+        )
+        mean, std = _triple(config["mean"]), _triple(config["std"])
+        model_config = EMRAConfig.from_dict(config["model"])
+        meta = dict(config["meta"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise EmraError(
+            "checkpoint-config",
+            f"not a checkpoint configuration: {error!r}",
+            "Train again or restore the file",
+            folder / CONFIG,
+        ) from error
+    if model_config.num_classes != len(classes):
+        raise EmraError(
+            "class-count",
+            f"the model has {model_config.num_classes} classes but {len(classes)} are named",
+            "Restore the file that training wrote",
+            folder / CONFIG,
+        )
+    model = EMRAProxy(model_config)
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise EmraError(
+            "checkpoint-weights",
+            f"the weights are damaged or do not fit {CONFIG}: {first}",
+            "Restore both files from the same training run",
+            folder / WEIGHTS,
+        ) from error
+    return Checkpoint(model.eval(), classes, mean, std, meta, folder)
+
+
+def replace_file(path: Path, write: Any) -> None:
+    """Call ``write`` on a temporary path beside ``path``, flush it to disk, then rename it over ``path``."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        write(Path(temporary))
+        with Path(temporary).open("rb") as file:
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Store what resuming needs (tensors and plain values) atomically."""
+    replace_file(path, lambda temporary: torch.save(state, temporary))
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read `save_state`'s file; only tensors and plain values are accepted.
+
+    Raises:
+        EmraError: Damaged, or holds anything else, such as a pickle that would run code.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError(f"holds a {type(state).__name__}")
+    except Exception as error:  # pickle, zip and torch each have errors of their own
+        raise EmraError(
+            "state-damaged",
+            f"not a training state: {str(error).splitlines()[0]}",
+            "Start again with --resume never, or restore the file",
+            path,
+        ) from error
+    return state
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    first, second, third = (float(value) for value in values)
+    return first, second, third

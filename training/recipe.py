@@ -1,0 +1,174 @@
+"""What a training run is: every value a recipe file can set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from emra_deploy.errors import EmraError
+from training.augment import AugmentConfig
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where crops come from.
+
+    Attributes:
+        kind: ``dubai``, ``loveda``, ``potsdam``, ``vaihingen``, ``folder``, or ``auto`` to recognise the layout.
+        root: Folder of the data set.
+        train: Split to learn from.
+        val: Split to validate on; empty for none.
+        scenes: Generated scenes mixed in, of the classes of Dubai only.
+        scene_fraction: Share of crops cut from them, 0 to 1.
+        check: Decode every label before training starts.
+    """
+
+    kind: str = "auto"
+    root: str = "data"
+    train: str = "train"
+    val: str = "val"
+    scenes: int = 0
+    scene_fraction: float = 0.0
+    check: bool = True
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The EMRA-proxy to train; `training.model.EMRAConfig` gives the symbols of the paper.
+
+    Attributes:
+        init: ``scratch``, ``mimetic`` (no pre-training, attention started near what trained ones look like), ``hub``
+            (timm's weights, needs a network), or the path of a weights file or checkpoint folder.
+        drop_path: Largest stochastic depth rate.
+    """
+
+    backbone: str = "tiny"
+    hra_block: int = 3
+    mca_blocks: int = 4
+    fusion: str = "product"
+    init: str = "scratch"
+    drop_path: float = 0.0
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The loss.
+
+    Attributes:
+        balance: ``none``, or ``effective`` to weight classes by the inverse of their effective number of pixels
+            (Cui et al., CVPR 2019), tempered by ``balance_power``.
+        balance_power: 1 applies the weights in full, 0 not at all.
+        hsmf_weight: Weight of a second cross-entropy on HSMF alone, so that region logits learn even where attention
+            is flat.
+        label_smoothing: 0 to 1.
+    """
+
+    balance: str = "none"
+    balance_power: float = 1.0
+    hsmf_weight: float = 0.0
+    label_smoothing: float = 0.0
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """The optimiser and its schedule.
+
+    Attributes:
+        optimizer: ``sgd`` (momentum 0.9) or ``adamw``.
+        lr: Peak learning rate.
+        weight_decay: On matrices only; biases, norms, tokens and position tables are left alone.
+        schedule: ``poly`` (power 0.9) or ``cosine``, down to 0.
+        warmup: Steps of linear warm-up.
+        batch_size: Crops per process and forward pass.
+        accumulate: Forward passes per step.
+        clip: Largest norm of the gradient; 0 for none.
+        precision: Of the forward pass: ``fp32``, ``bf16`` or ``fp16`` (with a gradient scaler).
+        ema: Decay of the averaged weights that are validated and shipped; 0 for none.
+    """
+
+    optimizer: str = "sgd"
+    lr: float = 0.01
+    weight_decay: float = 1e-4
+    schedule: str = "poly"
+    warmup: int = 0
+    batch_size: int = 16
+    accumulate: int = 1
+    clip: float = 1.0
+    precision: str = "bf16"
+    ema: float = 0.999
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One training run.
+
+    Attributes:
+        output: Folder for checkpoints and logs.
+        crop: Side of the crops, pixels, a multiple of 16.
+        epochs: Passes over the data.
+        epoch_crops: Crops in one; 0 for as many as cover the training pixels once.
+        mean: Subtracted from RGB in [0, 1].
+        std: Divides what is left.
+        validate_every: Epochs between validations; 0 for none.
+        save_minutes: Minutes between saved states inside an epoch.
+        workers: Processes that cut crops.
+        threads: CPU threads per process; 0 leaves PyTorch's choice.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        seed: Of everything.
+        resume: ``auto`` goes on where the output folder's last state stopped, ``never`` starts again.
+    """
+
+    output: str = "runs/emra"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    crop: int = 512
+    epochs: int = 100
+    epoch_crops: int = 0
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    validate_every: int = 10
+    save_minutes: float = 5.0
+    workers: int = 2
+    threads: int = 0
+    device: str = "auto"
+    seed: int = 0
+    resume: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("optim.optimizer", self.optim.optimizer, ("sgd", "adamw")),
+            ("optim.schedule", self.optim.schedule, ("poly", "cosine")),
+            ("optim.precision", self.optim.precision, ("fp32", "bf16", "fp16")),
+            ("loss.balance", self.loss.balance, ("none", "effective")),
+            ("device", self.device, ("auto", "cpu", "cuda")),
+            ("resume", self.resume, ("auto", "never")),
+        ):
+            if value not in allowed:
+                raise _bad(name, value, f"one of {', '.join(allowed)}")
+        for name, number in (
+            ("epochs", self.epochs),
+            ("optim.batch_size", self.optim.batch_size),
+            ("optim.accumulate", self.optim.accumulate),
+        ):
+            if number < 1:
+                raise _bad(name, number, "at least 1")
+        if self.crop < 16 or self.crop % 16:
+            raise _bad("crop", self.crop, "a positive multiple of 16")
+        if not 0 <= self.data.scene_fraction <= 1 or (self.data.scene_fraction > 0) != (self.data.scenes > 0):
+            raise _bad(
+                "data.scene_fraction", self.data.scene_fraction, "0 to 1, and above 0 exactly when data.scenes is"
+            )
+        low, high = self.augment.scale
+        if not 0 < low <= high:
+            raise _bad("augment.scale", self.augment.scale, "two positive numbers, the smaller first")
+        if not 0 <= self.optim.ema < 1:
+            raise _bad("optim.ema", self.optim.ema, "0 up to, not including, 1")
+
+
+def _bad(name: str, value: object, expected: str) -> EmraError:
+    return EmraError("recipe", f"{name} is {value!r}, expected {expected}", f"Change {name} in the recipe")

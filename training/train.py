@@ -1,0 +1,156 @@
+"""Train an EMRA-proxy from a recipe.
+
+python training/train.py --config training/recipes/dubai_tiny.yaml --data.root ../shared/data/dubai
+torchrun --nproc-per-node 4 training/train.py --config training/recipes/loveda_base.yaml
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from jsonargparse import ArgumentParser
+
+from emra_deploy.classes import ClassSet
+from emra_deploy.errors import EmraError
+from emra_deploy.windows import Window
+from training.checkpoint import load_checkpoint
+from training.data import AerialDataset, check, open_dataset
+from training.data.generated import generated_scenes
+from training.distributed import join, wait
+from training.model import EMRAConfig, EMRAProxy
+from training.model.mimetic import start_mimetic
+from training.model.pretrained import load_pretrained
+from training.recipe import ModelConfig, Recipe
+from training.trainer import Trainer
+
+LOG = logging.getLogger("training")
+
+
+def train(recipe: Recipe) -> dict[str, Any]:
+    """Run a recipe to its end.
+
+    Args:
+        recipe: What to do.
+
+    Returns:
+        ``steps``, ``best`` and, where there is a validation split, the last ``miou`` and ``oa``.
+
+    Raises:
+        EmraError: The data or the recipe are at fault; nothing was trained.
+    """
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    data = recipe.data
+    training = open_dataset(data.kind, data.root, data.train)
+    validation = open_dataset(data.kind, data.root, data.val) if data.val else None
+    scenes = generated_scenes(data.scenes) if data.scenes else None
+    _same_classes(training.classes, (validation, scenes))
+    with join(recipe.device) as processes:
+        if data.check and processes.first:
+            for dataset in (training, validation):
+                if dataset is not None:
+                    check(dataset)
+        wait(processes)
+        model = build_model(recipe.model, training.classes, recipe.crop, recipe.seed)
+        if scenes is not None:
+            LOG.info("generating %d scenes", len(scenes.tiles))
+            for tile in scenes.tiles:  # before the worker processes are forked, so that they share them
+                tile.read_labels(Window(0, 0, 1, 1))
+        return Trainer(recipe, model, training, validation, scenes, processes).run()
+
+
+def build_model(config: ModelConfig, classes: ClassSet, crop: int, seed: int) -> EMRAProxy:
+    """The model of a recipe, started as it says.
+
+    Args:
+        config: The recipe's.
+        classes: Of the data.
+        crop: Side of the position table, pixels.
+        seed: Of the random start.
+
+    Raises:
+        EmraError: ``config.init`` cannot be read or does not fit.
+    """
+    torch.manual_seed(seed)
+    model = EMRAProxy(
+        EMRAConfig(
+            backbone=config.backbone,
+            num_classes=len(classes),
+            image_size=(crop, crop),
+            hra_block=config.hra_block,
+            mca_blocks=config.mca_blocks,
+            fusion=config.fusion,
+        ),
+        config.drop_path,
+    )
+    if config.init == "scratch":
+        return model
+    if config.init == "mimetic":
+        start_mimetic(model, torch.Generator().manual_seed(seed))
+    elif Path(config.init).is_dir():
+        _start_from_checkpoint(model, config.init, classes)
+    else:
+        load_pretrained(model, config.init)
+    return model
+
+
+def _start_from_checkpoint(model: EMRAProxy, folder: str, classes: ClassSet) -> None:
+    checkpoint = load_checkpoint(folder)
+    if checkpoint.classes.names != classes.names:
+        raise EmraError(
+            "class-names",
+            f"the checkpoint has the classes {checkpoint.classes.names}, the data {classes.names}",
+            "Start from a checkpoint of the same classes, or from backbone weights",
+            folder,
+        )
+    checkpoint.model.set_image_size(*model.config.image_size)
+    try:
+        model.load_state_dict(checkpoint.model.state_dict())
+    except RuntimeError as error:
+        raise EmraError(
+            "checkpoint-mismatch",
+            f"its model is {checkpoint.model.config}, the recipe's is {model.config}",
+            "Give the recipe the checkpoint's backbone, fusion and P",
+            folder,
+        ) from error
+
+
+def _same_classes(classes: ClassSet, others: tuple[AerialDataset | None, ...]) -> None:
+    for other in others:
+        if other is not None and other.classes.names != classes.names:
+            raise EmraError(
+                "class-names",
+                f"{other.name} {other.split} has the classes {other.classes.names}, training has {classes.names}",
+                "Train and validate on the same classes; scenes have those of Dubai only",
+            )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command; 2 for a mistake of the user's."""
+    parser = ArgumentParser(prog="training/train.py", description="Train an EMRA-proxy from a recipe.")
+    parser.add_argument("--config", action="config", help="a recipe, such as training/recipes/dubai_tiny.yaml")
+    parser.add_class_arguments(Recipe, fail_untyped=True)
+    try:
+        options = parser.parse_args(argv)
+        values = parser.instantiate(options)
+        values.pop("config", None)
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        result = train(Recipe(**vars(values)))
+    except EmraError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command goes on from the last saved state\n")
+        return 130
+    sys.stdout.write(
+        ", ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items()) + "\n"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

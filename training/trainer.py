@@ -1,0 +1,260 @@
+"""The training loop: steps, logs, validation, checkpoints, and going on where a killed run stopped."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.tensorboard import SummaryWriter
+
+from training.augment import cutmix, jitter_colours
+from training.checkpoint import load_state, save_checkpoint, save_state
+from training.crops import Crops, Numbers, crop_loader
+from training.data import AerialDataset
+from training.distributed import Processes, mean_over, wait
+from training.losses import class_weights, segmentation_loss
+from training.model import EMRAProxy, Parts
+from training.optim import learning_rate, make_average, make_optimizer
+from training.recipe import Recipe
+
+LOG = logging.getLogger(__name__)
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Trainer:
+    """One run of a recipe. Everything random in it is a function of (seed, step), never of what ran before."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        model: EMRAProxy,
+        train: AerialDataset,
+        val: AerialDataset | None,
+        scenes: AerialDataset | None,
+        processes: Processes,
+    ) -> None:
+        self.recipe = recipe
+        self.processes = processes
+        self.train = train
+        self.val = val
+        self.folder = Path(recipe.output)
+        self.model = model.to(processes.device)
+        self.average = make_average(self.model, recipe.optim.ema)
+        self.optimizer = make_optimizer(self.model, recipe.optim)
+        self.scaler = torch.amp.GradScaler(enabled=recipe.optim.precision == "fp16" and processes.device.type == "cuda")
+        self.parallel = DistributedDataParallel(_Forward(self.model)) if processes.world > 1 else _Forward(self.model)
+        self.weights = _to(class_weights(train.tiles, len(train.classes), recipe.loss), processes.device)
+        self.crops = Crops(
+            train.tiles,
+            scenes.tiles if scenes else (),
+            recipe.data.scene_fraction,
+            recipe.crop,
+            recipe.augment,
+            recipe.seed,
+        )
+        per_step = recipe.optim.batch_size * recipe.optim.accumulate * processes.world
+        crops = recipe.epoch_crops or -(-train.pixels // recipe.crop**2)
+        self.epoch_steps = max(1, round(crops / per_step))
+        self.steps = self.epoch_steps * recipe.epochs
+        self.step = 0
+        self.best = -1.0
+        self.mean, self.std = (
+            torch.tensor(values, device=processes.device).view(1, 3, 1, 1) for values in (recipe.mean, recipe.std)
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end.
+
+        Returns:
+            ``steps``, and, where a validation split is given, the last ``miou`` and the ``best``.
+        """
+        self._resume()
+        result: dict[str, Any] = {}
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[state]}"),
+        )
+        if self.processes.first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        with (
+            Progress(*columns, disable=not self.processes.first) as progress,
+            SummaryWriter(str(self.folder / "tensorboard")) if self.processes.first else nullcontext() as board,
+            (self.folder / "log.jsonl").open("a", encoding="utf-8") if self.processes.first else nullcontext() as log,
+        ):
+
+            def record(**values: Any) -> None:
+                if not self.processes.first:
+                    return
+                log.write(json.dumps({"step": self.step, "time": round(time.time(), 3), **values}) + "\n")
+                log.flush()
+                for name, value in values.items():
+                    if isinstance(value, float):
+                        board.add_scalar(name, value, self.step)
+
+            bar = progress.add_task(self.folder.name, total=self.steps, completed=self.step, state="")
+            saved = time.monotonic()
+            for batches in self._batches():
+                started = time.monotonic()
+                loss, rate = self._train_step(batches)
+                self.step += 1
+                record(loss=loss, lr=rate, seconds=round(time.monotonic() - started, 3))
+                progress.update(bar, completed=self.step, state=f"loss {loss:.3f}")
+                epoch, inside = divmod(self.step, self.epoch_steps)
+                if inside == 0:
+                    every = self.recipe.validate_every
+                    if self.val and every and (epoch % every == 0 or self.step == self.steps):
+                        result = self._validate()
+                        record(epoch=epoch, **{k: v for k, v in result.items() if isinstance(v, float)})
+                        progress.console.print(f"epoch {epoch}: mIoU {result['miou']:.4f} (best {self.best:.4f})")
+                if self.step == self.steps or time.monotonic() - saved > self.recipe.save_minutes * 60:
+                    self._save()
+                    saved = time.monotonic()
+            wait(self.processes)
+        return {"steps": self.step, "best": self.best, **result}
+
+    def _batches(self):
+        accumulate = self.recipe.optim.accumulate
+        numbers = Numbers(
+            self.step * accumulate,
+            self.steps * accumulate,
+            self.recipe.optim.batch_size,
+            self.processes.rank,
+            self.processes.world,
+        )
+        loader = crop_loader(self.crops, numbers, self.recipe.workers, self.processes.device.type == "cuda")
+        group: list[tuple[Tensor, Tensor]] = []
+        for batch in loader:
+            group.append(batch)
+            if len(group) == accumulate:
+                yield group
+                group = []
+
+    def _train_step(self, batches: list[tuple[Tensor, Tensor]]) -> tuple[float, float]:
+        recipe, device = self.recipe, self.processes.device
+        rate = learning_rate(recipe.optim, self.step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        seed = (recipe.seed * 1_000_003 + self.step) * 1_009 + self.processes.rank
+        torch.manual_seed(seed)  # stochastic depth draws from the global generator
+        generator = torch.Generator().manual_seed(seed)
+        on_device = generator if device.type == "cpu" else torch.Generator(device).manual_seed(seed)
+        self.model.train()
+        total = torch.zeros((), device=device)
+        for index, (images, labels) in enumerate(batches):
+            images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+            images, labels = cutmix(images, labels, recipe.augment.cutmix, generator)
+            images = (jitter_colours(images.float() / 255, recipe.augment, on_device) - self.mean) / self.std
+            last = index == len(batches) - 1
+            quiet = self.parallel.no_sync() if self.processes.world > 1 and not last else nullcontext()
+            with quiet:
+                with torch.autocast(
+                    device.type,
+                    dtype=AUTOCAST.get(recipe.optim.precision),
+                    enabled=recipe.optim.precision in AUTOCAST,
+                ):
+                    parts = self.parallel(images)
+                loss = segmentation_loss(parts, labels, self.weights, recipe.loss) / len(batches)
+                self.scaler.scale(loss).backward()
+            total += loss.detach()
+        if recipe.optim.clip:
+            self.scaler.unscale_(self.optimizer)
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.optim.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        value = float(mean_over(self.processes, total))
+        if value != value:
+            raise FloatingPointError(
+                f"the loss of step {self.step} is not a number; lower optim.lr or use precision bf16"
+            )
+        return value, rate
+
+    @property
+    def _shipped(self) -> EMRAProxy:
+        return self.model if self.average is None else self.average.module
+
+    def _validate(self) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        if self.processes.first:
+            from training.validation import validate
+
+            scores = validate(self._shipped, self.val, self.recipe)
+            result = {"miou": scores.miou, "oa": scores.oa}
+            if scores.miou > self.best:
+                self.best = scores.miou
+                self._checkpoint("best", result)
+        wait(self.processes)
+        return result or {"miou": float("nan")}
+
+    def _checkpoint(self, name: str, scores: dict[str, Any]) -> None:
+        meta = {
+            "step": self.step,
+            "steps": self.steps,
+            "validation": scores,
+            "data": {"name": self.train.name, "split": self.train.split, "tiles": len(self.train.tiles)},
+            "bands": list(self.train.bands),
+            "gsd": self.train.gsd,
+            "torch": torch.__version__,
+        }
+        save_checkpoint(self.folder / name, self._shipped, self.train.classes, self.recipe.mean, self.recipe.std, meta)
+
+    def _save(self) -> None:
+        if not self.processes.first:
+            return
+        self._checkpoint("last", {})
+        save_state(
+            self.folder / "state.pt",
+            {
+                "step": self.step,
+                "steps": self.steps,
+                "best": self.best,
+                "model": self.model.state_dict(),
+                "average": None if self.average is None else self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+            },
+        )
+
+    def _resume(self) -> None:
+        path = self.folder / "state.pt"
+        if self.recipe.resume == "never" or not path.exists():
+            return
+        state = load_state(path)
+        self.step, self.best = state["step"], state["best"]
+        self.model.load_state_dict(state["model"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        LOG.info("going on from step %d of %d", self.step, self.steps)
+
+
+class _Forward(torch.nn.Module):
+    """`EMRAProxy.forward_parts` as a forward, which is what DistributedDataParallel wraps."""
+
+    def __init__(self, model: EMRAProxy) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Parts:
+        return self.model.forward_parts(images)
+
+    def no_sync(self):
+        return nullcontext()
+
+
+def _to(value: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if value is None else value.to(device)
