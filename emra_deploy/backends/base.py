@@ -1,0 +1,64 @@
+"""What every backend is: something that turns a batch of pictures into label maps."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from emra_deploy.errors import EmraError
+
+Outputs = dict[str, npt.NDArray[Any]]
+"""``classes`` uint8 B×H×W always; ``logits`` float32 B×C×H×W and ``confidence`` B×H×W where the model has them."""
+
+
+class Backend(Protocol):
+    """Runs one model file. `run` may be called by several threads at once."""
+
+    @property
+    def name(self) -> str:
+        """Short name, such as ``"onnxruntime"``."""
+        ...
+
+    @property
+    def input_shape(self) -> tuple[int | None, int, int]:
+        """Batch (None when any will do), height and width of the model's input."""
+        ...
+
+    def describe(self) -> dict[str, str]:
+        """What runs the model, for people: library, version, device, threads."""
+        ...
+
+    def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
+        """Label a batch.
+
+        Args:
+            batch: uint8 B×H×W×3, RGB; H and W as in `input_shape`, any B from 1 up.
+
+        Returns:
+            The outputs for these B pictures.
+
+        Raises:
+            EmraError: ``batch-shape`` for another type or shape.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the model holds. The backend is of no use afterwards."""
+        ...
+
+
+def check_batch(batch: npt.NDArray[np.uint8], input_shape: tuple[int | None, int, int]) -> None:
+    """Refuse what is not a batch for this input shape.
+
+    Raises:
+        EmraError: ``batch-shape``.
+    """
+    _, height, width = input_shape
+    if batch.dtype != np.uint8 or batch.ndim != 4 or len(batch) < 1 or batch.shape[1:] != (height, width, 3):
+        raise EmraError(
+            "batch-shape",
+            f"batch is {batch.dtype} {batch.shape}, expected uint8 (B, {height}, {width}, 3) with B of at least 1",
+            "Cut the picture into tiles of the model's input size, or use Segmenter, which does",
+        )

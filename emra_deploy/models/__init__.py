@@ -1,0 +1,26 @@
+"""The model that comes with the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from emra_deploy.errors import EmraError
+
+SHIPPED = "emra-ti-dubai.onnx"
+
+
+def shipped_model() -> Path:
+    """The path of the model that comes with the package.
+
+    Raises:
+        EmraError: ``model-missing`` when this copy of the package was made without it.
+    """
+    path = Path(__file__).resolve().parent / SHIPPED
+    if not path.is_file():
+        raise EmraError(
+            "model-missing",
+            "This copy of emra-deploy has no model in it",
+            "Install emra-deploy again, or name a model file with --model",
+            path,
+        )
+    return path
