@@ -1,0 +1,248 @@
+"""From a picture of any size to its label map: tiles, batches, a backend, and the answers put together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from emra_deploy.backends.base import Backend, Outputs
+from emra_deploy.classes import IGNORE, ClassSet
+from emra_deploy.errors import EmraError
+from emra_deploy.manifest import Manifest
+from emra_deploy.segmentation import Segmentation
+from emra_deploy.sources import ArraySource, ImageSource
+from emra_deploy.windows import Tile, Window, default_halo, iter_tiles
+
+DEFAULT_BATCH = 2
+"""Tiles run at once when the model leaves the number open. A processor gains little from more."""
+
+_Result = tuple[Window, npt.NDArray[np.uint8], npt.NDArray[Any] | None]
+_T = TypeVar("_T")
+
+
+@dataclass
+class _Job:
+    """Consecutive tiles, and the pictures of those that have to be run.
+
+    Attributes:
+        tiles: In row-major order.
+        slots: For each tile its index in the batch, or None for a tile without data.
+        valid: For each tile which pixels of its write window hold data, or None for all.
+        batch: uint8 B×H×W×3, or None when no tile has data.
+    """
+
+    tiles: list[Tile] = field(default_factory=list)
+    slots: list[int | None] = field(default_factory=list)
+    valid: list[npt.NDArray[np.bool_] | None] = field(default_factory=list)
+    batch: npt.NDArray[np.uint8] | None = None
+
+
+class Segmenter:
+    """Segments pictures with one loaded model. Threads may share one: it keeps no state between calls.
+
+    Args:
+        backend: The loaded model.
+        manifest: What the model says about itself.
+        halo: Neighbouring tiles overlap by at least twice this many pixels; None for 1/8 of a tile.
+        batch_size: Tiles run at once; None for the model's own fixed batch, or 2.
+
+    Raises:
+        EmraError: ``halo`` or ``batch-size`` for values out of range.
+    """
+
+    def __init__(
+        self, backend: Backend, manifest: Manifest, *, halo: int | None = None, batch_size: int | None = None
+    ) -> None:
+        fixed, height, width = backend.input_shape
+        self.backend = backend
+        self.manifest = manifest
+        self.halo = default_halo(height, width) if halo is None else halo
+        self.batch_size = (fixed or DEFAULT_BATCH) if batch_size is None else batch_size
+        if not 0 <= 2 * self.halo < min(height, width):
+            raise EmraError(
+                "halo",
+                f"halo {self.halo} does not fit tiles of {height}×{width} pixels",
+                f"Give a halo of 0 to {(min(height, width) - 1) // 2}",
+            )
+        if self.batch_size < 1:
+            raise EmraError("batch-size", f"batch size {self.batch_size} is below 1", "Give 1 or more")
+
+    @classmethod
+    def open(
+        cls,
+        model: str | os.PathLike[str] | None = None,
+        backend: str = "auto",
+        threads: int | None = None,
+        batch_size: int | None = None,
+        halo: int | None = None,
+        self_test: bool = True,
+    ) -> Segmenter:
+        """Load a model file and check it on this machine.
+
+        Args:
+            model: The model file; None for the one that comes with the package.
+            backend: A name that `emra_deploy.backends.open_backend` knows.
+            threads: Threads of one run; None leaves the choice to the backend.
+            batch_size: Tiles run at once; see the class.
+            halo: Overlap of tiles; see the class.
+            self_test: Whether to run the golden tile and refuse a model that fails it.
+
+        Raises:
+            EmraError: Whatever is wrong with the file, the machine or the arguments.
+        """
+        from emra_deploy.backends import open_backend
+        from emra_deploy.selftest import self_test as run_self_test
+
+        if model is None:
+            from emra_deploy.models import shipped_model
+
+            model = shipped_model()
+        loaded, manifest = open_backend(model, backend, threads)
+        segmenter = cls(loaded, manifest, halo=halo, batch_size=batch_size)
+        if self_test:
+            try:
+                run_self_test(loaded, manifest)
+            except EmraError as error:
+                raise EmraError(error.code, error.cause, error.remedy, model) from error
+        return segmenter
+
+    @property
+    def classes(self) -> ClassSet:
+        """The classes that the labels mean."""
+        return self.manifest.classes
+
+    def segment(self, image: npt.NDArray[np.uint8]) -> Segmentation:
+        """Segment a picture in memory.
+
+        Args:
+            image: uint8 H×W×3, RGB, any size from 1×1 up.
+
+        Raises:
+            EmraError: ``image-array`` for another type or shape.
+        """
+        source = ArraySource(image)
+        labels = np.empty((source.height, source.width), np.uint8)
+        confidence: npt.NDArray[Any] | None = None
+        for window, part, sureness in self._results(source):
+            labels[window.slices] = part
+            if sureness is not None:
+                if confidence is None:
+                    confidence = np.zeros(labels.shape, sureness.dtype)
+                confidence[window.slices] = sureness
+        return Segmentation(labels, self.classes, confidence)
+
+    def segment_tiles(self, source: ImageSource) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
+        """Segment a source of any size, a tile at a time; memory does not grow with the source.
+
+        The windows partition the picture and come row by row. The next batch is read, in a thread, while this
+        one runs. Tiles without any data are not run.
+
+        Args:
+            source: Where the pixels come from.
+
+        Yields:
+            A window, and its labels: uint8 h×w, 255 where the source has no data.
+        """
+        for window, labels, _ in self._results(source):
+            yield window, labels
+
+    def segment_rows(self, source: ImageSource) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
+        """As `segment_tiles`, in windows of the picture's full width, from top to bottom."""
+        row: npt.NDArray[np.uint8] | None = None
+        for window, labels, _ in self._results(source):
+            if row is None:
+                row = np.empty((window.height, source.width), np.uint8)
+            row[:, window.left : window.right] = labels
+            if window.right == source.width:
+                yield Window(window.top, 0, window.height, source.width), row
+                row = None
+
+    def close(self) -> None:
+        """Free the model."""
+        self.backend.close()
+
+    def __enter__(self) -> Segmenter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _results(self, source: ImageSource) -> Iterator[_Result]:
+        for job in _ahead(self._jobs(source)):
+            outputs = None if job.batch is None else self._run(job.batch)
+            for tile, slot, valid in zip(job.tiles, job.slots, job.valid, strict=True):
+                yield _cut(tile, slot, valid, outputs)
+
+    def _run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
+        outputs = self.backend.run(batch)
+        largest = int(outputs["classes"].max())
+        if largest >= len(self.classes):
+            raise EmraError(
+                "class-count",
+                f"The model gave label {largest}, and its Manifest names {len(self.classes)} classes",
+                "Export the model again with export/to_onnx.py",
+            )
+        return outputs
+
+    def _jobs(self, source: ImageSource) -> Iterator[_Job]:
+        _, height, width = self.backend.input_shape
+        job, used = _Job(), 0
+        for tile in iter_tiles(source.height, source.width, height, width, self.halo):
+            valid = source.valid(tile.write)
+            empty = valid is not None and not valid.any()
+            if not empty:
+                if job.batch is None:
+                    job.batch = np.empty((self.batch_size, height, width, 3), np.uint8)
+                _fill(job.batch[used], source.read(tile.read), tile.read)
+            job.tiles.append(tile)
+            job.slots.append(None if empty else used)
+            job.valid.append(None if valid is None or valid.all() else valid)
+            used += not empty
+            if used == self.batch_size or used == 0:
+                yield job
+                job, used = _Job(), 0
+        if job.tiles:
+            assert job.batch is not None
+            job.batch = job.batch[:used]
+            yield job
+
+
+def _fill(slot: npt.NDArray[np.uint8], picture: npt.NDArray[np.uint8], window: Window) -> None:
+    """Put a picture into a batch; where it is smaller than the slot, its last row and column are repeated."""
+    height, width = window.height, window.width
+    if picture.dtype != np.uint8 or picture.shape != (height, width, 3):
+        raise ValueError(f"source gave {picture.dtype} {picture.shape} for a window of {height}×{width}×3 uint8")
+    slot[:height, :width] = picture
+    slot[:height, width:] = slot[:height, width - 1 : width]
+    slot[height:] = slot[height - 1 : height]
+
+
+def _cut(tile: Tile, slot: int | None, valid: npt.NDArray[np.bool_] | None, outputs: Outputs | None) -> _Result:
+    """The part of the batch's answer that this tile writes."""
+    if slot is None or outputs is None:
+        return tile.write, np.full((tile.write.height, tile.write.width), IGNORE, np.uint8), None
+    kept = (slot, *tile.write.within(tile.read))
+    # A copy, so that a caller who keeps a small window does not keep the whole batch.
+    labels: npt.NDArray[np.uint8] = outputs["classes"][kept].copy()
+    confidence = outputs["confidence"][kept].copy() if "confidence" in outputs else None
+    if valid is not None:
+        labels[~valid] = IGNORE
+        if confidence is not None:
+            confidence[~valid] = 0
+    return tile.write, labels, confidence
+
+
+def _ahead(items: Iterator[_T]) -> Iterator[_T]:
+    """The same items, each made in another thread while the caller works on the one before."""
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="emra-read") as reader:
+        coming = reader.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = reader.submit(next, items, end)
+            yield item  # type: ignore[misc]
