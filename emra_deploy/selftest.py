@@ -1,0 +1,60 @@
+"""The self-test: does this machine compute what the model was trained to compute?
+
+Inference libraries have shipped releases that return wrong results for vision transformers without an error
+(TensorRT 10.3 in FP16: NVIDIA/TensorRT issues 4419 and 4723), so every model is asked its golden tile when loaded.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from emra_deploy.backends.base import Backend
+from emra_deploy.errors import EmraError
+from emra_deploy.manifest import Manifest
+
+_log = logging.getLogger(__name__)
+
+
+def self_test(backend: Backend, manifest: Manifest) -> float | None:
+    """Run the golden tile and compare with the labels that PyTorch gave.
+
+    Args:
+        backend: The loaded model.
+        manifest: What the model says about itself.
+
+    Returns:
+        The fraction of pixels that differ, 0 to 1, or None when the model has no golden tile.
+
+    Raises:
+        EmraError: ``self-test-failed`` when more pixels differ than the golden tile tolerates, ``class-count``
+            when there are labels beyond the Manifest's classes, ``golden-tile`` when it cannot be decoded.
+    """
+    if manifest.golden is None:
+        _log.warning("model %s has no golden tile: its results cannot be checked on this machine", manifest.name)
+        return None
+    expected = manifest.golden.labels()
+    if int(expected.max()) >= len(manifest.classes):
+        raise EmraError(
+            "class-count",
+            f"The golden tile has label {int(expected.max())}, and the Manifest names {len(manifest.classes)} classes",
+            "Export the model again with export/to_onnx.py",
+        )
+    found = backend.run(manifest.golden.image()[np.newaxis])["classes"][0]
+    different = float(np.mean(found != expected))
+    if different > manifest.golden.tolerance:
+        raise EmraError(
+            "self-test-failed",
+            f"Model {manifest.name!r} labels {different:.2%} of its golden tile otherwise than PyTorch did;"
+            f" {manifest.golden.tolerance:.2%} are allowed",
+            f"Do not trust its results with {_describe(backend)}: use another version or backend, or export again",
+        )
+    _log.debug("self-test of %s: %.4f%% of pixels differ", manifest.name, 100 * different)
+    return different
+
+
+def _describe(backend: Backend) -> str:
+    """A backend and its version in a few words."""
+    facts = backend.describe()
+    return f"{backend.name} {facts.get('version', '')}".strip()
