@@ -9,7 +9,7 @@ from pathlib import Path
 from emra_deploy.errors import EmraError
 from training.data.base import Tile
 from training.data.codecs import Codec
-from training.data.readers import mask_size, picture_size
+from training.data.readers import picture_size
 
 MAX_LISTED_PROBLEMS = 10
 
@@ -155,7 +155,7 @@ def make_tiles(
     for pair in pairs:
         try:
             height, width = picture_size(pair.image_path)
-            if pair.label_path is not None and (size := mask_size(pair.label_path)) != (height, width):
+            if pair.label_path is not None and (size := picture_size(pair.label_path)) != (height, width):
                 problems.add(
                     "size-unequal",
                     f"the mask is {size[0]} x {size[1]} but its picture {pair.image_path.name} is "

@@ -20,6 +20,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from emra_deploy.errors import EmraError
+from emra_deploy.images import read_image
+from emra_deploy.raster import gdal_session
 from emra_deploy.windows import Window
 from training.data.codecs import Codec, ColourCodec, decode_labels
 
@@ -104,22 +106,20 @@ def unreadable(path: Path, error: BaseException) -> EmraError:
 
 @contextmanager
 def _open_tiff(path: Path) -> Iterator[Any]:
-    import rasterio
-    from rasterio.errors import NotGeoreferencedWarning, RasterioError
-
-    try:
-        with warnings.catch_warnings():
-            # Training does not care where a tile lies, and many public TIFFs do not say.
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            with rasterio.open(path, driver="GTiff") as raster:
-                yield raster
-    except (RasterioError, OSError) as error:
-        # GDAL has its own words for a missing file.
-        raise unreadable(path, error if path.exists() else FileNotFoundError(path)) from error
+    with gdal_session() as rasterio:
+        try:
+            with warnings.catch_warnings():
+                # Training does not care where a tile lies, and many public TIFFs do not say.
+                warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+                with rasterio.open(path, driver="GTiff") as raster:
+                    yield raster
+        except (rasterio.errors.RasterioError, OSError) as error:
+            # GDAL has its own words for a missing file.
+            raise unreadable(path, error if path.exists() else FileNotFoundError(path)) from error
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """Height and width of a picture as `read_picture` gives it, from its header alone.
+    """Height and width of a picture or mask as it is read, turned by its EXIF orientation, from its header alone.
 
     Raises:
         EmraError: ``file-missing`` or ``file-unreadable``.
@@ -129,26 +129,12 @@ def picture_size(path: Path) -> tuple[int, int]:
             return raster.height, raster.width
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+            # Without this condition Pillow decodes a whole PNG to look for EXIF behind its pixels.
+            turned = "exif" in image.info and image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
             width, height = image.size
     except _PILLOW_ERRORS as error:
         raise unreadable(path, error) from error
     return (width, height) if turned else (height, width)
-
-
-def mask_size(path: Path) -> tuple[int, int]:
-    """Height and width of a mask, from its header alone.
-
-    Raises:
-        EmraError: ``file-missing`` or ``file-unreadable``.
-    """
-    if is_tiff(path):
-        return picture_size(path)
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except _PILLOW_ERRORS as error:
-        raise unreadable(path, error) from error
 
 
 def read_picture(path: Path, window: Window, bands: tuple[int, int, int] = (1, 2, 3)) -> np.ndarray:
@@ -163,11 +149,12 @@ def read_picture(path: Path, window: Window, bands: tuple[int, int, int] = (1, 2
         uint8 height×width×3; writable, not shared.
 
     Raises:
-        EmraError: ``file-missing``, ``file-unreadable``, ``image-bands`` or ``image-type``, naming the file.
+        EmraError: ``file-missing``, ``file-unreadable``, ``image-bands``, ``image-type`` or what
+            `emra_deploy.images.read_image` raises, naming the file.
     """
     if not is_tiff(path):
-        whole = cache.get((path, "picture"), lambda: _read_whole_picture(path))
-        return whole[window.slices].copy()
+        whole = cache.get((path, "picture"), lambda: read_image(path))
+        return _cut(whole, window, path)
     with _open_tiff(path) as raster:
         if raster.count < max(bands):
             raise EmraError(
@@ -202,7 +189,7 @@ def read_mask(path: Path, codec: Codec, window: Window) -> np.ndarray:
         EmraError: ``file-missing``, ``file-unreadable``, ``mask-format`` or ``unknown-label``.
     """
     if not is_tiff(path):
-        return cache.get((path, codec), lambda: _read_whole_mask(path, codec))[window.slices].copy()
+        return _cut(cache.get((path, codec), lambda: _read_whole_mask(path, codec)), window, path)
     coloured = isinstance(codec, ColourCodec)
     with _open_tiff(path) as raster:
         area = _rasterio_window(window)
@@ -219,18 +206,23 @@ def read_mask(path: Path, codec: Codec, window: Window) -> np.ndarray:
     return decode_labels(codec, pixels, path, window.top, window.left)
 
 
-def _read_whole_picture(path: Path) -> np.ndarray:
-    try:
-        with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except _PILLOW_ERRORS as error:
-        raise unreadable(path, error) from error
+def _cut(whole: np.ndarray, window: Window, path: Path) -> np.ndarray:
+    if window.bottom > whole.shape[0] or window.right > whole.shape[1]:
+        raise EmraError(
+            "size-changed",
+            f"the file has {whole.shape[0]} rows and {whole.shape[1]} columns, fewer than its header said before",
+            "Leave the data set alone while it is used, and save the file without EXIF data behind its pixels",
+            path,
+        )
+    return whole[window.slices].copy()
 
 
 def _read_whole_mask(path: Path, codec: Codec) -> np.ndarray:
+    if isinstance(codec, ColourCodec):
+        return decode_labels(codec, read_image(path), path)
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB") if isinstance(codec, ColourCodec) else image)
+            pixels = np.asarray(ImageOps.exif_transpose(image))
     except _PILLOW_ERRORS as error:
         raise unreadable(path, error) from error
     return decode_labels(codec, pixels, path)
