@@ -1,0 +1,86 @@
+"""Pictures that a converted model is compared on: the golden tile, real images, noise."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+
+from emra_deploy.errors import EmraError
+from emra_deploy.images import read_image
+
+GOLDEN_SEED = 20
+"""A generated scene with all five kinds of cover in its middle."""
+
+GOLDEN_BYTES = 150_000
+"""The golden tile is carried by every file, so it is kept below this, by fewer colours if need be."""
+
+MAX_REAL_TILES = 4
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})
+
+
+def golden_image(path: str | Path | None, height: int, width: int) -> np.ndarray:
+    """The input of the golden tile, in few enough colours to be small as a PNG.
+
+    Args:
+        path: A picture whose middle is used, or None for a generated scene.
+        height: Of the model's input.
+        width: Likewise.
+
+    Returns:
+        uint8 height x width x 3.
+    """
+    from PIL import Image
+
+    if path is None:
+        from emra_deploy.scenes import generate
+
+        image = generate(GOLDEN_SEED, height, width).image
+    else:
+        image = middle(read_image(path), height, width)
+    reduced = image
+    for colours in (64, 32, 16, 8):
+        picture = Image.fromarray(image).quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        reduced = np.asarray(picture.convert("RGB"))
+        stream = io.BytesIO()
+        Image.fromarray(reduced).save(stream, format="PNG", optimize=True)
+        if stream.tell() <= GOLDEN_BYTES:
+            break
+    return np.ascontiguousarray(reduced)
+
+
+def real_tiles(folder: str | Path | None, height: int, width: int) -> np.ndarray:
+    """Middles of up to `MAX_REAL_TILES` images, spread over a folder and those below it.
+
+    Returns:
+        uint8 K x height x width x 3; K is 0 without a folder.
+
+    Raises:
+        EmraError: The folder is absent or has no images, or one cannot be read.
+    """
+    if folder is None:
+        return np.empty((0, height, width, 3), np.uint8)
+    folder = Path(folder)
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise EmraError("check-data", "no JPEG, PNG or TIFF images here", "Give a folder with images", folder)
+    chosen = found[:: -(-len(found) // MAX_REAL_TILES)]
+    return np.stack([middle(read_image(path), height, width) for path in chosen])
+
+
+def random_tiles(count: int, height: int, width: int) -> np.ndarray:
+    """Noise of every frequency, uint8 count x height x width x 3: blocks of random colours, then random bytes."""
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+    coarse = random.integers(0, 256, (-(-height // 32), -(-width // 32), 3), dtype=np.uint8)
+    noise[0] = coarse.repeat(32, axis=0).repeat(32, axis=1)[:height, :width]
+    return noise
+
+
+def middle(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The middle height x width of a picture, which is extended by its mirror image where it is smaller."""
+    missing = [max(0, want - have) for want, have in zip((height, width), image.shape[:2], strict=True)]
+    image = np.pad(image, [(m // 2, m - m // 2) for m in missing] + [(0, 0)], mode="symmetric")
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return np.ascontiguousarray(image[top : top + height, left : left + width])
