@@ -6,9 +6,25 @@ import numpy as np
 
 from emra_deploy.scenes.canvas import Canvas, Colour, Frame, Points, jitter, rectangle
 
+ROOFS: tuple[tuple[Colour, ...], ...] = (
+    ((226, 224, 226), (206, 204, 206), (180, 178, 182)),
+    ((178, 172, 168), (156, 150, 146), (206, 200, 192)),
+    ((166, 168, 206), (142, 146, 190), (206, 206, 222)),
+    ((206, 148, 118), (190, 160, 140), (226, 214, 204)),
+    ((120, 116, 116), (146, 142, 142), (172, 168, 168)),
+)
+"""Sets of roof colours; a quarter has one set."""
+
 
 class Block:
-    """One rectangle between the roads, in the metres of a frame."""
+    """One rectangle between the roads, in metres (u, v).
+
+    Args:
+        canvas: Where to draw.
+        frame: The town's coordinates.
+        rng: The block's own randomness; half the blocks have their streets along the frame's other axis.
+        box: Smallest u and v, largest u and v, in the metres of the frame.
+    """
 
     def __init__(
         self, canvas: Canvas, frame: Frame, rng: np.random.Generator, box: tuple[float, float, float, float]
@@ -16,17 +32,22 @@ class Block:
         self.canvas = canvas
         self.frame = frame
         self.rng = rng
-        self.u0, self.v0, self.u1, self.v1 = box
+        self.turned = bool(rng.uniform() < 0.5)
+        self.u0, self.v0, self.u1, self.v1 = (box[1], box[0], box[3], box[2]) if self.turned else box
+
+    def place(self, points: Points) -> Points:
+        """Map N x 2 positions in the block's metres to pixels."""
+        return self.frame.to_pixels(points[:, ::-1] if self.turned else points)
 
     def outline(self, u0: float, v0: float, u1: float, v1: float) -> Points:
         """Pixel outline of a rectangle in metres; long ones follow the bends of the frame."""
         pieces = max(1, int((u1 - u0) / 40))
-        return self.frame.to_pixels(rectangle(u0, v0, u1, v1, pieces))
+        return self.place(rectangle(u0, v0, u1, v1, pieces))
 
     def line(self, u0: float, v0: float, u1: float, v1: float) -> Points:
         """Pixel positions along a straight line in metres."""
         count = max(2, int((abs(u1 - u0) + abs(v1 - v0)) / 12))
-        return self.frame.to_pixels(np.stack([np.linspace(u0, u1, count), np.linspace(v0, v1, count)], axis=1))
+        return self.place(np.stack([np.linspace(u0, u1, count), np.linspace(v0, v1, count)], axis=1))
 
     def ground(self, colour: Colour, label: int) -> None:
         """Cover the whole block."""
@@ -45,7 +66,7 @@ class Block:
 
     def tree(self, u: float, v: float, radius: float, label: int | None = None) -> None:
         """Plant a tree or a palm with a crown of a radius in metres."""
-        x, y = self.frame.to_pixels(np.array([[u, v]]))[0]
+        x, y = self.place(np.array([[u, v]]))[0]
         near = -20 < x < self.canvas.width + 20 and -20 < y < self.canvas.height + 20
         if not near or self.canvas.on_water(np.array([[x, y]])):
             return

@@ -6,18 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from emra_deploy.scenes.block import Block
+from emra_deploy.scenes.block import ROOFS, Block
 from emra_deploy.scenes.canvas import BUILDING, LAND, ROAD, VEGETATION, Colour, jitter
 from emra_deploy.scenes.open_ground import empty, park
+from emra_deploy.scenes.rings import rings
 from emra_deploy.scenes.roads import CAR_COLOURS, street
-
-ROOFS: tuple[tuple[Colour, ...], ...] = (
-    ((226, 224, 226), (206, 204, 206), (180, 178, 182)),
-    ((178, 172, 168), (156, 150, 146), (206, 200, 192)),
-    ((166, 168, 206), (142, 146, 190), (206, 206, 222)),
-    ((206, 148, 118), (190, 160, 140), (226, 214, 204)),
-    ((120, 116, 116), (146, 142, 142), (172, 168, 168)),
-)
 
 
 def villas(block: Block) -> None:
@@ -166,7 +159,7 @@ def parking(block: Block, u0: float, v0: float, u1: float, v1: float, asphalt: C
             if rng.uniform() < 0.55:
                 car = CAR_COLOURS[int(rng.integers(len(CAR_COLOURS)))]
                 ends = np.array([[u, v], [u, v + 4.4]])
-                canvas.line(block.frame.to_pixels(ends), 1.8, car, None)
+                canvas.line(block.place(ends), 1.8, car, None)
 
 
 def apartments(block: Block) -> None:
@@ -235,6 +228,7 @@ def warehouses(block: Block) -> None:
 
 DISTRICTS: dict[str, Callable[[Block], None]] = {
     "villas": villas,
+    "rings": rings,
     "towers": towers,
     "apartments": apartments,
     "warehouses": warehouses,

@@ -40,15 +40,15 @@ def park(block: Block) -> None:
         dark: Colour = (jitter(rng, (16, 26, 22), 10), jitter(rng, (22, 66, 48), 14))[int(rng.integers(2))]
         outline = _blob_outline(block, 0.0, 0.0, 1.0)
         middle = np.array([[middle_u, middle_v]])
-        canvas.polygon(block.frame.to_pixels(middle + outline * (size + 3)), jitter(rng, (120, 122, 104), 16), None)
-        canvas.polygon(block.frame.to_pixels(middle + outline * size), dark, WATER)
+        canvas.polygon(block.place(middle + outline * (size + 3)), jitter(rng, (120, 122, 104), 16), None)
+        canvas.polygon(block.place(middle + outline * size), dark, WATER)
     path = jitter(rng, (170, 162, 156), 16)
     angles = np.linspace(0, 2 * np.pi, 40)
     ring = np.stack([middle_u + 0.8 * size_u * np.cos(angles), middle_v + 0.8 * size_v * np.sin(angles)], axis=1)
-    canvas.line(block.frame.to_pixels(ring), 3.5, path, ROAD if rng.uniform() < 0.5 else LAND)
+    canvas.line(block.place(ring), 3.5, path, ROAD if rng.uniform() < 0.5 else LAND)
     for _ in range(min(600, int(rng.uniform(0.0005, 0.005) * 4 * size_u * size_v))):
         u, v = rng.uniform(block.u0, block.u1), rng.uniform(block.v0, block.v1)
-        x, y = block.frame.to_pixels(np.array([[u, v]]))[0]
+        x, y = block.place(np.array([[u, v]]))[0]
         radius = rng.uniform(1.5, 4.5)
         inside = 0 <= x < canvas.width and 0 <= y < canvas.height
         if inside and canvas.label_image.getpixel((int(x), int(y))) == VEGETATION:
@@ -65,7 +65,7 @@ def _blob_outline(block: Block, u: float, v: float, radius: float) -> Points:
 
 
 def _blob(block: Block, u: float, v: float, radius: float, colour: Colour, label: int | None) -> None:
-    block.canvas.polygon(block.frame.to_pixels(_blob_outline(block, u, v, radius)), colour, label)
+    block.canvas.polygon(block.place(_blob_outline(block, u, v, radius)), colour, label)
 
 
 def empty(block: Block) -> None:
@@ -75,7 +75,7 @@ def empty(block: Block) -> None:
         _graded(block)
     for _ in range(int(rng.poisson(1.6))):
         spot = np.array([[rng.uniform(block.u0, block.u1), rng.uniform(block.v0, block.v1)]])
-        x, y = block.frame.to_pixels(spot)[0]
+        x, y = block.place(spot)[0]
         track(canvas, rng, float(x), float(y))
     if rng.uniform() < 0.35:
         u, v = rng.uniform(block.u0, block.u1 - 60), rng.uniform(block.v0, block.v1 - 60)

@@ -60,17 +60,17 @@ class _Style:
     green: tuple[float, float]
     highway: float
     tracks: float
-    blocks: tuple[float, float, float, float, float, float]
+    blocks: tuple[float, ...]
 
 
-# Chances of blocks in the order of DISTRICTS: villas, towers, apartments, warehouses, park, empty.
+# Chances of blocks in the order of DISTRICTS: villas, rings, towers, apartments, warehouses, park, empty.
 _STYLES: dict[str, tuple[float, _Style]] = {
-    "suburb": (0.28, _Style((0, 0), (0, 0.06), (0, 0.06), 0.5, 1, (0.56, 0.03, 0.12, 0.04, 0.1, 0.15))),
-    "golf": (0.18, _Style((0, 0), (0.06, 0.2), (0.5, 0.85), 0.3, 0, (0.34, 0.02, 0.06, 0.02, 0.26, 0.3))),
-    "desert": (0.16, _Style((0, 0), (0, 0.1), (0, 0.05), 0.35, 8, (0.06, 0.01, 0.02, 0.07, 0.02, 0.82))),
-    "coast": (0.18, _Style((0.3, 0.75), (0, 0), (0, 0.12), 0.2, 4, (0.14, 0.06, 0.08, 0.16, 0.08, 0.48))),
-    "centre": (0.12, _Style((0, 0), (0, 0.16), (0, 0.08), 0.6, 1, (0.14, 0.38, 0.2, 0.04, 0.08, 0.16))),
-    "industry": (0.08, _Style((0, 0), (0, 0.04), (0, 0.02), 0.4, 4, (0.04, 0.02, 0.12, 0.56, 0.02, 0.24))),
+    "suburb": (0.28, _Style((0, 0), (0, 0.06), (0, 0.06), 0.5, 1, (0.5, 0.08, 0.03, 0.1, 0.04, 0.1, 0.15))),
+    "golf": (0.18, _Style((0, 0), (0.06, 0.2), (0.5, 0.85), 0.3, 0, (0.28, 0.12, 0.02, 0.06, 0.02, 0.22, 0.28))),
+    "desert": (0.16, _Style((0, 0), (0, 0.1), (0, 0.05), 0.35, 8, (0.06, 0.01, 0.01, 0.02, 0.07, 0.02, 0.81))),
+    "coast": (0.18, _Style((0.3, 0.75), (0, 0), (0, 0.12), 0.2, 4, (0.14, 0.04, 0.06, 0.08, 0.16, 0.08, 0.44))),
+    "centre": (0.12, _Style((0, 0), (0, 0.16), (0, 0.08), 0.6, 1, (0.12, 0.04, 0.36, 0.2, 0.04, 0.08, 0.16))),
+    "industry": (0.08, _Style((0, 0), (0, 0.04), (0, 0.02), 0.4, 4, (0.04, 0.0, 0.02, 0.12, 0.56, 0.02, 0.24))),
 }
 
 
@@ -146,6 +146,7 @@ def _build_town(canvas: Canvas, frame: Frame, rng: np.random.Generator, style: _
     kinds = list(DISTRICTS)
     built = np.zeros((len(cuts_u) + 1, len(cuts_v) + 1), bool)
     chances = np.array(style.blocks) / sum(style.blocks)
+    blocks: list[tuple[str, Block]] = []
     for i in range(len(cuts_u) - 1):
         for j in range(len(cuts_v) - 1):
             kind = kinds[int(rng.choice(len(kinds), p=chances))]
@@ -158,19 +159,21 @@ def _build_town(canvas: Canvas, frame: Frame, rng: np.random.Generator, style: _
             )
             # Own randomness: what is out of sight can be left out without changing the rest.
             block = Block(canvas, frame, np.random.Generator(np.random.PCG64(int(rng.integers(2**62)))), box)
-            outline = block.outline(*box)
-            if not canvas.visible(outline, 60):
+            if not canvas.visible(block.outline(block.u0, block.v0, block.u1, block.v1), 60):
                 continue
             if kind != "empty" and _floods(canvas, block):
                 kind = "empty"
-            DISTRICTS[kind](block)
             built[i + 1, j + 1] = kind != "empty"
+            blocks.append((kind, block))
+    # Tracks wander out of the empty blocks: what is built comes on top of them.
+    for kind, block in sorted(blocks, key=lambda item: item[0] != "empty"):
+        DISTRICTS[kind](block)
     _arterials(canvas, frame, rng, cuts_u, cuts_v, widths_u, widths_v, built)
 
 
 def _floods(canvas: Canvas, block: Block) -> bool:
     u, v = np.meshgrid(np.linspace(block.u0, block.u1, 16), np.linspace(block.v0, block.v1, 16))
-    points = block.frame.to_pixels(np.stack([u.ravel(), v.ravel()], axis=1))
+    points = block.place(np.stack([u.ravel(), v.ravel()], axis=1))
     inside = (points >= 0).all(axis=1) & (points[:, 0] < canvas.width) & (points[:, 1] < canvas.height)
     return bool(inside.any()) and canvas.on_water(points[inside])
 
