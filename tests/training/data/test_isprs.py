@@ -68,6 +68,16 @@ def test_other_tiles_do_not_get_that_lenience(tmp_path):
     assert caught.value.path == str(path)
 
 
+def test_that_lenience_ends_half_way_between_two_colours(tmp_path):
+    truth = make_potsdam(tmp_path)
+    colours = paint(truth["4_12"], isprs.CLASSES.palette, (0, 0, 0))
+    colours[2, 6] = (255, 120, 0)
+    write_tiff(tmp_path / "5_Labels_all" / "top_potsdam_4_12_label.tif", colours)
+    tile = next(tile for tile in open_dataset("potsdam", tmp_path, "train").tiles if tile.name == "4_12")
+    with pytest.raises(EmraError, match="#FF7800 at row 2, column 6"):
+        tile.read_labels()
+
+
 def test_potsdam_products_agree(potsdam):
     root, _ = potsdam
     rgb = open_dataset("potsdam", root, "test")
@@ -130,6 +140,15 @@ def test_archives_unpacked_beside_each_other(vaihingen, tmp_path):
     for one, other in zip(plain.tiles, there.tiles, strict=True):
         np.testing.assert_array_equal(one.read_labels(), other.read_labels())
     assert open_dataset("vaihingen", tmp_path, "test", labels="eroded").tiles[0].read_labels()[0, 0] == 255
+
+
+def test_of_two_copies_of_a_label_the_complete_archive_counts(tmp_path):
+    truth = make_potsdam(tmp_path)
+    for folder in ("1_older_labels", "5_Labels_for_participants"):
+        write_tiff(tmp_path / folder / "top_potsdam_2_13_label.tif", np.zeros((24, 24, 3), np.uint8))
+    tile = open_dataset("potsdam", tmp_path, "test").tiles[0]
+    assert tile.name == "2_13"
+    np.testing.assert_array_equal(tile.read_labels(), truth["2_13"])
 
 
 def test_missing_tiles_are_listed(vaihingen, tmp_path):
