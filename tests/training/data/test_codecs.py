@@ -6,7 +6,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emra_deploy.classes import ClassSet
@@ -17,6 +17,8 @@ from training.data.codecs import ColourCodec, IndexCodec, decode_labels
 RED, GREEN, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 0)
 
 
+# No deadline: each example builds a table of 16 MiB.
+@settings(deadline=None, max_examples=30)
 @given(
     st.lists(st.tuples(*[st.integers(0, 255)] * 3), min_size=2, max_size=9, unique=True),
     st.integers(0, 2**32 - 1),
