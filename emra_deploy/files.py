@@ -1,0 +1,149 @@
+"""Outputs that are whole or absent: checked before the work, written beside their place, renamed into it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from emra_deploy.errors import EmraError
+
+
+def check_input(path: str | os.PathLike[str]) -> Path:
+    """The path of an existing regular file.
+
+    Only the local file system counts: a name such as ``/vsicurl/https://...`` or ``zip://a.zip!b.tif`` is looked up
+    as a file of that name and so is not found.
+
+    Raises:
+        EmraError: ``input-missing``, ``input-is-folder``, ``input-unreadable``.
+    """
+    found = Path(path)
+    if found.is_dir():
+        raise EmraError("input-is-folder", "a folder was given, expected one image file", "Name a file in it", path)
+    if not found.exists():
+        raise EmraError(
+            "input-missing", "no such file on this machine", "Check the spelling; remote names are not read", path
+        )
+    if not found.is_file():
+        raise EmraError("input-unreadable", "neither a file nor a folder", "Give a regular file", path)
+    if not os.access(found, os.R_OK):
+        raise EmraError("input-unreadable", "you may not read this file", "Change its permissions", path)
+    return found
+
+
+def check_output(
+    path: str | os.PathLike[str], *, overwrite: bool = False, inputs: Iterable[str | os.PathLike[str]] = ()
+) -> Path:
+    """The place an output will be written to, with symbolic links followed.
+
+    Args:
+        path: Wanted output file.
+        overwrite: Whether an existing file may be replaced.
+        inputs: Files that the output must not replace, whatever ``overwrite`` says.
+
+    Raises:
+        EmraError: ``output-is-folder``, ``output-is-input``, ``output-exists``, ``output-folder-missing``,
+            ``output-unwritable``.
+    """
+    place = Path(os.path.realpath(path))
+    if place.is_dir():
+        raise EmraError("output-is-folder", "the output is a folder, expected a file name", "Add a file name", path)
+    for source in inputs:
+        if os.path.realpath(source) == str(place) or (place.exists() and _same_file(place, source)):
+            raise EmraError("output-is-input", "the output is the same file as an input", "Choose another name", path)
+    if not place.parent.is_dir():
+        raise EmraError("output-folder-missing", f"there is no folder {place.parent}", "Make the folder first", path)
+    if place.exists():
+        if not place.is_file():
+            raise EmraError("output-unwritable", "the output is not a regular file", "Choose a file name", path)
+        if not overwrite:
+            raise EmraError(
+                "output-exists", "the output exists already", "Choose another name or give --overwrite", path
+            )
+    return place
+
+
+@contextlib.contextmanager
+def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a temporary file in the output's folder; when the block ends well, make it the output.
+
+    The data reach the disk before the name does, so a crash or a kill at any point leaves the old output, none, or a
+    whole one. A block that raises leaves nothing; a process killed outright may leave a hidden ``.NAME.*.part``.
+
+    Args:
+        path: Wanted output file.
+        overwrite: Whether an existing file may be replaced.
+
+    Yields:
+        An empty file to write to, with the suffix of ``path``.
+
+    Raises:
+        EmraError: As `check_output`, ``output-unwritable`` when the folder takes no file, ``output-write`` when the
+            disk is full or fails.
+    """
+    place = check_output(path, overwrite=overwrite)
+    # The suffix stays last, for writers that choose a format by it; the long middle keeps two runs apart.
+    part = place.with_name(f".{place.stem[:100]}.{secrets.token_hex(6)}.part{place.suffix}")
+    try:
+        # Not mkstemp: its 0600 would deny the map to the group that the umask grants it to.
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    except OSError as error:
+        raise EmraError(
+            "output-unwritable",
+            f"no file can be made in {place.parent} ({error.strerror})",
+            "Choose a folder that you may write to",
+            path,
+        ) from error
+    try:
+        yield part
+        with part.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        _publish(part, place, path, overwrite)
+        _sync_folder(place.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
+            raise EmraError(
+                "output-write", f"writing failed ({error.strerror})", "Make room on the disk or choose another", path
+            ) from error
+        raise
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+
+
+def _publish(part: Path, place: Path, path: str | os.PathLike[str], overwrite: bool) -> None:
+    if overwrite:
+        part.replace(place)
+        return
+    try:
+        # A link fails when the name exists, so a file that appeared since the check is kept; a rename would lose it.
+        os.link(part, place)
+    except FileExistsError as error:
+        raise EmraError(
+            "output-exists", "the output appeared meanwhile", "Choose another name or give --overwrite", path
+        ) from error
+    except OSError:
+        # FAT and some network folders have no links.
+        check_output(path, overwrite=False)
+        part.replace(place)
+
+
+def _same_file(first: Path, second: str | os.PathLike[str]) -> bool:
+    try:
+        return first.samefile(second)
+    except OSError:
+        return False
+
+
+def _sync_folder(folder: Path) -> None:
+    # Some systems and network folders cannot open or sync a folder: the rename itself is still atomic there.
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
