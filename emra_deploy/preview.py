@@ -1,0 +1,95 @@
+"""The overlay of a map of any size, built while the map is made, at no more than a screen's worth of pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emra_deploy.classes import ClassSet
+from emra_deploy.overlay import overlay, with_legend
+from emra_deploy.sources import ImageSource
+from emra_deploy.windows import Window
+
+if TYPE_CHECKING:
+    from emra_deploy.areas import ClassArea
+
+MAX_SIDE = 4096
+"""Longest side of an overlay in pixels, without its legend."""
+
+_COLUMNS_AT_ONCE = 2048
+
+
+class Preview:
+    """An overlay, reduced by a whole factor when the picture's longer side exceeds ``max_side``.
+
+    Colours are the means of the pixels that fall together, labels those of their middle pixel: an average of labels
+    would be another class.
+
+    Args:
+        source: The picture; it is read again, by windows.
+        classes: Names and colours.
+        opacity: Weight of the class colours, 0 to 1.
+        max_side: Longest side in pixels.
+    """
+
+    def __init__(self, source: ImageSource, classes: ClassSet, opacity: float = 0.5, max_side: int = MAX_SIDE) -> None:
+        self._source, self._classes, self._opacity = source, classes, opacity
+        self.factor = -(-max(source.height, source.width) // max_side)
+        height, width = -(-source.height // self.factor), -(-source.width // self.factor)
+        self._middles = _middles(source.height, self.factor), _middles(source.width, self.factor)
+        self._canvas = np.zeros((height, width, 3), np.uint8)
+
+    def add(self, top: int, labels: NDArray[np.uint8]) -> None:
+        """Draw rows of the map.
+
+        Args:
+            top: First row, in pixels of the picture.
+            labels: h x W uint8.
+        """
+        first, last = np.searchsorted(self._middles[0], [top, top + labels.shape[0]])
+        if first == last:
+            return
+        rows = labels[self._middles[0][first:last] - top]
+        step = max(1, _COLUMNS_AT_ONCE // self.factor)
+        for left in range(0, self._canvas.shape[1], step):
+            right = min(left + step, self._canvas.shape[1])
+            image = self._reduced(int(first), int(last), left, right)
+            part = rows[:, self._middles[1][left:right]]
+            self._canvas[first:last, left:right] = overlay(image, part, self._classes, self._opacity)
+
+    def _reduced(self, first: int, last: int, left: int, right: int) -> NDArray[np.uint8]:
+        factor = self.factor
+        bottom, end = min(last * factor, self._source.height), min(right * factor, self._source.width)
+        image = self._source.read(Window(first * factor, left * factor, bottom - first * factor, end - left * factor))
+        if factor == 1:
+            return image
+        short = ((last - first) * factor - image.shape[0], (right - left) * factor - image.shape[1])
+        if any(short):
+            image = np.pad(image, ((0, short[0]), (0, short[1]), (0, 0)), mode="edge")
+        cells = image.reshape(last - first, factor, right - left, factor, 3)
+        total = cells.sum(axis=(1, 3), dtype=np.uint32)
+        means: NDArray[np.uint8] = ((total + factor * factor // 2) // (factor * factor)).astype(np.uint8)
+        return means
+
+    def save(self, path: Path, areas: Sequence[ClassArea] | None = None) -> None:
+        """Write the overlay with its legend as PNG.
+
+        Args:
+            path: File to write; give the temporary file of `atomic_output`.
+            areas: Shares to print beside the classes.
+        """
+        from PIL import Image
+
+        picture = Image.fromarray(with_legend(self._canvas, self._classes, areas))
+        # Level 6 takes three times as long for a few per cent on photographs.
+        picture.save(path, format="PNG", compress_level=3)
+
+
+def _middles(length: int, factor: int) -> NDArray[np.intp]:
+    """The middle pixel of each group of ``factor``, of the last one too, which may be short."""
+    starts = np.arange(0, length, factor)
+    return (starts + np.minimum(starts + factor, length) - 1) // 2
