@@ -1,0 +1,46 @@
+"""The one place that decides how an image file is read: by windows or whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+from emra_deploy.errors import EmraError
+from emra_deploy.images import image_format, read_picture, tiff_header
+from emra_deploy.raster import RasterSource
+from emra_deploy.scaling import Scale
+from emra_deploy.sources import ArraySource
+
+
+def open_input(
+    path: str | os.PathLike[str], *, bands: Sequence[int] | None = None, scale: Scale | None = None
+) -> ArraySource | RasterSource:
+    """Open an image file for segmentation.
+
+    A TIFF is read by windows; without rasterio, or when an EXIF orientation has to be applied, one without
+    georeference is read whole. JPEG and PNG are read whole.
+
+    Args:
+        path: JPEG, PNG, TIFF or GeoTIFF.
+        bands: Three band numbers from 1 for red, green and blue, for a TIFF.
+        scale: Range of values to stretch to 8 bits.
+
+    Raises:
+        EmraError: As `RasterSource` and `read_picture`.
+    """
+    if image_format(path) == "tiff":
+        has_rasterio = find_spec("rasterio") is not None
+        try:
+            header = tiff_header(path)
+        except EmraError:
+            if not has_rasterio:
+                raise
+            # Pillow reads fewer kinds of TIFF than GDAL, whose word is the last one.
+            return RasterSource(path, bands=bands, scale=scale)
+        if header.georeferenced or bands is not None or (has_rasterio and header.orientation == 1):
+            return RasterSource(path, bands=bands, scale=scale)
+    elif bands is not None:
+        raise EmraError("image-bands", "--bands is for TIFF, not for JPEG and PNG", "Leave it out", path)
+    picture = read_picture(path, scale)
+    return ArraySource(picture.image, picture.valid)

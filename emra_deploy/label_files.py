@@ -1,0 +1,220 @@
+"""Label maps out: as a GeoTIFF by rows of tiles, or as a palette PNG."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emra_deploy.classes import IGNORE, ClassSet
+from emra_deploy.errors import EmraError
+from emra_deploy.georeference import GeoReference
+from emra_deploy.overlay import colour_table
+from emra_deploy.raster import gdal_session
+
+BLOCK = 512
+"""Side of the blocks of a label raster in pixels."""
+
+
+class LabelSink(Protocol):
+    """What takes a label map, rows from the top."""
+
+    def write(self, labels: NDArray[np.uint8]) -> None:
+        """Take the next rows: h x W uint8."""
+        ...
+
+    def finish(self) -> None:
+        """All rows were written: make the file whole."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file, finished or not."""
+        ...
+
+
+class LabelWriter:
+    """A label GeoTIFF: tiled, deflate, uint8, nodata 255, palette, georeference and class names.
+
+    Rows are gathered to whole rows of blocks: a compressed block that is written twice would leave a hole behind.
+
+    Args:
+        path: File to write; give the temporary file of `atomic_output`.
+        height: Rows of the whole map.
+        width: Columns of the whole map.
+        classes: Names and colours, kept as tags ``EMRA_CLASSES`` (JSON) and ``CLASS_<label>``, and as palette.
+        georeference: That of the picture, kept exactly, or None.
+        tags: More tags of the file.
+
+    Raises:
+        EmraError: ``raster-extra`` without rasterio, ``output-write`` when the file cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        height: int,
+        width: int,
+        classes: ClassSet,
+        georeference: GeoReference | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> None:
+        self._path, self._height, self._width = path, height, width
+        self._pending: list[NDArray[np.uint8]] = []
+        self._top = 0
+        self._dataset: Any = None
+        # Nothing beside the file: a side-car would keep the temporary name.
+        with gdal_session() as rasterio, rasterio.Env(GDAL_PAM_ENABLED="NO"), _writing(path):
+            self._dataset = rasterio.open(
+                path,
+                "w",
+                driver="GTiff",
+                height=height,
+                width=width,
+                count=1,
+                dtype="uint8",
+                nodata=IGNORE,
+                tiled=True,
+                blockxsize=BLOCK,
+                blockysize=BLOCK,
+                compress="deflate",
+                photometric="palette",
+                bigtiff="IF_SAFER",
+            )
+            self._describe(classes, georeference, tags or {})
+
+    def _describe(self, classes: ClassSet, georeference: GeoReference | None, tags: dict[str, str]) -> None:
+        table = colour_table(classes)
+        alpha = np.full(256, 255)
+        alpha[IGNORE] = 0
+        colours = {value: (*map(int, table[value]), int(alpha[value])) for value in range(256)}
+        self._dataset.write_colormap(1, colours)
+        if georeference is not None:
+            if georeference.area_or_point is not None:
+                self._dataset.update_tags(AREA_OR_POINT=georeference.area_or_point)
+            if georeference.gcps:
+                self._dataset.gcps = (list(georeference.gcps), georeference.gcp_crs)
+            elif not georeference.transform.is_identity:
+                self._dataset.transform = georeference.transform
+            if georeference.crs is not None:
+                self._dataset.crs = georeference.crs
+            if georeference.rpcs is not None:
+                self._dataset.rpcs = georeference.rpcs
+        names = {f"CLASS_{label}": name for label, name in enumerate(classes.names)}
+        self._dataset.update_tags(EMRA_CLASSES=json.dumps(classes.names, ensure_ascii=False), **names, **tags)
+        self._dataset.set_band_description(1, "classes")
+
+    def write(self, labels: NDArray[np.uint8]) -> None:
+        """Take the next rows: h x W uint8.
+
+        Raises:
+            EmraError: ``output-write``.
+        """
+        # The caller may use its array again; what waits for its block has to be ours.
+        self._pending.append(labels.copy())
+        rows = sum(part.shape[0] for part in self._pending)
+        last = self._top + rows >= self._height
+        if rows >= BLOCK or last:
+            self._flush(rows if last else rows - rows % BLOCK)
+
+    def _flush(self, rows: int) -> None:
+        labels = self._pending[0] if len(self._pending) == 1 else np.concatenate(self._pending)
+        self._pending = [labels[rows:].copy()] if rows < labels.shape[0] else []
+        with gdal_session() as rasterio, _writing(self._path):
+            window = rasterio.windows.Window(0, self._top, self._width, rows)
+            self._dataset.write(labels[:rows], 1, window=window)
+        self._top += rows
+
+    def finish(self) -> None:
+        """Close the file and see that every block of it is on the disk.
+
+        Raises:
+            EmraError: ``output-write``.
+        """
+        if self._top != self._height:
+            raise ValueError(f"{self._top} of {self._height} rows were written")
+        with gdal_session() as rasterio, _writing(self._path):
+            with rasterio.Env(GDAL_PAM_ENABLED="NO"):
+                self._dataset.close()
+            size = self._path.stat().st_size
+            # GDAL's cache writes late, and an error then may reach nobody.
+            with rasterio.open(self._path, driver="GTiff") as written:
+                for row in range(-(-self._height // BLOCK)):
+                    for column in range(-(-self._width // BLOCK)):
+                        start = written.get_tag_item(f"BLOCK_OFFSET_{column}_{row}", "TIFF", bidx=1)
+                        length = written.get_tag_item(f"BLOCK_SIZE_{column}_{row}", "TIFF", bidx=1)
+                        if start is None or length is None or int(start) + int(length) > size:
+                            raise OSError(f"block {column}, {row} is not in the file")
+
+    def close(self) -> None:
+        """Let go of the file, finished or not."""
+        if self._dataset is not None and not self._dataset.closed:
+            with gdal_session() as rasterio, rasterio.Env(GDAL_PAM_ENABLED="NO"):
+                self._dataset.close()
+
+
+class PictureWriter:
+    """A label map as a palette PNG, gathered in memory; 255, no data, is transparent.
+
+    Args:
+        path: File to write; give the temporary file of `atomic_output`.
+        height: Rows of the whole map.
+        width: Columns of the whole map.
+        classes: Names and colours; the value of a pixel is its label.
+    """
+
+    def __init__(self, path: Path, height: int, width: int, classes: ClassSet) -> None:
+        self._path, self._classes = path, classes
+        self._labels = np.full((height, width), IGNORE, np.uint8)
+        self._top = 0
+
+    def write(self, labels: NDArray[np.uint8]) -> None:
+        """Take the next rows: h x W uint8."""
+        self._labels[self._top : self._top + labels.shape[0]] = labels
+        self._top += labels.shape[0]
+
+    def finish(self) -> None:
+        """Encode the picture."""
+        from PIL import Image, PngImagePlugin
+
+        if self._top != self._labels.shape[0]:
+            raise ValueError(f"{self._top} of {self._labels.shape[0]} rows were written")
+        picture = Image.fromarray(self._labels, "L")
+        picture.putpalette(colour_table(self._classes).tobytes())
+        about = PngImagePlugin.PngInfo()
+        about.add_itxt("EMRA_CLASSES", json.dumps(self._classes.names, ensure_ascii=False))
+        picture.save(self._path, format="PNG", transparency=IGNORE, pnginfo=about)
+
+    def close(self) -> None:
+        """Let go of the pixels."""
+        self._labels = np.empty((0, 0), np.uint8)
+
+
+class _writing:
+    """Turns the errors of GDAL's writing into ``output-write``."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        from rasterio.errors import RasterioError
+
+        if isinstance(error, (RasterioError, OSError)):
+            deepest: BaseException = error
+            while deepest.__cause__ is not None:
+                deepest = deepest.__cause__
+            reason = " ".join(str(deepest).split())[:160]
+            raise EmraError(
+                "output-write",
+                f"the label raster cannot be written ({reason})",
+                "Make room on the disk or choose another",
+                self._path.parent,
+            ) from error

@@ -1,0 +1,297 @@
+"""GeoTIFF in, by windows, whatever its size."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emra_deploy.errors import EmraError
+from emra_deploy.files import check_input
+from emra_deploy.georeference import GeoReference
+from emra_deploy.images import image_format
+from emra_deploy.scaling import Scale, depth_error
+from emra_deploy.windows import Window
+
+CACHE_BYTES = 64 * 2**20
+"""GDAL keeps 5 % of the machine's memory in decoded blocks by default: not something to do unasked on a drone."""
+
+_MAX_BLOCK_BYTES = 256 * 2**20
+_IMPLAUSIBLE_BYTES, _IMPLAUSIBLE_RATIO = 2**30, 5000
+_OPTIONS = {
+    "GDAL_CACHEMAX": CACHE_BYTES,
+    # libjpeg paints over what is missing and calls it a warning.
+    "GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE",
+}
+
+
+@contextmanager
+def gdal_session() -> Iterator[Any]:
+    """GDAL with bounded memory and strict decoding; gives the rasterio module.
+
+    Raises:
+        EmraError: ``raster-extra`` when rasterio is not installed.
+    """
+    try:
+        import rasterio
+    except ImportError as error:
+        raise EmraError(
+            "raster-extra", "reading and writing GeoTIFF needs rasterio", 'pip install "emra-deploy[raster]"'
+        ) from error
+    with rasterio.Env(**_OPTIONS), warnings.catch_warnings():
+        # A plain TIFF without georeference is nothing to warn of.
+        warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
+        yield rasterio
+
+
+class RasterSource:
+    """A GeoTIFF read by windows; an `ImageSource`.
+
+    Transparent pixels, nodata, masked pixels, values that are no numbers and blocks that were never written are not
+    valid.
+
+    Args:
+        path: A local TIFF; other formats that GDAL reads, VRT among them, and remote names are refused.
+        bands: Three band numbers from 1 for red, green and blue; by default those the file calls so.
+        scale: Range of values to stretch; rasters of other than 8 bits are refused without it.
+
+    Attributes:
+        height: Rows of pixels.
+        width: Columns of pixels.
+        dataset: The open rasterio dataset, for CRS and transform.
+
+    Raises:
+        EmraError: ``raster-extra``, ``raster-format``, ``raster-implausible``, ``raster-layout``, ``image-depth``,
+            ``image-bands``, ``image-unreadable``, and those of `image_format`.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, bands: Sequence[int] | None = None, scale: Scale | None = None
+    ) -> None:
+        place = check_input(path).resolve()
+        if image_format(place) != "tiff":
+            raise EmraError("raster-format", "not a TIFF", "Give a GeoTIFF", path)
+        self.path = os.fspath(path)
+        self._lock = threading.Lock()
+        with gdal_session() as rasterio, self._errors():
+            # A Path, not text: text may name archives, sub-datasets and servers.
+            self.dataset: Any = rasterio.open(place, driver="GTiff")
+        try:
+            self.height, self.width = int(self.dataset.height), int(self.dataset.width)
+            self._check_size(place.stat().st_size)
+            self._scale = scale
+            self._factor = self._check_depth(scale)
+            self._bands = self._choose_bands(bands)
+            self._prepare_validity()
+        except BaseException:
+            self.dataset.close()
+            raise
+
+    def __enter__(self) -> RasterSource:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self.dataset.close()
+
+    def read(self, window: Window) -> NDArray[np.uint8]:
+        """The pixels of a window inside the raster: h x w x 3 uint8 RGB.
+
+        Raises:
+            EmraError: ``image-truncated`` when blocks of the window cannot be decoded.
+        """
+        values = self._read(self._bands, window)
+        if self._colours is not None:
+            coloured: NDArray[np.uint8] = self._colours[values[0]]
+            return coloured
+        if self._scale is not None:
+            values = self._scale.apply(values)
+        elif self._factor != 1:
+            values = values * np.uint8(self._factor)
+        if self._inverted:
+            values = 255 - values
+        if len(self._bands) == 1:
+            return np.repeat(values[0][..., None], 3, axis=2)
+        return np.ascontiguousarray(values.transpose(1, 2, 0))
+
+    def valid(self, window: Window) -> NDArray[np.bool_] | None:
+        """Which pixels of a window hold data: h x w bool, or None when all do."""
+        valid = np.ones((window.height, window.width), bool)
+        if self._masked:
+            with self._lock, gdal_session() as rasterio, self._errors():
+                valid &= self.dataset.dataset_mask(window=_rasterio_window(rasterio, window)) > 0
+        if self._floating:
+            valid &= np.isfinite(self._read(self._bands, window)).all(axis=0)
+        self._clear_missing_blocks(window, valid)
+        return None if valid.all() else valid
+
+    def _read(self, bands: Sequence[int], window: Window) -> NDArray[Any]:
+        with self._lock, gdal_session() as rasterio, self._errors(), _jpeg_warnings_are_errors():
+            values: NDArray[Any] = self.dataset.read(list(bands), window=_rasterio_window(rasterio, window))
+            return values
+
+    @property
+    def georeference(self) -> GeoReference:
+        """Where the raster lies on the earth."""
+        return GeoReference.of(self.dataset)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        from rasterio.errors import RasterioError
+
+        try:
+            yield
+        except (RasterioError, OSError) as error:
+            # rasterio says only "read failed"; what GDAL said is the cause.
+            deepest: BaseException = error
+            while deepest.__cause__ is not None:
+                deepest = deepest.__cause__
+            reason = " ".join(str(deepest).split())[:160]
+            opened = hasattr(self, "dataset")
+            raise EmraError(
+                "image-truncated" if opened else "image-unreadable",
+                f"the TIFF is {'truncated or damaged' if opened else 'damaged or not readable'} ({reason})",
+                "Copy or download it again",
+                self.path,
+            ) from error
+
+    def _check_size(self, file_size: int) -> None:
+        item = max(np.dtype(kind).itemsize for kind in self.dataset.dtypes)
+        declared = self.height * self.width * self.dataset.count * item
+        if declared > _IMPLAUSIBLE_BYTES and declared > _IMPLAUSIBLE_RATIO * file_size:
+            raise EmraError(
+                "raster-implausible",
+                f"{file_size} bytes that declare {self.width} x {self.height} pixels, {declared / 1e9:.0f} GB",
+                "Copy it again; if most of it is truly empty, crop it with gdal_translate -projwin",
+                self.path,
+            )
+        rows, columns = self.dataset.block_shapes[0]
+        if rows * columns * item * self.dataset.count > _MAX_BLOCK_BYTES:
+            raise EmraError(
+                "raster-layout",
+                f"the TIFF is stored in blocks of {columns} x {rows} pixels, too large to read by windows",
+                "Tile it: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE",
+                self.path,
+            )
+
+    def _check_depth(self, scale: Scale | None) -> int:
+        kinds = {np.dtype(kind) if kind != "complex_int16" else np.dtype("complex64") for kind in self.dataset.dtypes}
+        self._floating = any(kind.kind == "f" for kind in kinds)
+        bits = int(self.dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8 * max(k.itemsize for k in kinds)))
+        if any(kind.kind not in "uif" for kind in kinds):
+            raise EmraError("image-depth", "the raster holds complex values", "Give an RGB raster", self.path)
+        if kinds == {np.dtype(np.uint8)}:
+            # Two-, 16- and other few-valued greys span 0 to 255 in viewers; a palette's values are no brightness.
+            return 255 // (2**bits - 1) if scale is None else 1
+        if scale is None:
+            whole = next(iter(kinds)).kind == "u" and bits < 16
+            names = " and ".join(sorted(kind.name for kind in kinds))
+            raise depth_error(names, self.path, f"0 {2**bits - 1}" if whole else "")
+        return 1
+
+    def _choose_bands(self, wanted: Sequence[int] | None) -> tuple[int, ...]:
+        count = self.dataset.count
+        if wanted is not None:
+            if len(wanted) != 3 or not all(1 <= band <= count for band in wanted):
+                raise EmraError(
+                    "image-bands",
+                    f"bands {','.join(map(str, wanted))} of a raster with {count}, expected three of 1 to {count}",
+                    "Correct --bands R,G,B",
+                    self.path,
+                )
+            return tuple(wanted)
+        names = [interpretation.name for interpretation in self.dataset.colorinterp]
+        if {"red", "green", "blue"} <= set(names):
+            return tuple(names.index(colour) + 1 for colour in ("red", "green", "blue"))
+        if count == 1 or (count == 2 and names[1] == "alpha"):
+            return (1,)
+        if count == 3:
+            return (1, 2, 3)
+        raise EmraError(
+            "image-bands",
+            f"{count} bands ({', '.join(names)}), and the file does not say which are red, green and blue",
+            "Name them with --bands R,G,B, such as --bands 3,2,1",
+            self.path,
+        )
+
+    def _prepare_validity(self) -> None:
+        from rasterio.enums import MaskFlags
+
+        # GDAL offers a huge strip as blocks of one row, which then have no place of their own in the file.
+        rows = self.dataset.block_shapes[0][0]
+        strips = -(-self.height // rows)
+        last = self.dataset.get_tag_item(f"BLOCK_OFFSET_0_{strips - 1}", "TIFF", bidx=1)
+        self._split = not self.dataset.profile["tiled"] and rows == 1 and strips > 1 and last is None
+        self._masked = any(MaskFlags.all_valid not in flags for flags in self.dataset.mask_flag_enums)
+        first = self.dataset.colorinterp[0].name
+        self._inverted = self.dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
+        self._colours: NDArray[np.uint8] | None = None
+        if len(self._bands) == 1 and first == "palette":
+            self._colours = np.zeros((256, 3), np.uint8)
+            for value, colour in self.dataset.colormap(1).items():
+                if value < 256:
+                    self._colours[value] = colour[:3]
+            if self._scale is not None:
+                self._colours = self._scale.apply(self._colours)
+
+    def _clear_missing_blocks(self, window: Window, valid: NDArray[np.bool_]) -> None:
+        """GDAL reads a block that was never written as zeros, as black ground; it is no data.
+
+        An interrupted writer leaves such blocks too, so that half a picture would pass for a whole one.
+        """
+        rows, columns = self.dataset.block_shapes[0]
+        if self._split:
+            return
+        with self._lock, gdal_session():
+            for row in range(window.top // rows, (window.bottom - 1) // rows + 1):
+                for column in range(window.left // columns, (window.right - 1) // columns + 1):
+                    name = f"BLOCK_OFFSET_{column}_{row}"
+                    if self.dataset.get_tag_item(name, "TIFF", bidx=self._bands[0]) is None:
+                        top, left = max(row * rows - window.top, 0), max(column * columns - window.left, 0)
+                        bottom, right = (row + 1) * rows - window.top, (column + 1) * columns - window.left
+                        valid[top:bottom, left:right] = False
+
+
+_jpeg_warning = threading.local()
+
+
+class _JpegFilter(logging.Filter):
+    """Takes libjpeg's warnings out of rasterio's log."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        if "JPEGLib" not in message:
+            return True
+        _jpeg_warning.text = message
+        return False
+
+
+_jpeg_filter = _JpegFilter()
+
+
+@contextmanager
+def _jpeg_warnings_are_errors() -> Iterator[None]:
+    """A JPEG block that ends early is filled with grey and a warning, and no option of GDAL makes that an error."""
+    logging.getLogger("rasterio._err").addFilter(_jpeg_filter)
+    _jpeg_warning.text = None
+    yield
+    if _jpeg_warning.text is not None:
+        raise OSError(_jpeg_warning.text)
+
+
+def _rasterio_window(rasterio: Any, window: Window) -> Any:
+    return rasterio.windows.Window(window.left, window.top, window.width, window.height)
