@@ -10,6 +10,15 @@ from emra_deploy.errors import EmraError
 from emra_deploy.scenes import DEFAULT_GSD, generate, write_geotiff
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EmraError(
+            "output-unwritable", f"the folder cannot be made: {error}", "Choose another place", folder
+        ) from error
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status is 2 for a bad argument."""
     parser = argparse.ArgumentParser(
@@ -22,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         scene = generate(options.seed, options.size[0], options.size[1], options.gsd)
-        options.output.mkdir(parents=True, exist_ok=True)
+        _make_folder(options.output)
         image, labels = options.output / "scene.tif", options.output / "scene_labels.tif"
         write_geotiff(scene, image, labels)
     except EmraError as error:

@@ -6,8 +6,9 @@ import os
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from emra_deploy.classes import IGNORE
+from emra_deploy.errors import EmraError
 from emra_deploy.scenes.scene import DUBAI_CLASSES, Scene
 
 CRS = "EPSG:32640"
@@ -29,21 +30,45 @@ def write_geotiff(
         scene: What to write.
         image_path: The picture, three bands.
         labels_path: The labels, one band; nodata is 255, which no pixel has.
+
+    Raises:
+        EmraError: ``package-missing`` without rasterio, ``output-unwritable`` when a file cannot be written.
     """
+    try:
+        from rasterio.errors import RasterioIOError
+    except ImportError as error:
+        raise EmraError(
+            "package-missing",
+            "writing a GeoTIFF needs rasterio, which is not installed",
+            "Install it: pip install 'emra-proxy[raster]'",
+        ) from error
+    path = image_path
+    try:
+        _write_image(scene, image_path)
+        if labels_path is not None:
+            path = labels_path
+            _write_labels(scene, labels_path)
+    except (RasterioIOError, OSError) as error:
+        raise EmraError(
+            "output-unwritable", f"the file cannot be written: {error}", "Choose another place", path
+        ) from error
+
+
+def _write_image(scene: Scene, path: str | os.PathLike[str]) -> None:
     import rasterio
     from rasterio.enums import ColorInterp
 
-    with rasterio.open(image_path, "w", **_profile(scene, 3), photometric="RGB") as target:
+    with rasterio.open(path, "w", **_profile(scene, 3), photometric="RGB") as target:
         target.write(np.moveaxis(scene.image, -1, 0))
         target.colorinterp = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
-    if labels_path is not None:
-        with rasterio.open(labels_path, "w", **_profile(scene, 1), nodata=255) as target:
-            _write_labels(target, scene.labels)
 
 
-def _write_labels(target: Any, labels: NDArray[np.uint8]) -> None:
-    target.write(labels, 1)
-    target.write_colormap(1, {i: (*colour, 255) for i, colour in enumerate(DUBAI_CLASSES.palette)})
+def _write_labels(scene: Scene, path: str | os.PathLike[str]) -> None:
+    import rasterio
+
+    with rasterio.open(path, "w", **_profile(scene, 1), nodata=IGNORE) as target:
+        target.write(scene.labels, 1)
+        target.write_colormap(1, {i: (*colour, 255) for i, colour in enumerate(DUBAI_CLASSES.palette)})
 
 
 def _profile(scene: Scene, bands: int) -> dict[str, Any]:

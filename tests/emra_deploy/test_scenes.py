@@ -183,6 +183,19 @@ def test_the_command_names_a_bad_size(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_an_unwritable_place_is_named(scenes, tmp_path, capsys):
+    pytest.importorskip("rasterio")
+    from emra_deploy.scenes.__main__ import main
+
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(EmraError) as caught:
+        write_geotiff(scenes[0], tmp_path / "file" / "scene.tif")
+    assert caught.value.code == "output-unwritable"
+    assert caught.value.path == str(tmp_path / "file" / "scene.tif")
+    assert main(["--size", "16", "16", "--output", str(tmp_path / "file" / "folder")]) == 2
+    assert "output-unwritable" in capsys.readouterr().err
+
+
 def test_importing_the_generator_loads_no_image_library():
     program = "import emra_deploy.scenes, sys; sys.exit(bool({'PIL', 'rasterio', 'torch'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", program], check=True)
