@@ -1,0 +1,48 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Each keeps an environment of its own, so neither touches the other's or yours.
+
+PYTHON ?= python3
+DEMO_ENV := .venv-demo
+TEST_ENV := .venv-test
+TEST_EXTRAS := runtime,raster,video,openvino,export,quant,rtx,train,report,dev,docs
+OUT ?= demo
+
+.PHONY: help demo test lint check-python clean
+
+help:
+	@echo "make demo                  segment a generated scene whose truth is known, and score it"
+	@echo "make demo INPUT=your.tif   segment your picture (JPEG, PNG, TIFF, GeoTIFF)"
+	@echo "make test                  install everything, then check style, types and behaviour"
+	@echo "make lint                  style and types only (after make test)"
+	@echo "make clean                 remove both environments and the demo's output"
+
+check-python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "$(PYTHON) is older than 3.10; run: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	  { echo "$(PYTHON) has no venv module; on Debian and Ubuntu: apt-get install python3-venv"; exit 2; }
+
+# Stamps: an environment is rebuilt when what it is made from changes, or when it was left half-made.
+$(DEMO_ENV)/.stamp: setup.cfg pyproject.toml | check-python
+	$(PYTHON) -m venv $(DEMO_ENV)
+	$(DEMO_ENV)/bin/pip install --quiet --editable '.[runtime,raster]'
+	@touch $@
+
+$(TEST_ENV)/.stamp: setup.cfg pyproject.toml | check-python
+	$(PYTHON) -m venv $(TEST_ENV)
+	$(TEST_ENV)/bin/pip install --quiet --editable '.[$(TEST_EXTRAS)]'
+	@touch $@
+
+demo: $(DEMO_ENV)/.stamp
+	@$(DEMO_ENV)/bin/python examples/demo.py $(if $(INPUT),"$(INPUT)") --output "$(OUT)"
+
+test: $(TEST_ENV)/.stamp lint
+	$(TEST_ENV)/bin/python -m pytest $(PYTEST_ARGS)
+
+lint: $(TEST_ENV)/.stamp
+	$(TEST_ENV)/bin/ruff check .
+	$(TEST_ENV)/bin/ruff format --check .
+	$(TEST_ENV)/bin/mypy
+
+clean:
+	rm -rf $(DEMO_ENV) $(TEST_ENV) demo
