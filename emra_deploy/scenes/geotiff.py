@@ -40,7 +40,7 @@ def write_geotiff(
         raise EmraError(
             "package-missing",
             "writing a GeoTIFF needs rasterio, which is not installed",
-            "Install it: pip install 'emra-proxy[raster]'",
+            "Install it: pip install 'emra-deploy[raster]'",
         ) from error
     path = image_path
     try:
@@ -72,7 +72,7 @@ def _write_labels(scene: Scene, path: str | os.PathLike[str]) -> None:
 
 
 def _profile(scene: Scene, bands: int) -> dict[str, Any]:
-    from rasterio.transform import from_origin
+    from rasterio.transform import Affine
 
     height, width = scene.labels.shape
     return {
@@ -82,7 +82,7 @@ def _profile(scene: Scene, bands: int) -> dict[str, Any]:
         "height": height,
         "width": width,
         "crs": CRS,
-        "transform": from_origin(*ORIGIN, scene.gsd, scene.gsd),
+        "transform": Affine(scene.gsd, 0.0, ORIGIN[0], 0.0, -scene.gsd, ORIGIN[1]),
         "tiled": True,
         "blockxsize": 256,
         "blockysize": 256,
