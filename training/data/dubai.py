@@ -14,23 +14,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
+from emra_deploy.scenes import DUBAI_CLASSES
 from training.data.base import AerialDataset
 from training.data.codecs import ColourCodec
 from training.data.pairing import Problems, files_of, make_tiles, pair_up
 from training.data.readers import MASK_SUFFIXES, PICTURE_SUFFIXES
 
-CLASSES = ClassSet(
-    names=("building", "land", "road", "vegetation", "water"),
-    palette=(
-        (0x3C, 0x10, 0x98),
-        (0x84, 0x29, 0xF6),
-        (0x6E, 0xC1, 0xE4),
-        (0xFE, 0xDD, 0x3A),
-        (0xE2, 0xA9, 0x29),
-    ),
-)
+CLASSES = DUBAI_CLASSES
 CODEC = ColourCodec(CLASSES.palette, ignored=((0x9B, 0x9B, 0x9B),), strict=False)
 PARTS = {"train": range(1, 7), "val": range(7, 8), "trainval": range(1, 8), "test": range(8, 10)}
 
