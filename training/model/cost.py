@@ -78,8 +78,8 @@ def count_cost(config: EMRAConfig) -> Cost:
     consist of other work as nothing; so products in HRA and the fusion count one each, and a bilinear upsampling
     four per value. Norms, softmax, GELU and additions are not counted.
 
-    `streamed` aggregation counts more than `explicit`, as it computes with values padded to the head width; it is the
-    faster one all the same, for it never writes the attention to memory.
+    `streamed` aggregation counts more than `explicit`, as it computes with values padded to the head width; in return
+    it never holds a T x T attention.
     """
     with torch.device("meta"):
         model = EMRAProxy(config).eval()
