@@ -127,7 +127,10 @@ def _open_session(path: Path, threads: int | None) -> onnxruntime.InferenceSessi
         options.intra_op_num_threads = threads
     try:
         # By path, never by content: only so does ONNX Runtime confine external data to the folder of the file.
-        return onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
+        # Without its fallback, which tries the same again and prints about it on standard output.
+        return onnxruntime.InferenceSession(
+            os.fspath(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
     except Exception as error:  # ONNX Runtime's own errors share no base but Exception.
         message = " ".join(str(error).split())[:300]
         if "external data" in message.lower():

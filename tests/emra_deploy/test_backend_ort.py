@@ -139,6 +139,16 @@ def test_a_damaged_model_loads_or_is_an_emra_error(model: Path) -> None:
         assert backend.input_shape == (None, 32, 32)
 
 
+def test_a_damaged_name_is_an_error_and_prints_nothing(model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    content = model.read_bytes()
+    model.write_bytes(content.replace(b"planes", b"pl\xffnes"))
+    assert model.read_bytes() != content
+    with pytest.raises(EmraError) as caught:
+        open_backend(model)
+    assert caught.value.code == "model-unreadable"
+    assert capfd.readouterr().out == ""
+
+
 def test_a_model_without_manifest_is_refused(model: Path) -> None:
     build_model(model, metadata=False)
     error = expect_refusal(model, "manifest-missing")
