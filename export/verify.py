@@ -120,6 +120,8 @@ def check_onnxruntime(path: Path, reference: Reference, tiles: np.ndarray) -> st
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # Threads that wait by spinning take the processor from PyTorch, which answers in turns with this.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     model = with_logits(onnx.load(path))
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
