@@ -97,21 +97,22 @@ def legend(classes: ClassSet, areas: Sequence[ClassArea] | None = None, *, text_
     """
     from PIL import Image, ImageDraw, ImageFont
 
-    lines = list(classes.names)
-    if areas is not None:
-        lines = [f"{name}  {area.fraction:.1%}" for name, area in zip(classes.names, areas, strict=True)]
+    shares = [""] * len(classes) if areas is None else [f"{area.fraction:.1%}" for area in areas]
     font = ImageFont.load_default(size=text_height)
-    width = max(int(np.ceil(font.getlength(line))) for line in lines)
     pad, line_height = max(2, text_height // 2), int(text_height * 1.6)
-    size = (3 * pad + line_height + width, 2 * pad + line_height * len(lines))
-    picture = Image.new("RGB", size, "white")
+    name_width = max(int(np.ceil(font.getlength(name))) for name in classes.names)
+    share_width = max(int(np.ceil(font.getlength(share))) for share in shares)
+    left = 2 * pad + line_height
+    right = left + name_width + (2 * pad + share_width if areas is not None else 0)
+    picture = Image.new("RGB", (right + pad, 2 * pad + line_height * len(classes)), "white")
     draw = ImageDraw.Draw(picture)
-    for index, line in enumerate(lines):
+    for index, (name, share) in enumerate(zip(classes.names, shares, strict=True)):
         top = pad + index * line_height
         box = (pad, top + 2, pad + line_height - 4, top + line_height - 3)
         draw.rectangle(box, fill=tuple(classes.palette[index]), outline="black")
         middle = top + line_height // 2
-        draw.text((2 * pad + line_height, middle), line, fill="black", font=font, anchor="lm")
+        draw.text((left, middle), name, fill="black", font=font, anchor="lm")
+        draw.text((right, middle), share, fill="black", font=font, anchor="rm")
     return np.array(picture)
 
 
