@@ -1,0 +1,121 @@
+"""``emra doctor``: what is here, what is missing and how to get it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from emra_deploy import __version__
+from emra_deploy.errors import EmraError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+HELP = "Check this machine: libraries, devices, and the shipped model's self-test."
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the arguments of the verb."""
+    parser.add_argument("--model", "-m", type=str, default=None, help="model to test (default: the shipped one)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
+
+
+def run(options: Namespace) -> int:
+    """Look around and print what was found; 1 when this machine cannot segment."""
+    from emra_deploy.machine import collect
+
+    facts = {"emra_deploy": __version__, **collect(), "model": check_model(options.model)}
+    if options.json:
+        print(json.dumps(facts))
+    else:
+        _show(facts)
+    return 0 if facts["model"]["passed"] else 1
+
+
+def check_model(path: str | None) -> dict[str, Any]:
+    """Load a model, run its golden tile, and say how that went, as JSON values."""
+    try:
+        from emra_deploy.backends import open_backend
+        from emra_deploy.selftest import self_test
+
+        if path is None:
+            from emra_deploy.models import shipped_model
+
+            path = str(shipped_model())
+        backend, manifest = open_backend(path)
+        different = self_test(backend, manifest)
+        backend.close()
+    except EmraError as error:
+        return {"path": path, "passed": False, "error": error.to_dict()}
+    tolerance = None if manifest.golden is None else manifest.golden.tolerance
+    return {
+        "path": path,
+        "name": manifest.name,
+        "passed": True,
+        "golden_tile": manifest.golden is not None,
+        "different": different,
+        "tolerance": tolerance,
+        "error": None,
+    }
+
+
+def _show(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for key, value in _summary(facts).items():
+        table.add_row(key, Text(value, overflow="fold"))
+    console.print(table)
+    console.print()
+    libraries = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, library in facts["libraries"].items():
+        if library["version"] is None:
+            state = Text("missing", style="yellow")
+            told = f"{library['purpose']}; get it: {library['remedy']}"
+        else:
+            state = Text(library["version"], style="green")
+            providers = ", ".join(library.get("providers", []))
+            told = library["purpose"] + (f" ({providers})" if providers else "")
+        libraries.add_row(name, state, Text(told, overflow="fold"))
+    console.print(libraries)
+    console.print()
+    model = facts["model"]
+    if not model["passed"]:
+        error = model["error"]
+        console.print("self-test failed: " + f"{error['cause']}. {error['remedy']}. [{error['code']}]", style="red")
+    elif not model["golden_tile"]:
+        console.print(f"self-test of {model['name']}: it runs, but has no golden tile to compare with", style="yellow")
+    else:
+        console.print(
+            f"self-test of {model['name']}: passed, {100 * model['different']:.3f} % of the golden tile differ "
+            f"({100 * model['tolerance']:g} % may)",
+            style="green",
+        )
+
+
+def _summary(facts: dict[str, Any]) -> dict[str, str]:
+    processor, memory = facts["processor"], facts["memory"]
+    rows = {
+        "emra-deploy": facts["emra_deploy"],
+        "python": f"{facts['python']} ({facts['executable']})",
+        "platform": facts["platform"],
+        "processor": f"{processor['name'] or facts['machine']}, {processor['usable_cores']} cores",
+        "instructions": ", ".join(processor["features"]) or "none that speed up inference",
+    }
+    if memory["total"] is not None:
+        free = "" if memory["available"] is None else f", {memory['available'] / 2**30:.1f} GiB free"
+        rows["memory"] = f"{memory['total'] / 2**30:.1f} GiB{free}"
+    if facts["jetson"] is not None:
+        jetson = facts["jetson"]
+        rows["jetson"] = f"{jetson['board'] or 'unnamed board'}, JetPack {jetson['jetpack'] or 'not known'}" + (
+            f" (Jetson Linux {jetson['jetson_linux']})" if jetson["jetson_linux"] else ""
+        )
+    gpus = [
+        f"{gpu['name']}, {gpu['memory']}, driver {gpu['driver']}, sm_{gpu['compute_capability'].replace('.', '')}"
+        for gpu in facts["gpus"]
+    ]
+    rows["gpu"] = "; ".join(gpus) or "none that nvidia-smi knows"
+    return rows

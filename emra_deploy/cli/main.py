@@ -1,0 +1,79 @@
+"""``emra``: finds the verb, and turns what goes wrong into one line or one JSON object."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from emra_deploy import __version__
+from emra_deploy.cli import doctor, info, segment
+from emra_deploy.errors import EmraError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+VERBS = {"segment": segment, "info": info, "doctor": doctor}
+
+
+def build_parser() -> ArgumentParser:
+    """The parser of all verbs."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(
+        prog="emra",
+        version=__version__,
+        description="Segment aerial images with EMRA-proxy models.",
+        epilog="Exit status: 0 done, 1 doctor found a fault, 2 wrong input or arguments (one line on stderr; with "
+        '--json also {"error": {"code", "cause", "remedy", "path"}} on stdout), 130 interrupted.',
+    )
+    verbs = parser.add_subcommands(dest="verb", metavar="VERB", title="verbs")
+    for name, module in VERBS.items():
+        verb = ArgumentParser(description=module.HELP)
+        module.add_arguments(verb)
+        verbs.add_subcommand(name, verb, help=module.HELP)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb.
+
+    Args:
+        argv: Arguments without the program's name; by default those of the process.
+
+    Returns:
+        The exit status.
+    """
+    logging.basicConfig(level=logging.WARNING, format="emra: %(levelname)s: %(message)s")
+    arguments = build_parser().parse_args(None if argv is None else list(argv))
+    options = arguments[arguments.verb]
+    if argv is None:
+        # A polite kill shall remove the unfinished file, as Ctrl-C does.
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return VERBS[arguments.verb].run(options)
+    except EmraError as error:
+        if options.get("json"):
+            print(json.dumps({"error": error.to_dict()}))
+        print(f"emra: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("emra: interrupted; no output was changed", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has seen enough; keep the interpreter from saying so when it exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""``emra segment``: an image file in; a label map, an overlay and areas out."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from emra_deploy.errors import EmraError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
+
+    from emra_deploy.mapping import MapReport
+
+HELP = "Segment a JPEG, PNG, TIFF or GeoTIFF into a label map."
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the arguments of the verb."""
+    add = parser.add_argument
+    add("input", type=str, help="JPEG, PNG, TIFF or GeoTIFF; EXIF rotation is applied, transparency is no data")
+    add("--output", "-o", type=str, required=True, help="label map: .tif (GeoTIFF, nodata 255) or .png (palette)")
+    add("--model", "-m", type=str, default=None, help="model file (default: the one that comes with the package)")
+    add(
+        "--overlay",
+        type=str,
+        default=None,
+        help=".png of the classes over the picture, with legend; large pictures are reduced to 4096 pixels a side",
+    )
+    add("--opacity", type=float, default=0.5, help="weight of the overlay's colours, 0 to 1 (default: 0.5)")
+    add("--overwrite", action="store_true", help="replace existing outputs, which are kept otherwise")
+    add("--json", action="store_true", help="print one JSON object on stdout; progress stays on stderr")
+    add(
+        "--scale",
+        type=float,
+        nargs=2,
+        metavar=("MIN", "MAX"),
+        default=None,
+        help="for 16-bit and float pictures: the values that become black and white",
+    )
+    add("--bands", type=str, metavar="R,G,B", default=None, help="band numbers of a TIFF, from 1, such as 3,2,1")
+    add("--backend", type=str, default="auto", help="library that runs the model (default: auto)")
+    add("--threads", type=int, default=None, help="threads of one run (default: the backend's choice)")
+    add("--batch", type=int, default=None, help="tiles run at once (default: the model's choice)")
+    add("--halo", type=int, default=None, help="overlap of tiles on each side in pixels (default: 1/8 of a tile)")
+
+
+def run(options: Namespace) -> int:
+    """Do it and print the result."""
+    bands = None if options.bands is None else _parse_bands(options.bands)
+    from emra_deploy.mapping import segment_file
+    from emra_deploy.scaling import Scale
+
+    with _progress() as progress:
+        report = segment_file(
+            options.input,
+            options.output,
+            model=options.model,
+            overlay=options.overlay,
+            overwrite=options.overwrite,
+            backend=options.backend,
+            threads=options.threads,
+            batch=options.batch,
+            halo=options.halo,
+            bands=bands,
+            scale=None if options.scale is None else Scale(*options.scale),
+            opacity=options.opacity,
+            progress=progress,
+        )
+    if options.json:
+        print(json.dumps(report.to_dict()))
+    else:
+        _show(report)
+    return 0
+
+
+def _parse_bands(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise EmraError(
+            "image-bands", f"bands {text!r}, expected three numbers such as 3,2,1", "Correct --bands"
+        ) from error
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None] | None]:
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:.0f} %"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("segmenting", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _show(report: MapReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    metres = any(area.square_metres is not None for area in report.areas)
+    table = Table(title=None, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading, justify in (("", "left"), ("class", "left"), ("pixels", "right"), ("per cent", "right")):
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    if metres:
+        table.add_column("m²", justify="right")
+    for area, colour in zip(report.areas, report.classes.palette, strict=True):
+        row: list[Any] = [Text("██", style="rgb({},{},{})".format(*colour)), Text(area.name)]
+        row += [f"{area.pixels:,}", f"{100 * area.fraction:.2f}"]
+        if area.square_metres is not None:
+            row.append(f"{area.square_metres:,.1f}")
+        table.add_row(*row)
+    if report.no_data_pixels:
+        table.add_row("", "no data", f"{report.no_data_pixels:,}")
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console.print(table)
+    if report.area_note is not None:
+        console.print(f"no square metres: {report.area_note}")
+    console.print(f"map      {report.output}  ({report.width} x {report.height} pixels)")
+    if report.overlay is not None:
+        reduced = f"  (reduced {report.overlay_factor} times)" if report.overlay_factor > 1 else ""
+        console.print(f"overlay  {report.overlay}{reduced}")
+    ran = f"{report.backend.get('backend', '')} {report.backend.get('version', '')}".strip()
+    console.print(
+        f"model    {report.model['name']} ({report.model['precision']}) on {ran}, {report.seconds['total']:.1f} s"
+    )
