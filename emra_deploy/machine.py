@@ -170,7 +170,7 @@ def jetpack_of_release(release: str) -> str | None:
 
 
 def parse_nvidia_smi(text: str) -> list[dict[str, str]]:
-    """GPUs in the output of ``nvidia-smi --query-gpu=name,memory.total,driver_version,compute_cap --format=csv,noheader``."""
+    """GPUs in nvidia-smi's ``csv,noheader`` answer to name, memory.total, driver_version and compute_cap."""
     gpus = []
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.split(",")]

@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # A polite kill shall remove the unfinished file, as Ctrl-C does.
         signal.signal(signal.SIGTERM, _terminate)
     try:
-        return VERBS[arguments.verb].run(options)
+        status: int = VERBS[arguments.verb].run(options)
+        return status
     except EmraError as error:
         if options.get("json"):
             print(json.dumps({"error": error.to_dict()}))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,9 +80,6 @@ def test_version() -> None:
 
 
 def test_reader_that_stops_early_is_no_error(model: Path) -> None:
-    import subprocess
-    import sys
-
     line = f'"{sys.executable}" -m emra_deploy info "{model}" | head -c 1'
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
