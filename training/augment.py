@@ -73,6 +73,10 @@ def random_crop(
         rng.uniform(min(extent / 2, side / 2), max(side - extent / 2, side / 2)) for side in (tile.height, tile.width)
     )
     cos, sin = math.cos(math.radians(angle)) / zoom, math.sin(math.radians(angle)) / zoom
+    if zoom == 1 and angle % 90 == 0:
+        # Nothing needs resampling, so nothing is: half a pixel off the raster would blur the picture for no gain.
+        cy, cx = (math.floor(centre - size / 2) + size / 2 for centre in (cy, cx))
+        cos, sin = float(round(cos)), float(round(sin))
     reach = math.ceil(extent / 2 * (abs(cos) + abs(sin)) * zoom) + 2
     top, left = max(0, int(cy) - reach), max(0, int(cx) - reach)
     window = Window(top, left, min(tile.height, int(cy) + reach) - top, min(tile.width, int(cx) + reach) - left)
