@@ -17,7 +17,7 @@ SIDE = 640
 """Pixels per side: room for crops that show twice the ground of 320 px."""
 
 GSD_RANGE = (0.75, 2.25)
-"""Metres per pixel, half to one and a half times what `scenes` draws by default: the areas of Dubai differ that much."""
+"""Metres per pixel, half to one and a half times the default of `scenes`: the areas of Dubai differ that much."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """A start for transformers without pre-training: attention that begins near what trained attention looks like.
 
-Mimetic initialisation (Trockman and Kolter, ICML 2023): per head, W_q W_k^T = 0.7 Z / sqrt(D) + 0.7 I, so that a token attends to
-tokens like itself and, through sinusoidal positions, near it; W_v W_proj = 0.4 Z / sqrt(D) - 0.4 I. The four factors are theirs.
+Mimetic initialisation (Trockman and Kolter, ICML 2023): per head, W_q W_k^T = 0.7 Z / sqrt(D) + 0.7 I, so that a
+token attends to tokens like itself and, through sinusoidal positions, near it; W_v W_proj = 0.4 Z / sqrt(D) - 0.4 I.
+The four factors are theirs.
 """
 
 from __future__ import annotations
