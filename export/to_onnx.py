@@ -119,6 +119,7 @@ def to_onnx(
         input_shape=(batch, height, width),
         input_kind=input_kind,
         heads=tuple(head for head in HEADS if head in heads),
+        bands=tuple(loaded.meta.get("bands", ("red", "green", "blue"))),
         gsd=loaded.meta.get("gsd"),
         parent_sha256=_sha256(loaded.folder / WEIGHTS),
         tools=_tools(),

@@ -19,7 +19,7 @@ from emra_deploy.scenes import DUBAI_CLASSES, generate
 from emra_deploy.segmenter import Segmenter
 from export.graph import Deployed, round_weights
 from export.to_onnx import to_onnx
-from tests.export.conftest import MEAN, STD, random_model
+from tests.checkpoints import MEAN, STD, random_model
 from training.checkpoint import load_checkpoint, save_checkpoint
 
 REPOSITORY = Path(__file__).resolve().parents[2]
