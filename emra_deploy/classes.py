@@ -42,7 +42,7 @@ class ClassSet:
             raise EmraError(
                 "class-names", f"class names {list(self.names)} are empty or repeated", "Make them distinct"
             )
-        for name, colour in zip(self.names, self.palette):
+        for name, colour in zip(self.names, self.palette, strict=True):
             if len(colour) != 3 or any(not 0 <= channel <= 255 for channel in colour):
                 raise EmraError(
                     "class-colour",

@@ -1,7 +1,7 @@
 """The one error family of the toolkit.
 
 Every bad input that a user can give ends here: what was received, what was expected, and what to do about it.
-The command line prints one of these on one line and exits with status 2; anything else is a bug and keeps its traceback.
+The command line prints one of these on one line and exits with status 2; anything else is a bug, with its traceback.
 """
 
 from __future__ import annotations
