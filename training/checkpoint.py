@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from emra_deploy.classes import ClassSet
@@ -20,6 +21,7 @@ from training.model import EMRAConfig, EMRAProxy
 FORMAT = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+POSITIONS = "backbone.patch_positions"
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ def save_checkpoint(
         std: Three values, likewise.
         meta: JSON values.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     config = {
         "format": FORMAT,
         "model": model.config.to_dict(),
@@ -103,8 +105,12 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
             tuple((int(r), int(g), int(b)) for r, g, b in config["palette"]),
         )
         mean, std = _triple(config["mean"]), _triple(config["std"])
+        if min(std) <= 0:
+            raise ValueError(f"std is {std}, expected values above 0")
         model_config = EMRAConfig.from_dict(config["model"])
         meta = dict(config["meta"])
+    except EmraError as error:
+        raise EmraError(error.code, error.cause, error.remedy, folder / CONFIG) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EmraError(
             "checkpoint-config",
@@ -119,11 +125,21 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
             "Restore the file that training wrote",
             folder / CONFIG,
         )
-    model = EMRAProxy(model_config)
     try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
-    except (SafetensorError, RuntimeError, OSError) as error:
-        first = str(error).strip().splitlines()[0]
+        # Before anything is allocated: a damaged image_size may ask for terabytes.
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            table = tuple(file.get_slice(POSITIONS).get_shape())
+        patches = model_config.grid[0] * model_config.grid[1]
+        if table[:2] != (1, patches):
+            raise ValueError(f"{POSITIONS} is {table}, expected 1 x {patches} x width")
+        model = EMRAProxy(model_config)
+        weights = load_file(folder / WEIGHTS)
+        model.load_state_dict(weights)
+        for name, value in weights.items():
+            if not torch.isfinite(value).all():
+                raise ValueError(f"{name} holds NaN or infinity")
+    except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise EmraError(
             "checkpoint-weights",
             f"the weights are damaged or do not fit {CONFIG}: {first}",
@@ -133,18 +149,46 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     return Checkpoint(model.eval(), classes, mean, std, meta, folder)
 
 
-def replace_file(path: Path, write: Any) -> None:
-    """Call ``write`` on a temporary path beside ``path``, flush it to disk, then rename it over ``path``."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        EmraError: ``output-unwritable``.
+    """
     try:
-        write(Path(temporary))
-        with Path(temporary).open("rb") as file:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+        reason = "it is not writable"
+    except OSError as error:
+        writable, reason = False, str(error.strerror)
+    if not writable:
+        raise EmraError(
+            "output-unwritable",
+            f"the output folder cannot be used: {reason}",
+            "Give another output folder, or correct its permissions",
+            folder,
+        )
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Call ``write`` on a temporary path beside ``path``, flush it to disk, then rename it over ``path``.
+
+    The temporary name is always the same, so that what a killed run leaves behind is overwritten, never collected.
+    """
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        temporary.chmod(0o644)
+        temporary.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)  # without this a power cut may undo the rename
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -166,7 +210,7 @@ def load_state(path: Path) -> dict[str, Any]:
     except Exception as error:  # pickle, zip and torch each have errors of their own
         raise EmraError(
             "state-damaged",
-            f"not a training state: {str(error).splitlines()[0]}",
+            f"not a training state: {(str(error).strip().splitlines() or [type(error).__name__])[0]}",
             "Start again with --resume never, or restore the file",
             path,
         ) from error
@@ -175,4 +219,6 @@ def load_state(path: Path) -> dict[str, Any]:
 
 def _triple(values: Any) -> tuple[float, float, float]:
     first, second, third = (float(value) for value in values)
+    if not all(math.isfinite(value) for value in (first, second, third)):
+        raise ValueError(f"{values} are not three finite numbers")
     return first, second, third
