@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from emra_deploy.errors import EmraError
 from training.augment import AugmentConfig
+from training.model import EMRAConfig
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -118,6 +120,9 @@ class Recipe:
         device: ``auto``, ``cpu`` or ``cuda``.
         seed: Of everything.
         resume: ``auto`` goes on where the output folder's last state stopped, ``never`` starts again.
+
+    Raises:
+        EmraError: A value is outside its range; the message names the key.
     """
 
     output: str = "runs/emra"
@@ -150,24 +155,59 @@ class Recipe:
         ):
             if value not in allowed:
                 raise _bad(name, value, f"one of {', '.join(allowed)}")
-        for name, number in (
-            ("epochs", self.epochs),
-            ("optim.batch_size", self.optim.batch_size),
-            ("optim.accumulate", self.optim.accumulate),
+        for name, number, low, high in (
+            ("epochs", self.epochs, 1, None),
+            ("epoch_crops", self.epoch_crops, 0, None),
+            ("validate_every", self.validate_every, 0, None),
+            ("save_minutes", self.save_minutes, 0, None),
+            ("workers", self.workers, 0, None),
+            ("threads", self.threads, 0, None),
+            ("seed", self.seed, 0, None),
+            ("data.scenes", self.data.scenes, 0, None),
+            ("data.scene_fraction", self.data.scene_fraction, 0, 1),
+            ("loss.balance_power", self.loss.balance_power, 0, None),
+            ("loss.hsmf_weight", self.loss.hsmf_weight, 0, None),
+            ("loss.label_smoothing", self.loss.label_smoothing, 0, 1),
+            ("optim.weight_decay", self.optim.weight_decay, 0, None),
+            ("optim.warmup", self.optim.warmup, 0, None),
+            ("optim.batch_size", self.optim.batch_size, 1, None),
+            ("optim.accumulate", self.optim.accumulate, 1, None),
+            ("optim.clip", self.optim.clip, 0, None),
+            ("augment.rotate", self.augment.rotate, 0, 45),
+            ("augment.brightness", self.augment.brightness, 0, 1),
+            ("augment.contrast", self.augment.contrast, 0, 1),
+            ("augment.saturation", self.augment.saturation, 0, 1),
+            ("augment.tint", self.augment.tint, 0, 1),
+            ("augment.gamma", self.augment.gamma, 0, None),
+            ("augment.cutmix", self.augment.cutmix, 0, 1),
         ):
-            if number < 1:
-                raise _bad(name, number, "at least 1")
+            # Comparisons with NaN are false, so that it is refused as well.
+            if not (low <= number <= (math.inf if high is None else high)) or math.isinf(number):
+                raise _bad(name, number, f"{low} or more" if high is None else f"{low} to {high}")
         if self.crop < 16 or self.crop % 16:
             raise _bad("crop", self.crop, "a positive multiple of 16")
-        if not 0 <= self.data.scene_fraction <= 1 or (self.data.scene_fraction > 0) != (self.data.scenes > 0):
-            raise _bad(
-                "data.scene_fraction", self.data.scene_fraction, "0 to 1, and above 0 exactly when data.scenes is"
-            )
+        if (self.data.scene_fraction > 0) != (self.data.scenes > 0):
+            raise _bad("data.scene_fraction", self.data.scene_fraction, "above 0 exactly when data.scenes is")
         low, high = self.augment.scale
-        if not 0 < low <= high:
+        if not 0 < low <= high < math.inf:
             raise _bad("augment.scale", self.augment.scale, "two positive numbers, the smaller first")
-        if not 0 <= self.optim.ema < 1:
-            raise _bad("optim.ema", self.optim.ema, "0 up to, not including, 1")
+        if not 0 < self.optim.lr < math.inf:
+            raise _bad("optim.lr", self.optim.lr, "above 0")
+        for name, fraction in (("optim.ema", self.optim.ema), ("model.drop_path", self.model.drop_path)):
+            if not 0 <= fraction < 1:
+                raise _bad(name, fraction, "0 up to, not including, 1")
+        if not all(math.isfinite(value) for value in self.mean):
+            raise _bad("mean", self.mean, "three numbers")
+        if not all(0 < value < math.inf for value in self.std):
+            raise _bad("std", self.std, "three numbers above 0")
+        # The number of classes is the data's; everything else of the model can be refused before data is read.
+        EMRAConfig(
+            backbone=self.model.backbone,
+            image_size=(self.crop, self.crop),
+            hra_block=self.model.hra_block,
+            mca_blocks=self.model.mca_blocks,
+            fusion=self.model.fusion,
+        )
 
 
 def _bad(name: str, value: object, expected: str) -> EmraError:
