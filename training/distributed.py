@@ -6,9 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import distributed as dist
+
+from emra_deploy.errors import EmraError
 
 
 @dataclass(frozen=True)
@@ -31,17 +34,28 @@ def join(device: str) -> Iterator[Processes]:
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        EmraError: ``device-missing``.
     """
     cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
     world = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
+    if cuda and local >= torch.cuda.device_count():
+        raise EmraError(
+            "device-missing",
+            f"device is {device} but process {local} of this machine has no GPU of its own: "
+            f"PyTorch sees {torch.cuda.device_count()}",
+            "Set device to cpu, or start one process per GPU",
+        )
     where = torch.device("cuda", local) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(where)
     if world == 1:
         yield Processes(0, 1, where)
         return
-    dist.init_process_group("nccl" if cuda else "gloo")
+    # The others wait while the first one validates, for longer than the default of ten minutes on a large split.
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=6))
     try:
         yield Processes(dist.get_rank(), world, where)
     finally:
@@ -54,6 +68,26 @@ def mean_over(processes: Processes, value: torch.Tensor) -> torch.Tensor:
         dist.all_reduce(value)
         value /= processes.world
     return value
+
+
+@contextmanager
+def first_alone(processes: Processes) -> Iterator[None]:
+    """Let the body fail in the first process without leaving the others waiting for it.
+
+    All processes enter; the body is for the first to do, and to skip in the others. What it raises is raised in the
+    first one; the others leave with the same status as a user's mistake, and say nothing a second time.
+    """
+    failed = torch.zeros(1, device=processes.device)
+    try:
+        yield
+    except BaseException:
+        failed += 1
+        raise
+    finally:
+        if processes.world > 1:
+            dist.all_reduce(failed)
+    if failed:
+        raise SystemExit(2)
 
 
 def wait(processes: Processes) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from argparse import ArgumentError
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,10 @@ from jsonargparse import ArgumentParser
 from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
 from emra_deploy.windows import Window
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_checkpoint, make_folder
 from training.data import AerialDataset, check, open_dataset
 from training.data.generated import generated_scenes
-from training.distributed import join, wait
+from training.distributed import first_alone, join
 from training.model import EMRAConfig, EMRAProxy
 from training.model.mimetic import start_mimetic
 from training.model.pretrained import load_pretrained
@@ -48,13 +49,15 @@ def train(recipe: Recipe) -> dict[str, Any]:
     training = open_dataset(data.kind, data.root, data.train)
     validation = open_dataset(data.kind, data.root, data.val) if data.val else None
     scenes = generated_scenes(data.scenes) if data.scenes else None
+    _labelled(training, validation)
     _same_classes(training.classes, (validation, scenes))
     with join(recipe.device) as processes:
-        if data.check and processes.first:
-            for dataset in (training, validation):
-                if dataset is not None:
-                    check(dataset)
-        wait(processes)
+        with first_alone(processes):
+            if processes.first:
+                make_folder(Path(recipe.output))
+                if data.check:
+                    for dataset in filter(None, (training, validation)):
+                        check(dataset)
         model = build_model(recipe.model, training.classes, recipe.crop, recipe.seed)
         if scenes is not None:
             LOG.info("generating %d scenes", len(scenes.tiles))
@@ -119,6 +122,16 @@ def _start_from_checkpoint(model: EMRAProxy, folder: str, classes: ClassSet) -> 
         ) from error
 
 
+def _labelled(*datasets: AerialDataset | None) -> None:
+    for dataset in filter(None, datasets):
+        if not dataset.labelled:
+            raise EmraError(
+                "no-labels",
+                f"the labels of {dataset.name} {dataset.split} are not public",
+                "Train and validate on splits that have labels; data.val may be empty",
+            )
+
+
 def _same_classes(classes: ClassSet, others: tuple[AerialDataset | None, ...]) -> None:
     for other in others:
         if other is not None and other.classes.names != classes.names:
@@ -131,7 +144,9 @@ def _same_classes(classes: ClassSet, others: tuple[AerialDataset | None, ...]) -
 
 def main(argv: list[str] | None = None) -> int:
     """The command; 2 for a mistake of the user's."""
-    parser = ArgumentParser(prog="training/train.py", description="Train an EMRA-proxy from a recipe.")
+    parser = ArgumentParser(
+        prog="training/train.py", description="Train an EMRA-proxy from a recipe.", exit_on_error=False
+    )
     parser.add_argument("--config", action="config", help="a recipe, such as training/recipes/dubai_tiny.yaml")
     parser.add_class_arguments(Recipe, fail_untyped=True)
     try:
@@ -140,8 +155,8 @@ def main(argv: list[str] | None = None) -> int:
         values.pop("config", None)
         logging.basicConfig(level=logging.INFO, format="%(message)s")
         result = train(Recipe(**vars(values)))
-    except EmraError as error:
-        sys.stderr.write(f"error: {error}\n")
+    except (EmraError, ArgumentError) as error:
+        sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command goes on from the last saved state\n")

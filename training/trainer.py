@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import math
 import time
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.tensorboard import SummaryWriter
 
+from emra_deploy.errors import EmraError
 from training.augment import cutmix, jitter_colours
-from training.checkpoint import load_state, save_checkpoint, save_state
+from training.checkpoint import load_state, make_folder, save_checkpoint, save_state
 from training.crops import Crops, Numbers, crop_loader
 from training.data import AerialDataset
 from training.distributed import Processes, mean_over, wait
@@ -24,6 +25,8 @@ from training.losses import class_weights, segmentation_loss
 from training.model import EMRAProxy, Parts
 from training.optim import learning_rate, make_average, make_optimizer
 from training.recipe import Recipe
+from training.run_log import RunLog
+from training.validation import validate
 
 LOG = logging.getLogger(__name__)
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -86,36 +89,25 @@ class Trainer:
             TextColumn("{task.fields[state]}"),
         )
         if self.processes.first:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
         with (
-            Progress(*columns, disable=not self.processes.first) as progress,
-            SummaryWriter(str(self.folder / "tensorboard")) if self.processes.first else nullcontext() as board,
-            (self.folder / "log.jsonl").open("a", encoding="utf-8") if self.processes.first else nullcontext() as log,
+            Progress(*columns, console=Console(stderr=True), disable=not self.processes.first) as progress,
+            RunLog(self.folder, self.step, self.processes.first) as log,
         ):
-
-            def record(**values: Any) -> None:
-                if not self.processes.first:
-                    return
-                log.write(json.dumps({"step": self.step, "time": round(time.time(), 3), **values}) + "\n")
-                log.flush()
-                for name, value in values.items():
-                    if isinstance(value, float):
-                        board.add_scalar(name, value, self.step)
-
             bar = progress.add_task(self.folder.name, total=self.steps, completed=self.step, state="")
             saved = time.monotonic()
             for batches in self._batches():
                 started = time.monotonic()
                 loss, rate = self._train_step(batches)
                 self.step += 1
-                record(loss=loss, lr=rate, seconds=round(time.monotonic() - started, 3))
+                log.record(self.step, loss=loss, lr=rate, seconds=round(time.monotonic() - started, 3))
                 progress.update(bar, completed=self.step, state=f"loss {loss:.3f}")
                 epoch, inside = divmod(self.step, self.epoch_steps)
                 if inside == 0:
                     every = self.recipe.validate_every
                     if self.val and every and (epoch % every == 0 or self.step == self.steps):
                         result = self._validate()
-                        record(epoch=epoch, **{k: v for k, v in result.items() if isinstance(v, float)})
+                        log.record(self.step, epoch=epoch, **result)
                         progress.console.print(f"epoch {epoch}: mIoU {result['miou']:.4f} (best {self.best:.4f})")
                 if self.step == self.steps or time.monotonic() - saved > self.recipe.save_minutes * 60:
                     self._save()
@@ -176,9 +168,12 @@ class Trainer:
         if self.average is not None:
             self.average.update_parameters(self.model)
         value = float(mean_over(self.processes, total))
-        if value != value:
-            raise FloatingPointError(
-                f"the loss of step {self.step} is not a number; lower optim.lr or use precision bf16"
+        if not math.isfinite(value):
+            raise EmraError(
+                "loss-not-finite",
+                f"the loss of step {self.step + 1} is {value}",
+                "Lower optim.lr, or set optim.precision to bf16 or fp32; the last saved state is from before",
+                self.folder,
             )
         return value, rate
 
@@ -189,10 +184,8 @@ class Trainer:
     def _validate(self) -> dict[str, Any]:
         result: dict[str, Any] = {}
         if self.processes.first:
-            from training.validation import validate
-
             scores = validate(self._shipped, self.val, self.recipe)
-            result = {"miou": scores.miou, "oa": scores.oa}
+            result = {"miou": scores.miou, "oa": scores.accuracy}
             if scores.miou > self.best:
                 self.best = scores.miou
                 self._checkpoint("best", result)
@@ -233,13 +226,35 @@ class Trainer:
         if self.recipe.resume == "never" or not path.exists():
             return
         state = load_state(path)
-        self.step, self.best = state["step"], state["best"]
+        try:
+            self._restore(state)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            # Models, optimisers and averages that do not fit each complain in their own way, and at length.
+            first = (str(error).strip().splitlines() or ["empty"])[0]
+            raise EmraError(
+                "state-mismatch",
+                f"the saved state is not of this recipe ({type(error).__name__}: {first})",
+                "Give another output folder, set resume to never, or undo what was changed in model or optim",
+                path,
+            ) from error
+        LOG.info("going on from step %d of %d", self.step, self.steps)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        saved, ours = (set(groups[0]) for groups in (state["optimizer"]["param_groups"], self.optimizer.param_groups))
+        if saved != ours:  # SGD would take AdamW's groups without a word
+            raise ValueError("the optimizer is another one")
+        if (state["average"] is None) != (self.average is None):
+            raise ValueError("optim.ema was switched on or off")
+        if state["step"] > self.steps:
+            raise ValueError(f"{state['step']} steps are done, the recipe has {self.steps}")
+        if state["steps"] != self.steps:
+            LOG.warning("the saved run had %d steps, this one has %d: the rate jumps", state["steps"], self.steps)
         self.model.load_state_dict(state["model"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        LOG.info("going on from step %d of %d", self.step, self.steps)
+        self.step, self.best = state["step"], state["best"]
 
 
 class _Forward(torch.nn.Module):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from emra_deploy.evaluation import evaluate
 from emra_deploy.metrics import Scores
 from emra_deploy.segmenter import Segmenter
-
-from training.backend import TorchBackend
+from training.backend import TorchBackend, torch_manifest
+from training.checkpoint import Checkpoint
 from training.data import AerialDataset
 from training.model import EMRAProxy
 from training.recipe import Recipe
@@ -16,13 +18,17 @@ def validate(model: EMRAProxy, dataset: AerialDataset, recipe: Recipe) -> Scores
     """Scores of a model on a labelled split, in windows of the training crop's size.
 
     Args:
-        model: Left in the mode it came in.
+        model: Stays on its device, and is left in the mode it came in.
         dataset: Labelled.
-        recipe: Gives crop, mean and std.
+        recipe: Gives mean and std.
     """
     was_training = model.training
-    backend = TorchBackend(model.eval(), recipe.mean, recipe.std, (recipe.crop, recipe.crop))
+    meta = {"bands": dataset.bands, "gsd": dataset.gsd}
+    checkpoint = Checkpoint(model, dataset.classes, recipe.mean, recipe.std, meta, Path(recipe.output))
+    backend = TorchBackend(checkpoint, device=str(next(model.parameters()).device))
     try:
-        return evaluate(Segmenter(backend, backend.manifest(dataset.classes)), dataset).scores
+        return evaluate(
+            Segmenter(backend, torch_manifest(checkpoint, backend, dataset.name)), dataset.tiles, dataset.classes
+        ).scores
     finally:
         model.train(was_training)
