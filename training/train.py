@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from argparse import ArgumentError
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from emra_deploy.windows import Window
 from training.checkpoint import load_checkpoint, make_folder
 from training.data import AerialDataset, check, open_dataset
 from training.data.generated import generated_scenes
-from training.distributed import first_alone, join
+from training.data.readers import cache
+from training.distributed import Processes, first_alone, join
 from training.model import EMRAConfig, EMRAProxy
 from training.model.mimetic import start_mimetic
 from training.model.pretrained import load_pretrained
@@ -43,6 +45,20 @@ def train(recipe: Recipe) -> dict[str, Any]:
     Raises:
         EmraError: The data or the recipe are at fault; nothing was trained.
     """
+    with join(recipe.device) as processes:
+        training, validation, scenes = build_data(recipe, processes)
+        model = build_model(recipe.model, training.classes, recipe.crop, recipe.seed)
+        return Trainer(recipe, model, training, validation, scenes, processes).run()
+
+
+def build_data(
+    recipe: Recipe, processes: Processes
+) -> tuple[AerialDataset, AerialDataset | None, AerialDataset | None]:
+    """The training split, the validation split and the scenes of a recipe, checked; makes the output folder.
+
+    Raises:
+        EmraError: The data or the output are at fault.
+    """
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     data = recipe.data
@@ -51,19 +67,18 @@ def train(recipe: Recipe) -> dict[str, Any]:
     scenes = generated_scenes(data.scenes) if data.scenes else None
     _labelled(training, validation)
     _same_classes(training.classes, (validation, scenes))
-    with join(recipe.device) as processes:
-        with first_alone(processes):
-            if processes.first:
-                make_folder(Path(recipe.output))
-                if data.check:
-                    for dataset in filter(None, (training, validation)):
-                        check(dataset)
-        model = build_model(recipe.model, training.classes, recipe.crop, recipe.seed)
-        if scenes is not None:
-            LOG.info("generating %d scenes", len(scenes.tiles))
-            for tile in scenes.tiles:  # before the worker processes are forked, so that they share them
-                tile.read_labels(Window(0, 0, 1, 1))
-        return Trainer(recipe, model, training, validation, scenes, processes).run()
+    with first_alone(processes):
+        if processes.first:
+            make_folder(Path(recipe.output))
+            if data.check:
+                for dataset in filter(None, (training, validation)):
+                    check(dataset)
+    if scenes is not None:
+        LOG.info("generating %d scenes", len(scenes.tiles))
+        cache.set_budget(cache.budget + 4 * scenes.pixels)  # they must not push out the tiles, nor be pushed out
+        for tile in scenes.tiles:  # before the worker processes are forked, so that they share them
+            tile.read_labels(Window(0, 0, 1, 1))
+    return training, validation, scenes
 
 
 def build_model(config: ModelConfig, classes: ClassSet, crop: int, seed: int) -> EMRAProxy:
@@ -142,29 +157,30 @@ def _same_classes(classes: ClassSet, others: tuple[AerialDataset | None, ...]) -
             )
 
 
-def main(argv: list[str] | None = None) -> int:
-    """The command; 2 for a mistake of the user's."""
-    parser = ArgumentParser(
-        prog="training/train.py", description="Train an EMRA-proxy from a recipe.", exit_on_error=False
-    )
+def command(run: Callable[[Recipe], dict[str, Any]], prog: str, description: str, argv: list[str] | None) -> int:
+    """A recipe from the command line, run; the exit status, 2 for a mistake of the user's."""
+    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="a recipe, such as training/recipes/dubai_tiny.yaml")
     parser.add_class_arguments(Recipe, fail_untyped=True)
     try:
-        options = parser.parse_args(argv)
-        values = parser.instantiate(options)
+        values = parser.instantiate(parser.parse_args(argv))
         values.pop("config", None)
         logging.basicConfig(level=logging.INFO, format="%(message)s")
-        result = train(Recipe(**vars(values)))
+        result = run(Recipe(**vars(values)))
     except (EmraError, ArgumentError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command goes on from the last saved state\n")
         return 130
-    sys.stdout.write(
-        ", ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in result.items()) + "\n"
-    )
+    shown = (f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in result.items())
+    sys.stdout.write(", ".join(shown) + "\n")
     return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command."""
+    return command(train, "training/train.py", "Train an EMRA-proxy from a recipe.", argv)
 
 
 if __name__ == "__main__":

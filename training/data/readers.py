@@ -47,6 +47,11 @@ class ByteCache:
         """Bytes held now."""
         return self._used
 
+    @property
+    def budget(self) -> int:
+        """Bytes held at most."""
+        return self._budget
+
     def set_budget(self, budget: int) -> None:
         """Hold at most `budget` bytes from now on; 0 keeps nothing."""
         with self._lock:
