@@ -133,12 +133,12 @@ def flat(recipe: Recipe) -> dict[str, object]:
 def test_every_shipped_recipe_is_read(path):
     recipe = read(path)
     assert recipe.output == f"runs/{path.stem}"
-    assert path.stem == f"{recipe.data.kind}_{recipe.model.backbone}"
+    assert path.stem.startswith(f"{recipe.data.kind}_{recipe.model.backbone}")
 
 
 def test_there_is_one_for_each_set_and_backbone():
     names = {path.stem for path in RECIPES.glob("*.yaml")}
-    assert names == {f"{kind}_{backbone}" for kind in SETS for backbone in BACKBONES} | {"dubai_tiny"}
+    assert names >= {f"{kind}_{backbone}" for kind in SETS for backbone in BACKBONES} | {"dubai_tiny"}
 
 
 def test_the_papers_recipes_differ_only_where_they_must():
