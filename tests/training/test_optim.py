@@ -74,10 +74,10 @@ def test_average_against_hand_computed():
         average.update_parameters(model)
         keep = min(0.5, (1 + count) / (10 + count))
         expected = value if expected is None else keep * expected + (1 - keep) * value
-        assert float(average.module.weight) == pytest.approx(expected, rel=1e-6)
+        assert average.module.weight.item() == pytest.approx(expected, rel=1e-6)
     # From the ninth on the decay is that of the recipe.
     assert keep == 0.5
-    assert float(model.weight) == 4.0
+    assert model.weight.item() == 4.0
 
 
 def test_no_average():
