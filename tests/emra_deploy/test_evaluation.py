@@ -11,7 +11,8 @@ import pytest
 from emra_deploy.classes import IGNORE, ClassSet
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import check_bands, evaluate
-from emra_deploy.evaluation_report import describe, make_panels, write_json, write_page
+from emra_deploy.evaluation.page import make_panels, write_page
+from emra_deploy.evaluation.report import describe, write_json
 from emra_deploy.segmenter import Segmenter
 from emra_deploy.sources import ArraySource
 from emra_deploy.windows import Window

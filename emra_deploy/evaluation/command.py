@@ -1,0 +1,121 @@
+"""What every command that scores a model has in common, whatever it scores: its arguments and its outputs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from emra_deploy.classes import ClassSet
+from emra_deploy.errors import EmraError
+from emra_deploy.evaluation.loop import LabelledTile, check_bands, evaluate
+from emra_deploy.evaluation.page import write_page
+from emra_deploy.evaluation.report import describe, print_tables, write_json
+from emra_deploy.files import check_output
+from emra_deploy.segmenter import Segmenter
+
+
+class LabelledData(Protocol):
+    """One split of a labelled data set, as `training.data` gives it."""
+
+    @property
+    def name(self) -> str:
+        """Of the data set."""
+        ...
+
+    @property
+    def split(self) -> str:
+        """Such as ``"val"``."""
+        ...
+
+    @property
+    def classes(self) -> ClassSet:
+        """Those of the labels."""
+        ...
+
+    @property
+    def tiles(self) -> Sequence[LabelledTile]:
+        """The pictures."""
+        ...
+
+    @property
+    def bands(self) -> tuple[str, str, str]:
+        """What the three channels are."""
+        ...
+
+
+def add_arguments(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> None:
+    """Declare what is scored on, in which windows, and where the result goes.
+
+    Args:
+        parser: Of the command.
+        kinds: The layouts of data sets that can be named.
+    """
+    add = parser.add_argument
+    add("--data", required=True, metavar="ROOT", help="folder of the data set")
+    add("--kind", default="auto", choices=kinds, help="layout of the data set (auto)")
+    add("--split", default="val", help="train, val or test, as far as the data set has it (val)")
+    add("--batch", type=int, metavar="N", help="windows run at once (the runtime's)")
+    add("--halo", type=int, metavar="PIXELS", help="half of the overlap of windows (1/8 of a window)")
+    add("--json", metavar="FILE", help="write all numbers there")
+    add("--page", metavar="FILE.html", help="write a page of the worst pictures there")
+    add("--worst", type=int, default=8, metavar="N", help="pictures on the page (8)")
+    add("--overwrite", action="store_true", help="replace existing outputs")
+
+
+def check_outputs(arguments: argparse.Namespace, inputs: Sequence[str] = ()) -> None:
+    """Refuse outputs that cannot be written, before any work.
+
+    Args:
+        arguments: Those of `add_arguments`.
+        inputs: Files that must not be replaced.
+
+    Raises:
+        EmraError: That of `emra_deploy.files.check_output`.
+    """
+    for output in filter(None, (arguments.json, arguments.page)):
+        check_output(output, overwrite=arguments.overwrite, inputs=inputs)
+
+
+def score(
+    segmenter: Segmenter, data: LabelledData, model: Mapping[str, Any], arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Evaluate, print the tables, and write the outputs that were asked for.
+
+    Args:
+        segmenter: The loaded model.
+        data: What to score it on.
+        model: What is scored: ``path``, ``sha256`` and what else is known.
+        arguments: Those of `add_arguments`.
+
+    Returns:
+        The whole result as JSON values.
+
+    Raises:
+        EmraError: Model and data do not fit, a picture cannot be read, an output cannot be written.
+    """
+    from rich.console import Console
+
+    check_bands(segmenter.manifest.bands, data.bands)
+    with Console(stderr=True).status("evaluating") as status:
+        evaluation = evaluate(segmenter, data.tiles, data.classes, lambda name: status.update(f"{name} done"))
+    print_tables(evaluation, Console())
+    content = describe(evaluation, model, {"name": data.name, "split": data.split, "bands": list(data.bands)})
+    replace = arguments.overwrite
+    if arguments.json:
+        write_json(arguments.json, content, overwrite=replace)
+    if arguments.page:
+        count = arguments.worst
+        write_page(arguments.page, evaluation, segmenter, data.tiles, content, count=count, overwrite=replace)
+    return content
+
+
+def exit_status(run: Callable[[argparse.Namespace], object], arguments: argparse.Namespace) -> int:
+    """Run a command; 2, and one line on stderr, for a mistake of the user's."""
+    try:
+        run(arguments)
+    except EmraError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
