@@ -24,8 +24,10 @@ from emra_deploy.windows import Window
 PANEL = 480
 """Longest side of a picture on the page, in pixels; larger ones are thinned out."""
 
+RIGHT, WRONG, UNLABELLED = (0, 114, 178), (230, 159, 0), (0, 0, 0)
+"""Blue and orange of Okabe and Ito's palette, which differ in hue and in lightness for every kind of colour vision."""
+
 _Bytes = npt.NDArray[np.uint8]
-_RIGHT, _WRONG = (46, 125, 80), (226, 60, 60)
 
 
 @dataclass(frozen=True)
@@ -52,9 +54,9 @@ def make_panels(segmenter: Segmenter, tile: LabelledTile, classes: ClassSet) -> 
             area = Window(window.top, window.left, window.height, window.width)
             kept.append((source.read(area)[pick], tile.read_labels(area)[pick], prediction[pick]))
     image, truth, prediction = (np.concatenate(parts) for parts in zip(*kept, strict=True))
-    errors = np.array([_WRONG, _RIGHT], np.uint8)[(truth == prediction).astype(np.uint8)]
+    errors = np.array([WRONG, RIGHT], np.uint8)[(truth == prediction).astype(np.uint8)]
     errors = (0.75 * errors + 0.25 * image.mean(axis=2, keepdims=True)).astype(np.uint8)
-    errors[truth == IGNORE] = 0
+    errors[truth == IGNORE] = UNLABELLED
     return Panels(image, colour_map(truth, classes), colour_map(prediction, classes), errors)
 
 
@@ -112,6 +114,7 @@ def write_page(
         scores=evaluation.scores,
         without=evaluation.miou_without_clutter,
         palette=[_hex(colour) for colour in evaluation.classes.palette],
+        verdicts=[("right", _hex(RIGHT)), ("wrong", _hex(WRONG)), ("no label", _hex(UNLABELLED))],
         confusion=(counts / np.maximum(counts.sum(1, keepdims=True), 1)).tolist(),
         shown=shown,
         total=max(1, int(counts.sum())),
@@ -195,7 +198,9 @@ img { display: block; width: 100%; image-rendering: auto; }
 </div>
 <h2>The {{ shown | length }} worst pictures</h2>
 <div class="key">{% for name in scores.names %}<span><i style="background: {{ palette[loop.index0] }}"></i>{{ name }}
-</span>{% endfor %}<span><i style="background: #000"></i>no label</span></div>
+</span>{% endfor %}</div>
+<div class="key"><span>Right and wrong, in colours that colour-blind eyes tell apart:</span>
+{% for name, colour in verdicts %}<span><i style="background: {{ colour }}"></i>{{ name }}</span>{% endfor %}</div>
 {% for entry in shown %}<section>
 <h3>{{ entry.score.name }}<small>mIoU {{ entry.score.miou | percent }} % · right
 {{ entry.score.accuracy | percent }} %</small></h3>

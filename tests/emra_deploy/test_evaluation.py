@@ -11,7 +11,7 @@ import pytest
 from emra_deploy.classes import IGNORE, ClassSet
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import check_bands, evaluate
-from emra_deploy.evaluation.page import make_panels, write_page
+from emra_deploy.evaluation.page import RIGHT, WRONG, make_panels, write_page
 from emra_deploy.evaluation.report import describe, write_json
 from emra_deploy.segmenter import Segmenter
 from emra_deploy.sources import ArraySource
@@ -112,10 +112,27 @@ def test_panels_show_one_pixel_in_so_many(segmenter: Segmenter) -> None:
     np.testing.assert_array_equal(panels.image, tile.image[::3, ::3])
     palette = np.asarray(CLASSES.palette, np.uint8)
     np.testing.assert_array_equal(panels.prediction, palette[nearest_colour(tile.image)[::3, ::3]])
-    red, green = panels.errors[..., 0].astype(int), panels.errors[..., 1].astype(int)
-    assert (red[:20] > green[:20]).all(), "the upper half is wrong"
-    assert (red[20:38] < green[20:38]).all(), "the lower half is right"
+    red, blue = panels.errors[..., 0].astype(int), panels.errors[..., 2].astype(int)
+    assert (red[:20] > blue[:20]).all(), "the upper half is wrong"
+    assert (red[20:38] < blue[20:38]).all(), "the lower half is right"
     assert not panels.errors[39].any(), "the last rows have no label"
+
+
+# Machado, Oliveira and Fernandes (2009), full severity, on linear RGB.
+VISION = {
+    "protanopia": [[0.1523, 1.0526, -0.2049], [0.1145, 0.7863, 0.0992], [-0.0039, -0.0481, 1.0520]],
+    "deuteranopia": [[0.3673, 0.8606, -0.2280], [0.2801, 0.6725, 0.0474], [-0.0118, 0.0429, 0.9689]],
+    "tritanopia": [[1.2555, -0.0767, -0.1788], [-0.0784, 0.9308, 0.1476], [0.0047, 0.6914, 0.3039]],
+}
+
+
+@pytest.mark.parametrize("kind", VISION)
+def test_right_and_wrong_differ_to_colour_blind_eyes(kind: str) -> None:
+    linear = (np.array([RIGHT, WRONG]) / 255) ** 2.2
+    seen = 255 * np.clip(linear @ np.array(VISION[kind]).T, 0, 1) ** (1 / 2.2)
+    assert np.linalg.norm(seen[0] - seen[1]) > 120
+    lightness = linear @ [0.2126, 0.7152, 0.0722]
+    assert max(lightness) / min(lightness) > 2, "also in grey"
 
 
 def test_json_and_page(segmenter: Segmenter, tmp_path: Path) -> None:
@@ -138,3 +155,5 @@ def test_json_and_page(segmenter: Segmenter, tmp_path: Path) -> None:
     assert page.count("data:image/") == 8
     assert "http" not in page.split("</style>")[0], "nothing is loaded from elsewhere"
     assert f"{100 * evaluation.scores.miou:.1f}" in page
+    for verdict, colour in (("right", "#0072b2"), ("wrong", "#e69f00"), ("no label", "#000000")):
+        assert f'<i style="background: {colour}"></i>{verdict}</span>' in page
