@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.classes import ClassSet
+from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import Evaluation, evaluate
 from emra_deploy.manifest import Manifest
 from emra_deploy.segmenter import Segmenter
@@ -126,7 +127,18 @@ def train_peer(recipe: Recipe) -> dict[str, Any]:
 
     Returns:
         ``steps``, ``best``, and the last ``miou`` and ``oa``.
+
+    Raises:
+        EmraError: ``recipe`` for values that a U-Net cannot have, and those of training.
     """
+    if recipe.crop % 32:
+        raise EmraError("recipe", f"crop is {recipe.crop}, expected a multiple of 32", "Change crop in the recipe")
+    if recipe.loss.hsmf_weight:
+        raise EmraError(
+            "recipe",
+            f"loss.hsmf_weight is {recipe.loss.hsmf_weight}, and a U-Net has no HSMF",
+            "Set loss.hsmf_weight to 0",
+        )
     with join(recipe.device) as processes:
         training, validation, scenes = build_data(recipe, processes)
         torch.manual_seed(recipe.seed)
