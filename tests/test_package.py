@@ -1,0 +1,151 @@
+"""What a newcomer's clone promises: the README's commands, the extras, what is installed and what is tracked."""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+LARGEST = 12_000_000
+"""Bytes of the largest file that may be tracked."""
+
+EXTRAS = "runtime raster video openvino export quant tensorrt rtx train report dev docs"
+PACKAGES = ("emra_deploy", "export", "benchmarks", "training")
+
+
+def read_setup() -> configparser.ConfigParser:
+    parser = configparser.ConfigParser()
+    parser.read(REPOSITORY / "setup.cfg", encoding="utf-8")
+    return parser
+
+
+def readme_commands() -> list[str]:
+    """Lines of the README's indented and fenced blocks that are commands, without their comments."""
+    commands = []
+    for line in (REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines():
+        words = line.strip().removeprefix("$ ").split("#")[0].strip()
+        if line.startswith(("    ", "$ ")) and re.match(r"(make|emra|pip install|python(3|) (-m )?[a-z])", words):
+            commands.append(words)
+    return commands
+
+
+def tracked() -> list[Path]:
+    if shutil.which("git") is None or not (REPOSITORY / ".git").exists():
+        pytest.skip("not a git checkout")
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    return [REPOSITORY / name for name in done.stdout.split("\0") if name and (REPOSITORY / name).is_file()]
+
+
+def dry_run(*words: str) -> subprocess.CompletedProcess[str]:
+    if shutil.which("make") is None:
+        pytest.skip("no make on this machine")
+    # --always-make: what is there already is not left out. Nothing is run.
+    command = ["make", "--dry-run", "--always-make", *words]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def test_make_demo_installs_the_runtime_alone() -> None:
+    done = dry_run("demo", "INPUT=a picture.tif")
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"\.\[([a-z,]+)\]", done.stdout) == ["runtime,raster"]
+    assert 'examples/demo.py "a picture.tif"' in done.stdout
+    assert (REPOSITORY / "examples" / "demo.py").is_file()
+    assert "train" not in done.stdout
+
+
+def test_make_test_installs_everything_that_can_be_and_runs_the_tests() -> None:
+    done = dry_run("test")
+    assert done.returncode == 0, done.stderr
+    installed = re.findall(r"\.\[([a-z,]+)\]", done.stdout)
+    # NVIDIA's own TensorRT is not on the package registry.
+    assert [set(extras.split(",")) for extras in installed] == [set(EXTRAS.split()) - {"tensorrt"}]
+    for tool in ("pytest", "ruff check", "ruff format --check", "mypy"):
+        assert tool in done.stdout
+    assert "make test" in (REPOSITORY / ".ci" / "run").read_text()
+
+
+def test_the_extras_are_those_promised() -> None:
+    extras = read_setup()["options.extras_require"]
+    assert list(extras) == EXTRAS.split()
+    base = read_setup()["options"]["install_requires"].split()
+    assert {re.split("[><=]", line)[0] for line in base} == {"numpy", "pillow", "rich", "jsonargparse"}
+    assert "torch" not in extras["runtime"] + extras["raster"] + extras["rtx"]
+
+
+def test_the_readmes_commands_name_what_exists() -> None:
+    commands = readme_commands()
+    assert {"make demo", "make test"} <= set(commands)
+    extras = set(EXTRAS.split())
+    for command in commands:
+        if command.startswith("make"):
+            assert dry_run(*command.split()[1:]).returncode == 0, command
+        elif command.startswith("pip install"):
+            named = re.findall(r"\[([a-z,]+)\]", command)
+            assert {extra for group in named for extra in group.split(",")} <= extras, command
+        elif script := re.match(r"python3? (\w+(?:/\w+)*\.py)", command):
+            assert (REPOSITORY / script[1]).is_file(), command
+        for config in re.findall(r"--config (\S+)", command):
+            assert (REPOSITORY / config).is_file(), command
+
+
+def helpful(command: str) -> list[str] | None:
+    """The command that prints the help of what a README's command runs."""
+    words = command.split()
+    if words[0] == "emra":
+        return [sys.executable, "-m", "emra_deploy", words[1], "--help"]
+    if words[0].startswith("python"):
+        return [sys.executable, *words[1 : 3 if words[1] == "-m" else 2], "--help"]
+    return None
+
+
+@pytest.mark.slow
+def test_the_readmes_options_are_in_the_help() -> None:
+    helps: dict[tuple[str, ...], str] = {}
+    for command in readme_commands():
+        asked = helpful(command)
+        if asked is None:
+            continue
+        if tuple(asked) not in helps:
+            done = subprocess.run(asked, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=300)
+            assert done.returncode == 0, f"{asked}: {done.stderr}"
+            helps[tuple(asked)] = done.stdout
+        for option in re.findall(r" (--[a-z][a-z._-]*)", command):
+            assert re.search(rf"{re.escape(option)}\b", helps[tuple(asked)]), f"{option} of: {command}"
+    assert len(helps) >= 4
+
+
+def test_the_documents_link_to_files_that_exist() -> None:
+    for document in [path for path in tracked() if path.suffix == ".md"]:
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", document.read_text(encoding="utf-8")):
+            if not re.match(r"[a-z]+:", target):
+                assert (document.parent / target).exists(), f"{target} in {document.name}"
+
+
+def test_every_file_of_a_package_is_installed() -> None:
+    patterns = {name: value.split() for name, value in read_setup()["options.package_data"].items()}
+    included = read_setup()["options.packages.find"]["include"].split()
+    for path in tracked():
+        package, *rest = path.relative_to(REPOSITORY).parts
+        if package not in PACKAGES:
+            continue
+        assert any(fnmatch(package, pattern) for pattern in included)
+        if path.suffix == ".py":
+            assert (path.parent / "__init__.py").is_file(), f"{path} is in no package"
+        else:
+            inside = "/".join(rest)
+            assert any(fnmatch(inside, pattern) for pattern in patterns[package]), f"{path} is no package data"
+    # The pattern under which the shipped model is found.
+    assert "models/*.onnx" in patterns["emra_deploy"]
+
+
+def test_no_tracked_file_is_large() -> None:
+    large = {path.name: path.stat().st_size for path in tracked() if path.stat().st_size > LARGEST}
+    assert large == {}
