@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from emra_deploy.classes import ClassSet
+from emra_deploy.classes import ClassSet, holds_controls
 from emra_deploy.errors import EmraError
 from emra_deploy.golden import GoldenTile
 from emra_deploy.windows import HALO_DIVISOR
@@ -52,6 +52,7 @@ class Manifest:
         hra_block: M, the block after which the region affinities are read; 0 is the patch embedding.
         mca_blocks: P, the number of last blocks whose class attention is averaged.
         fusion: ``"product"``, ``"sum"`` or ``"gated"``.
+        zoom: How many times the network enlarges its input before it cuts patches.
         aggregation: ``"streamed"``, ``"explicit"`` or ``"plugin"``.
         input_shape: Batch (None when dynamic), height, width; heights and widths in pixels.
         input_kind: ``"uint8"``, B×H×W×3 RGB, or ``"float"``, float32 B×3×H×W normalised by the caller.
@@ -80,6 +81,7 @@ class Manifest:
     fusion: str
     aggregation: str
     input_shape: tuple[int | None, int, int]
+    zoom: int = 1
     input_kind: str = "uint8"
     heads: tuple[str, ...] = ("classes",)
     precision: str = "fp32"
@@ -101,6 +103,7 @@ class Manifest:
         _check_triple("std", self.std, 1e-6, 1e3)
         _check_integer("hra_block", self.hra_block, 0, 1000)
         _check_integer("mca_blocks", self.mca_blocks, 1, 1000)
+        _check_integer("zoom", self.zoom, 1, 16)
         for key, allowed in (
             ("fusion", FUSIONS),
             ("aggregation", AGGREGATIONS),
@@ -250,8 +253,8 @@ def _check_schema(value: object) -> None:
 
 
 def _check_text(key: str, value: object) -> None:
-    if not isinstance(value, str) or not value.strip() or len(value) > _MAX_NAME:
-        raise _wrong(key, value, f"text of 1 to {_MAX_NAME} characters")
+    if not isinstance(value, str) or not value.strip() or len(value) > _MAX_NAME or holds_controls(value):
+        raise _wrong(key, value, f"text of 1 to {_MAX_NAME} characters, none of them control characters")
 
 
 def _check_integer(key: str, value: object, low: int, high: int) -> None:
@@ -276,8 +279,8 @@ def _check_json(key: str, value: object, depth: int) -> None:
         raise EmraError("manifest-field", f"Field {key!r} of the Manifest is nested deeper than {_MAX_DEPTH}", _REMEDY)
     if isinstance(value, dict):
         for name, item in value.items():
-            if not isinstance(name, str):
-                raise _wrong(key, name, "text as keys")
+            if not isinstance(name, str) or holds_controls(name):
+                raise _wrong(key, name, "text without control characters as keys")
             _check_json(key, item, depth + 1)
     elif isinstance(value, list):
         for item in value:
@@ -285,7 +288,10 @@ def _check_json(key: str, value: object, depth: int) -> None:
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise _wrong(key, value, "finite numbers")
-    elif value is not None and not isinstance(value, (str, int)):
+    elif isinstance(value, str):
+        if holds_controls(value):
+            raise _wrong(key, value, "text without control characters")
+    elif value is not None and not isinstance(value, int):
         raise _wrong(key, value, "JSON values")
 
 

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from training.model import EMRAProxy
 from training.model.config import CELLS, PATCH
+from training.model.emra import enlarge
 from training.model.hra import NEIGHBOURS, border_bias
 
 HEADS = ("classes", "logits", "confidence")
@@ -87,9 +88,8 @@ class Deployed(nn.Module):
         if self.input_kind == "uint8":
             # The cast comes first: TensorRT takes bytes from an input into a Cast and nowhere else.
             image = (image.to(torch.float32) * self.pixel_scale + self.pixel_shift).permute(0, 3, 1, 2)
-        logits = F.interpolate(
-            self.quarter_logits(image), scale_factor=float(PATCH // CELLS), mode="bilinear", align_corners=False
-        )
+        zoom = self.model.config.zoom
+        logits = enlarge(self.quarter_logits(enlarge(image, zoom)), PATCH // CELLS // zoom)
         outputs = []
         if "classes" in self.heads:
             outputs.append(logits.argmax(dim=1).to(torch.uint8))
@@ -100,7 +100,7 @@ class Deployed(nn.Module):
         return tuple(outputs)
 
     def quarter_logits(self, image: Tensor) -> Tensor:
-        """B x 3 x H x W, normalised -> B x C x H/4 x W/4."""
+        """B x 3 x H x W, normalised and enlarged -> B x C x H/4 x W/4."""
         model, backbone = self.model, self.model.backbone
         c = model.config.num_classes
         patches = backbone.patch_embed.proj(image).flatten(2).transpose(1, 2)

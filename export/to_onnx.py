@@ -117,6 +117,7 @@ def to_onnx(
         fusion=model.config.fusion,
         aggregation=model.config.aggregation,
         input_shape=(batch, height, width),
+        zoom=model.config.zoom,
         input_kind=input_kind,
         heads=tuple(head for head in HEADS if head in heads),
         bands=tuple(loaded.meta.get("bands", ("red", "green", "blue"))),

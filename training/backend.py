@@ -72,6 +72,7 @@ def torch_manifest(checkpoint: Checkpoint, backend: TorchBackend, name: str) -> 
         fusion=config.fusion,
         aggregation=config.aggregation,
         input_shape=backend.input_shape,
+        zoom=config.zoom,
         bands=tuple(checkpoint.meta.get("bands", ("red", "green", "blue"))),
         gsd=checkpoint.meta.get("gsd"),
     )

@@ -44,6 +44,7 @@ class ModelConfig:
         init: ``scratch``, ``mimetic`` (no pre-training, attention started near what trained ones look like), ``hub``
             (timm's weights, needs a network), or the path of a weights file or checkpoint folder.
         drop_path: Largest stochastic depth rate.
+        zoom: How many times pictures are enlarged before patches are cut from them; centre ``augment.scale`` on it.
     """
 
     backbone: str = "tiny"
@@ -52,6 +53,7 @@ class ModelConfig:
     fusion: str = "product"
     init: str = "scratch"
     drop_path: float = 0.0
+    zoom: int = 1
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Recipe:
 
     Attributes:
         output: Folder for checkpoints and logs.
-        crop: Side of the crops, pixels, a multiple of 16.
+        crop: Side of the crops as the network sees them, pixels, a multiple of 16.
         epochs: Passes over the data.
         epoch_crops: Crops in one; 0 for as many as cover the training pixels once.
         mean: Subtracted from RGB in [0, 1].
@@ -203,7 +205,8 @@ class Recipe:
         # The number of classes is the data's; everything else of the model can be refused before data is read.
         EMRAConfig(
             backbone=self.model.backbone,
-            image_size=(self.crop, self.crop),
+            image_size=(self.crop // self.model.zoom, self.crop // self.model.zoom),
+            zoom=self.model.zoom,
             hra_block=self.model.hra_block,
             mca_blocks=self.model.mca_blocks,
             fusion=self.model.fusion,

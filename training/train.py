@@ -87,7 +87,7 @@ def build_model(config: ModelConfig, classes: ClassSet, crop: int, seed: int) ->
     Args:
         config: The recipe's.
         classes: Of the data.
-        crop: Side of the position table, pixels.
+        crop: Side of the training crops, pixels.
         seed: Of the random start.
 
     Raises:
@@ -98,7 +98,8 @@ def build_model(config: ModelConfig, classes: ClassSet, crop: int, seed: int) ->
         EMRAConfig(
             backbone=config.backbone,
             num_classes=len(classes),
-            image_size=(crop, crop),
+            image_size=(crop // config.zoom, crop // config.zoom),
+            zoom=config.zoom,
             hra_block=config.hra_block,
             mca_blocks=config.mca_blocks,
             fusion=config.fusion,
@@ -125,7 +126,7 @@ def _start_from_checkpoint(model: EMRAProxy, folder: str, classes: ClassSet) -> 
             "Start from a checkpoint of the same classes, or from backbone weights",
             folder,
         )
-    checkpoint.model.set_image_size(*model.config.image_size)
+    checkpoint.model.set_image_size(*model.config.image_size, zoom=model.config.zoom)
     try:
         model.load_state_dict(checkpoint.model.state_dict())
     except RuntimeError as error:

@@ -46,11 +46,15 @@ def describe(path: str) -> dict[str, Any]:
     backend.close()
     content: dict[str, Any] = json.loads(manifest.to_json())
     golden = content.pop("golden")
-    data = Path(path).read_bytes()
+    digest, size = hashlib.sha256(), 0
+    with Path(path).open("rb") as stream:
+        while part := stream.read(2**20):
+            digest.update(part)
+            size += len(part)
     return {
         "path": path,
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
+        "bytes": size,
+        "sha256": digest.hexdigest(),
         **content,
         "golden_tile": None if golden is None else {"tolerance": golden["tolerance"]},
     }
@@ -76,7 +80,7 @@ def _show(content: dict[str, Any]) -> None:
         "outputs": ", ".join(content["heads"]),
         "precision": content["precision"],
         "network": f"{content['backbone']}, M {content['hra_block']}, P {content['mca_blocks']}, "
-        f"{content['fusion']}, {content['aggregation']}",
+        f"{content['fusion']}, {content['aggregation']}, zoom {content['zoom']}",
         "golden tile": "no: results cannot be checked on this machine"
         if golden is None
         else f"yes, {100 * golden['tolerance']:g} % of its pixels may differ",

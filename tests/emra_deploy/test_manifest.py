@@ -73,6 +73,8 @@ def test_a_file_without_manifest_is_named_so() -> None:
         ("hra_block", 3.0),
         ("hra_block", True),
         ("mca_blocks", 0),
+        ("zoom", 0),
+        ("zoom", 1.5),
         ("fusion", "mean"),
         ("fusion", ["product"]),
         ("aggregation", None),

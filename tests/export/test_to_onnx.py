@@ -82,6 +82,18 @@ def test_the_file_computes_what_pytorch_computes(case: str, small_checkpoint: Pa
     assert (labels == expected[0].argmax(0)).mean() >= 0.999
 
 
+@pytest.mark.parametrize("zoom", [2, 4])
+def test_a_model_that_enlarges_its_input(zoom: int, small_backbone: None, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    save_checkpoint(folder, random_model(image_size=(32, 48), zoom=zoom), DUBAI_CLASSES, MEAN, STD, {})
+    exported = to_onnx(folder, tmp_path / "model.onnx")  # compares with PyTorch itself
+    assert exported.manifest.zoom == zoom
+    image = generate(5, 40, 50).image
+    with Segmenter.open(exported.path, threads=1) as segmenter:
+        assert segmenter.backend.input_shape == (None, 32, 48)
+        assert segmenter.segment(image).labels.shape == (40, 50)
+
+
 def test_the_manifest_says_where_the_file_came_from(small_checkpoint: Path, tmp_path: Path) -> None:
     import hashlib
 

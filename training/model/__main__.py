@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from emra_deploy.errors import EmraError
-from training.model.config import AGGREGATIONS, BACKBONES, FUSIONS, EMRAConfig
+from training.model.config import AGGREGATIONS, BACKBONES, FUSIONS, ZOOMS, EMRAConfig
 from training.model.cost import Cost, count_cost
 
 
@@ -30,6 +30,7 @@ def parse(argv: Sequence[str] | None) -> tuple[EMRAConfig, bool]:
     parser.add_argument("--mca-blocks", type=int, default=default.mca_blocks, help="P, the blocks that MCA averages")
     parser.add_argument("--fusion", choices=FUSIONS, default=default.fusion)
     parser.add_argument("--aggregation", choices=AGGREGATIONS, default=default.aggregation)
+    parser.add_argument("--zoom", type=int, choices=ZOOMS, default=default.zoom, help="enlargement of the picture")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of the table")
     options = parser.parse_args(argv)
     size = tuple(options.size * 2 if len(options.size) == 1 else options.size)
@@ -41,6 +42,7 @@ def parse(argv: Sequence[str] | None) -> tuple[EMRAConfig, bool]:
         mca_blocks=options.mca_blocks,
         fusion=options.fusion,
         aggregation=options.aggregation,
+        zoom=options.zoom,
     )
     return config, options.json
 
@@ -52,7 +54,7 @@ def table(cost: Cost) -> str:
     backbone, attention = cost.parts[0].macs / 1e9, cost.attention_macs / 1e9
     lines = [
         f"EMRA-proxy, ViT-{config.backbone}, {height} x {width}, {config.num_classes} classes, "
-        f"M = {config.hra_block}, P = {config.mca_blocks}, {config.fusion}, {config.aggregation}",
+        f"M = {config.hra_block}, P = {config.mca_blocks}, {config.fusion}, {config.aggregation}, zoom {config.zoom}",
         "",
         f"{'part':<12}{'parameters':>14}{'GMAC':>12}",
     ]

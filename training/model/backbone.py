@@ -36,7 +36,7 @@ class ClassTokenViT(nn.Module):
         vit = timm.create_model(
             spec.timm_name,
             pretrained=False,
-            img_size=config.image_size,
+            img_size=config.network_size,
             num_classes=0,
             global_pool="",
             drop_path_rate=drop_path,

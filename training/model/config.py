@@ -31,6 +31,7 @@ BACKBONES = {
 }
 FUSIONS = ("product", "sum", "gated")
 AGGREGATIONS = ("streamed", "explicit")
+ZOOMS = (1, 2, 4)
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,14 @@ class EMRAConfig:
     Attributes:
         backbone: ``tiny``, ``small``, ``base`` or ``large``.
         num_classes: C, 2 to 32.
-        image_size: (H, W) in pixels, multiples of 16; the size of the stored position table.
+        image_size: (H, W) in pixels; times ``zoom``, multiples of 16.
         hra_block: M, the block after which HRA reads the patch tokens; 0 is the patch embedding.
         mca_blocks: P, how many of the last blocks MCA averages over.
         fusion: ``product`` (Eq. 5), ``sum`` or ``gated``.
         aggregation: ``streamed`` (O(T) memory) or ``explicit`` (the formula as written).
+        zoom: How many times a picture is enlarged before patches are cut from it, 1, 2 or 4. A patch covers 16 / zoom
+            pixels, so that streets narrower than a patch still have patches of their own; the cost per pixel grows
+            with zoom squared.
 
     Raises:
         EmraError: A value is outside its range.
@@ -57,6 +61,7 @@ class EMRAConfig:
     mca_blocks: int = 4
     fusion: str = "product"
     aggregation: str = "streamed"
+    zoom: int = 1
 
     def __post_init__(self) -> None:
         _one_of("backbone", self.backbone, BACKBONES)
@@ -66,22 +71,30 @@ class EMRAConfig:
         _between("num_classes", self.num_classes, 2, 32)
         _between("hra_block", self.hra_block, 0, depth)
         _between("mca_blocks", self.mca_blocks, 1, depth)
+        if type(self.zoom) is not int or self.zoom not in ZOOMS:
+            raise EmraError("model-config", f"zoom is {self.zoom!r}, expected 1, 2 or 4", "Change zoom")
         sides = self.image_size
         if (
             not isinstance(sides, tuple)
             or len(sides) != 2
-            or any(type(side) is not int or side < PATCH or side % PATCH for side in sides)
+            or any(type(side) is not int or side < 1 or side * self.zoom % PATCH for side in sides)
         ):
             raise EmraError(
                 "model-config",
-                f"image_size is {sides!r}, expected two positive multiples of {PATCH}",
+                f"image_size is {sides!r}, expected two positive multiples of {PATCH // self.zoom}",
                 "Use a size such as (512, 512)",
             )
 
     @property
     def grid(self) -> tuple[int, int]:
         """(h, w), the number of patches down and across."""
-        return self.image_size[0] // PATCH, self.image_size[1] // PATCH
+        height, width = self.network_size
+        return height // PATCH, width // PATCH
+
+    @property
+    def network_size(self) -> tuple[int, int]:
+        """The size in pixels of what the patches are cut from."""
+        return self.image_size[0] * self.zoom, self.image_size[1] * self.zoom
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

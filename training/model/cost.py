@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from training.model.config import CELLS, PATCH, EMRAConfig
-from training.model.emra import EMRAProxy
+from training.model.emra import EMRAProxy, enlarge
 
 aten = torch.ops.aten
 
@@ -83,15 +82,14 @@ def count_cost(config: EMRAConfig) -> Cost:
     """
     with torch.device("meta"):
         model = EMRAProxy(config).eval()
-        image = torch.empty(1, 3, *config.image_size)
+        image = torch.empty(1, 3, *config.network_size)
     grid = config.grid
     with torch.no_grad():
         backbone, features = _count(lambda: model.backbone(image))
         hra, hsmf = _count(lambda: model.hra(features.early, features.final, grid), products=True)
         mca, gca = _count(lambda: model.mca(features.qkv, grid))
         fusion, logits = _count(lambda: model.fusion(hsmf, gca), products=True)
-        scale = float(PATCH // CELLS)
-        up, _ = _count(lambda: F.interpolate(logits, scale_factor=scale, mode="bilinear", align_corners=False))
+        up, _ = _count(lambda: enlarge(logits, PATCH // CELLS // config.zoom))
     parts = (
         PartCost("backbone", _parameters(model.backbone), sum(backbone.values())),
         PartCost("HRA", _parameters(model.hra), sum(hra.values())),

@@ -23,6 +23,13 @@ class Parts(NamedTuple):
     logits: Tensor
 
 
+def enlarge(maps: Tensor, times: int) -> Tensor:
+    """B x K x h x w -> B x K x times*h x times*w, bilinear; the same tensor for 1."""
+    if times == 1:
+        return maps
+    return F.interpolate(maps, scale_factor=float(times), mode="bilinear", align_corners=False)
+
+
 class EMRAProxy(nn.Module):
     """Segmentation of aerial images by region geometry (HRA) and class attention (MCA) over a plain ViT.
 
@@ -40,7 +47,10 @@ class EMRAProxy(nn.Module):
         self.fusion = Fusion(config.fusion, config.num_classes)
 
     def forward_parts(self, image: Tensor) -> Parts:
-        """B x 3 x H x W, normalised -> the maps before the last upsampling."""
+        """B x 3 x H x W, normalised and already enlarged by ``config.zoom`` -> the maps before the last upsampling.
+
+        Training reads its loss from here: its crops are enlarged while they are cut.
+        """
         grid = (image.shape[-2] // PATCH, image.shape[-1] // PATCH)
         features = self.backbone(image)
         hsmf = self.hra(features.early, features.final, grid)
@@ -51,23 +61,28 @@ class EMRAProxy(nn.Module):
         """Logits per pixel.
 
         Args:
-            image: B x 3 x H x W, float, normalised by the checkpoint's mean and standard deviation. H and W are
-                multiples of 16; other sizes than ``config.image_size`` resample the position table.
+            image: B x 3 x H x W, float, normalised by the checkpoint's mean and standard deviation. H and W times
+                ``config.zoom`` are multiples of 16; other sizes than ``config.image_size`` resample the position table.
 
         Returns:
             B x C x H x W.
         """
-        logits = self.forward_parts(image).logits
-        scale = float(PATCH // CELLS)
-        return F.interpolate(logits, scale_factor=scale, mode="bilinear", align_corners=False)
+        zoom = self.config.zoom
+        logits = self.forward_parts(enlarge(image, zoom)).logits
+        return enlarge(logits, PATCH // CELLS // zoom)
 
-    def set_image_size(self, height: int, width: int) -> None:
+    def set_image_size(self, height: int, width: int, zoom: int | None = None) -> None:
         """Resample the position table, in place, so that H x W becomes the model's own size.
 
+        Args:
+            height: H, pixels.
+            width: W, pixels.
+            zoom: 1, 2 or 4; None keeps the model's.
+
         Raises:
-            EmraError: A side is not a positive multiple of 16.
+            EmraError: A side times the zoom is not a positive multiple of 16.
         """
-        self.config = replace(self.config, image_size=(height, width))
+        self.config = replace(self.config, image_size=(height, width), zoom=self.config.zoom if zoom is None else zoom)
         self.backbone.set_grid(self.config.grid)
 
     def set_aggregation(self, aggregation: str) -> None:

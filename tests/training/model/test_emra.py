@@ -123,3 +123,34 @@ def test_weights_do_not_depend_on_the_form_of_aggregation() -> None:
             model = EMRAProxy(EMRAConfig("tiny", aggregation=aggregation))
         shapes.append({name: tuple(value.shape) for name, value in model.state_dict().items()})
     assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize("zoom", [2, 4])
+def test_zoom_is_the_same_network_over_the_enlarged_picture(zoom: int) -> None:
+    small = random_model(EMRAConfig("tiny", 5, (32, 64), zoom=zoom))
+    large = random_model(EMRAConfig("tiny", 5, (32 * zoom, 64 * zoom)))
+    large.load_state_dict(small.state_dict())
+    image = torch.randn(1, 3, 32, 64)
+    with torch.no_grad():
+        enlarged = F.interpolate(image, size=(32 * zoom, 64 * zoom), mode="bilinear", align_corners=False)
+        quarter = large.forward_parts(enlarged).logits
+        expected = F.interpolate(quarter, size=(32, 64), mode="bilinear", align_corners=False)
+        if zoom == 2:  # quarter maps of twice the picture are half of it; those of four times are the picture's size
+            assert quarter.shape[-2:] == (16, 32)
+        torch.testing.assert_close(small(image), expected)
+
+
+def test_zoom_allows_sizes_that_are_multiples_of_the_smaller_patch() -> None:
+    assert EMRAConfig(image_size=(24, 40), zoom=2).grid == (3, 5)
+    for bad in (0, 3, 8, 2.0, True, "2"):
+        with pytest.raises(EmraError):
+            EMRAConfig(image_size=(64, 64), zoom=bad)
+    with pytest.raises(EmraError, match="multiples of 8"):
+        EMRAConfig(image_size=(20, 24), zoom=2)
+
+
+def test_set_image_size_may_change_the_zoom() -> None:
+    model = random_model(EMRAConfig("tiny", 5, (64, 64)))
+    model.set_image_size(32, 32, zoom=2)
+    assert model.config.grid == model.backbone.grid == (4, 4)
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 5, 32, 32)
