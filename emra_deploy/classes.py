@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from emra_deploy.errors import EmraError
@@ -12,13 +13,23 @@ IGNORE = 255
 MAX_CLASSES = 254
 """Labels are uint8, 255 is taken and one value is kept free for tools that reserve 254."""
 
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def holds_controls(text: str) -> bool:
+    """Whether text holds control characters, which could steer a terminal, or halves of characters.
+
+    Names come out of files that anyone may have made, and end up on screens, in tags and in pictures.
+    """
+    return _CONTROLS.search(text) is not None
+
 
 @dataclass(frozen=True)
 class ClassSet:
     """Names and colours of C classes, in label order.
 
     Attributes:
-        names: C distinct, non-empty names; label i is ``names[i]``.
+        names: C distinct, non-empty names without control characters; label i is ``names[i]``.
         palette: C colours (red, green, blue), each 0 to 255.
     """
 
@@ -42,6 +53,9 @@ class ClassSet:
             raise EmraError(
                 "class-names", f"class names {list(self.names)} are empty or repeated", "Make them distinct"
             )
+        controls = [name for name in self.names if holds_controls(name)]
+        if controls:
+            raise EmraError("class-names", f"class names {controls} hold control characters", "Remove these")
         for name, colour in zip(self.names, self.palette, strict=True):
             if len(colour) != 3 or any(not 0 <= channel <= 255 for channel in colour):
                 raise EmraError(

@@ -46,7 +46,7 @@ class GoldenTile:
         if isinstance(self.tolerance, bool) or not isinstance(self.tolerance, (int, float)):
             raise _broken(f"tolerance {self.tolerance!r} is not a number")
         if not 0.0 <= self.tolerance <= 1.0:
-            raise _broken(f"tolerance {self.tolerance} is not within 0 to 1")
+            raise _broken(f"tolerance {str(self.tolerance)[:100]} is not within 0 to 1")
         image_size = _png_size(self.image_png, _RGB, "image")
         labels_size = _png_size(self.labels_png, _GREY, "label map")
         if image_size != labels_size:
@@ -145,6 +145,9 @@ def _decode_png(data: bytes, what: str) -> npt.NDArray[np.uint8]:
 
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            # A second header, further down, would win over the one that `_png_size` has read.
+            if (picture.height, picture.width) != struct.unpack(">II", data[16:24])[::-1]:
+                raise _broken(f"the {what} declares two sizes")
             return np.array(picture, dtype=np.uint8)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, struct.error) as error:
         raise _broken(f"the {what} cannot be decoded ({error})") from error

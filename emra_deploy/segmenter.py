@@ -23,6 +23,9 @@ DEFAULT_BATCH = 1
 """Tiles run at once when the model leaves the number open: on a processor, more take as long each (EMRA-Ti at 512
 pixels: the same CPU time a tile in batches of 1, 2 and 4) and need more memory."""
 
+MAX_BATCH = 4096
+"""Largest number of tiles run at once."""
+
 _Result = tuple[Window, npt.NDArray[np.uint8], npt.NDArray[Any] | None]
 _T = TypeVar("_T")
 
@@ -71,8 +74,10 @@ class Segmenter:
                 f"halo {self.halo} does not fit tiles of {height}×{width} pixels",
                 f"Give a halo of 0 to {(min(height, width) - 1) // 2}",
             )
-        if self.batch_size < 1:
-            raise EmraError("batch-size", f"batch size {self.batch_size} is below 1", "Give 1 or more")
+        if not 1 <= self.batch_size <= MAX_BATCH:
+            raise EmraError(
+                "batch-size", f"batch size {self.batch_size}, expected 1 to {MAX_BATCH}", "Give fewer tiles at once"
+            )
 
     @classmethod
     def open(

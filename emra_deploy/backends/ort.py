@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _EXPORT = "Export the model again with export/to_onnx.py"
+MAX_THREADS = 1024
+"""More would only be a slip of the keyboard, and starting them takes minutes."""
+
 _TYPES = {"classes": "tensor(uint8)", "logits": "tensor(float)", "confidence": "tensor(float)"}
 
 
@@ -39,9 +42,11 @@ class OnnxRuntimeBackend:
     def __init__(
         self, path: str | os.PathLike[str], manifest: Manifest | None = None, threads: int | None = None
     ) -> None:
-        if threads is not None and threads < 1:
-            raise EmraError("threads", f"{threads} threads, expected at least 1", "Give 1 or more, or leave it out")
-        self._threads = threads
+        if threads is not None and not 1 <= threads <= MAX_THREADS:
+            raise EmraError(
+                "threads", f"{threads} threads, expected 1 to {MAX_THREADS}", "Give as many as cores, or leave it out"
+            )
+        self._path, self._threads = path, threads
         self._session = _open_session(Path(path), threads)
         try:
             if manifest is None:
@@ -94,11 +99,31 @@ class OnnxRuntimeBackend:
 
     def _run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
         feed = np.ascontiguousarray(batch) if self.manifest.input_kind == "uint8" else self._normalise(batch)
-        values = self._session.run(list(self.manifest.heads), {"image": feed})
+        try:
+            values = self._session.run(list(self.manifest.heads), {"image": feed})
+        except Exception as error:  # ONNX Runtime's own errors share no base but Exception.
+            message = " ".join(str(error).split())[:300]
+            raise EmraError(
+                "model-run",
+                f"ONNX Runtime cannot run this model on {len(batch)} tiles ({message})",
+                "Give a smaller --batch or free memory; if that is not it, export the model again",
+                self._path,
+            ) from error
         outputs: Outputs = dict(zip(self.manifest.heads, values, strict=True))
+        self._check_shapes(outputs, len(batch))
         if "classes" not in outputs:
             outputs["classes"] = outputs["logits"].argmax(axis=1).astype(np.uint8)
         return outputs
+
+    def _check_shapes(self, outputs: Outputs, count: int) -> None:
+        for name, value in outputs.items():
+            channels = (len(self.manifest.classes),) if name == "logits" else ()
+            expected = (count, *channels, *self.manifest.tile)
+            if value.shape != expected:
+                # Sizes that the graph leaves open show only here.
+                raise EmraError(
+                    "model-mismatch", f"Output {name!r} came as {value.shape}, expected {expected}", _EXPORT, self._path
+                )
 
     def _normalise(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         mean = np.asarray(self.manifest.mean, np.float32)
