@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import re
 import struct
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,10 @@ MAX_PIXELS = 178_956_970
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION, _GEO_KEYS = 274, (33550, 33922, 34264, 34735)
-_strict = threading.Lock()
+_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
+_ARITHMETIC = range(0xC9, 0xD0)
+# Neither zeros, which libjpeg would put there itself, nor the first byte of a marker.
+_MORE_DATA = bytes(1 + step * 89 % 253 for step in range(4096))
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,7 @@ def read_picture(path: str | os.PathLike[str], scale: Scale | None = None) -> Pi
 
     kind = image_format(path)
     try:
-        with _strict_decoding(), Image.open(path, formats=("JPEG", "PNG", "TIFF")) as picture:
+        with _strict_decoding, Image.open(path, formats=("JPEG", "PNG", "TIFF")) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise _too_large(path, f"{picture.width} x {picture.height} pixels")
             if kind == "png":
@@ -141,20 +145,57 @@ def read_picture(path: str | os.PathLike[str], scale: Scale | None = None) -> Pi
         raise _unreadable(path, error) from error
 
 
-@contextmanager
-def _strict_decoding() -> Iterator[None]:
-    """Pillow fills up what is missing when a program around us has asked it to; here a missing part is an error."""
-    from PIL import Image, ImageFile
+class _Strictness:
+    """Pillow fills up what is missing when a program around us has asked it to; here a missing part is an error.
 
-    with _strict, warnings.catch_warnings():
-        before = ImageFile.LOAD_TRUNCATED_IMAGES
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        warnings.simplefilter("ignore", UserWarning)
-        try:
-            yield
-        finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES = before
+    The wish is one flag for the whole process. It is put aside while anyone decodes here, and the lock is held only to
+    count these, so that threads decode side by side.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._wish = False
+        self._quiet = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        from PIL import Image, ImageFile
+
+        with self._lock:
+            self._users += 1
+            if self._users > 1:
+                return
+            self._wish, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+            self._quiet = warnings.catch_warnings()
+            self._quiet.__enter__()
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore", UserWarning)
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                self._restore()
+
+    def after_fork(self) -> None:
+        """In a child, whose only thread is the one that forked, the users of other threads will never leave."""
+        self._lock = threading.Lock()
+        if self._users:
+            self._users = 0
+            # The fork may have come between two lines of `__enter__`.
+            with contextlib.suppress(RuntimeError):
+                self._restore()
+
+    def _restore(self) -> None:
+        from PIL import ImageFile
+
+        ImageFile.LOAD_TRUNCATED_IMAGES = self._wish
+        self._quiet.__exit__(None, None, None)
+
+
+_strict_decoding = _Strictness()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_strict_decoding.after_fork)
 
 
 def _convert(picture: Any, scale: Scale | None, path: str | os.PathLike[str]) -> Picture:
@@ -209,26 +250,45 @@ def _check_png(path: str | os.PathLike[str]) -> None:
 def _check_jpeg_end(picture: Any, path: str | os.PathLike[str]) -> None:
     """Refuse a JPEG whose data stop before its rows do, though its end marker is there.
 
-    libjpeg then paints the rest in middle grey, and Pillow passes its warning over. Of a picture that really is grey
-    down there, the last bytes repeat one code; of one that was cut, they do not.
+    libjpeg then paints the rest in middle grey, and Pillow passes its warning over. More data before the end marker
+    tell: a whole picture has no use for them, one that was cut takes them for the missing part.
     """
-    if picture.info.get("progressive"):
-        # Progressive data spend no bits on grey; cut off, they leave a coarse picture rather than a grey one.
+    from PIL import Image
+
+    baseline = picture.mode in ("L", "RGB") and not picture.info.get("progressive")
+    if baseline and picture.getpixel((picture.width - 1, picture.height - 1)) not in (128, (128, 128, 128)):
         return
-    mode, (width, height) = picture.mode, picture.size
-    if mode not in ("L", "RGB") or picture.getpixel((width - 1, height - 1)) not in (128, (128, 128, 128)):
-        return
-    image = np.asarray(picture).reshape(height, -1)
-    coloured = np.flatnonzero((image != 128).any(axis=1))
-    grey_rows = height - (int(coloured[-1]) + 1 if coloured.size else 0)
-    # At least one bit for each of the two codes of a block, and four blocks in 16 x 16 pixels.
-    repeated = min(max(grey_rows // 16 - 1, 0) * (width // 16), 4096)
     data = Path(path).read_bytes()
-    end = data.rfind(b"\xff\xd9")
-    # The last byte may be filled up with ones.
-    tail = data[max(end - 2 - repeated, 0) : end - 2]
-    if len(tail) >= 32 and not any(tail[step:] == tail[:-step] for step in range(1, len(tail) * 3 // 4)):
+    end = _end_of_jpeg(data)
+    if end is None:
+        return
+    longer = io.BytesIO(data[:end] + _MORE_DATA + data[end:])
+    try:
+        with Image.open(longer, formats=("JPEG",)) as other:
+            # The picture of a cut file may well fail here, which is an answer too.
+            same = np.array_equal(np.asarray(other), np.asarray(picture))
+    except (OSError, ValueError, SyntaxError):
+        same = False
+    if not same:
         raise _unreadable(path, ValueError("JPEG data are truncated before the end marker"))
+
+
+def _end_of_jpeg(data: bytes) -> int | None:
+    """Where the end marker of the first picture is; None when Huffman codes are not what precedes it."""
+    place = 2
+    while place + 4 <= len(data):
+        # Markers of data and of restarts stand between segments, fill bytes before any.
+        found = _MARKER.search(data, place)
+        if found is None:
+            return None
+        marker, place = data[found.end() - 1], found.end()
+        if marker == 0xD9:
+            return found.start()
+        if marker in _ARITHMETIC:
+            # Its decoder reads beyond the end of whole pictures too.
+            return None
+        place += int.from_bytes(data[place : place + 2], "big")
+    return None
 
 
 def _too_large(path: str | os.PathLike[str], size: str) -> EmraError:

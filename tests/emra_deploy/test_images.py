@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import struct
+import threading
+import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from emra_deploy import images
 from emra_deploy.errors import EmraError
 from emra_deploy.images import MAX_PIXELS, image_format, read_image, read_picture, tiff_header
 from emra_deploy.scaling import Scale
@@ -205,13 +211,23 @@ def test_truncated_at_half_says_truncated(pixels: np.ndarray, tmp_path: Path) ->
         assert code_of(path) == "image-truncated"
 
 
-@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"optimize": True}])
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_jpeg_that_ends_early_with_an_end_marker_is_refused(tmp_path: Path, options: dict, mode: str) -> None:
-    noisy = np.random.default_rng(0).integers(0, 255, (300, 400, 3), np.uint8)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"subsampling": 0}, {"optimize": True}, {"progressive": True}, {"restart_marker_rows": 1}, {"exif": True}],
+)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("size", [(300, 400), (150, 130), (24, 24)])
+def test_jpeg_that_ends_early_with_an_end_marker_is_refused(
+    tmp_path: Path, options: dict, mode: str, size: tuple[int, int]
+) -> None:
+    noisy = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    if options.get("exif"):
+        # A thumbnail has an end marker of its own, long before that of the picture.
+        thumbnail = save(noisy[:8, :8], tmp_path / "thumbnail.jpg").read_bytes()
+        options = {"exif": b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0" + thumbnail}
     path = save(noisy, tmp_path / "a.jpg", mode=mode, **options)
     data = path.read_bytes()
-    path.write_bytes(data[: len(data) // 2] + b"\xff\xd9")
+    path.write_bytes(data[: (data.rfind(b"\xff\xda") + len(data)) // 2] + b"\xff\xd9")
     assert code_of(path) == "image-truncated"
 
 
@@ -223,6 +239,66 @@ def test_jpeg_with_a_grey_bottom_is_read(tmp_path: Path, options: dict, mode: st
     image[:97] = np.random.default_rng(0).integers(0, 255, (97, width, 3), np.uint8)
     assert (read_image(save(image, tmp_path / "a.jpg", mode=mode, **options))[-200:] == 128).all()
     assert (read_image(save(np.full_like(image, 128), tmp_path / "b.jpg", mode=mode, **options)) == 128).all()
+
+
+def test_end_of_a_jpeg_is_that_of_its_first_picture(tmp_path: Path) -> None:
+    noisy = np.random.default_rng(0).integers(0, 255, (150, 130, 3), np.uint8)
+    data = save(noisy, tmp_path / "a.jpg").read_bytes()
+    cut = tmp_path / "b.jpg"
+    cut.write_bytes(data[: len(data) // 2] + b"\xff\xd9" + data)
+    assert code_of(cut) == "image-truncated"
+    (tmp_path / "c.jpg").write_bytes(data + bytes(1000))
+    assert (read_image(tmp_path / "c.jpg") == read_image(tmp_path / "a.jpg")).all()
+
+
+def test_pictures_of_a_drone_with_a_second_frame_are_read(tmp_path: Path) -> None:
+    image = np.full((150, 130, 3), 128, np.uint8)
+    picture = Image.fromarray(image)
+    picture.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[picture])
+    assert (read_image(tmp_path / "a.jpg") == 128).all()
+
+
+def test_threads_decode_side_by_side(pixels: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(pixels, tmp_path / "a.png")
+    both = threading.Barrier(2)
+    convert = images._convert
+
+    def wait_for_the_other(*arguments: object) -> object:
+        both.wait(timeout=20)
+        return convert(*arguments)
+
+    monkeypatch.setattr(images, "_convert", wait_for_the_other)
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    filters = list(warnings.filters)
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(read_image, [path, path]))
+    assert all((result == pixels).all() for result in results)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
+    assert list(warnings.filters) == filters
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_child_of_a_program_that_is_decoding_can_decode(pixels: np.ndarray, tmp_path: Path) -> None:
+    path = save(pixels, tmp_path / "a.png")
+    inside, leave = threading.Event(), threading.Event()
+
+    def decode_slowly() -> None:
+        with images._strict_decoding, images._strict_decoding._lock:
+            inside.set()
+            leave.wait(20)
+
+    thread = threading.Thread(target=decode_slowly)
+    thread.start()
+    assert inside.wait(20)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        same = (read_image(path) == pixels).all() and not ImageFile.LOAD_TRUNCATED_IMAGES
+        os._exit(0 if same and images._strict_decoding._users == 0 else 1)
+    leave.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_damaged_png_is_refused(pixels: np.ndarray, tmp_path: Path) -> None:
