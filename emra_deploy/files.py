@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -22,13 +23,14 @@ def check_input(path: str | os.PathLike[str]) -> Path:
         EmraError: ``input-missing``, ``input-is-folder``, ``input-unreadable``.
     """
     found = Path(path)
-    if found.is_dir():
-        raise EmraError("input-is-folder", "a folder was given, expected one image file", "Name a file in it", path)
-    if not found.exists():
+    mode = _mode(path, "input-unreadable")
+    if mode is None:
         raise EmraError(
             "input-missing", "no such file on this machine", "Check the spelling; remote names are not read", path
         )
-    if not found.is_file():
+    if stat.S_ISDIR(mode):
+        raise EmraError("input-is-folder", "a folder was given, expected one image file", "Name a file in it", path)
+    if not stat.S_ISREG(mode):
         raise EmraError("input-unreadable", "neither a file nor a folder", "Give a regular file", path)
     if not os.access(found, os.R_OK):
         raise EmraError("input-unreadable", "you may not read this file", "Change its permissions", path)
@@ -50,15 +52,16 @@ def check_output(
             ``output-unwritable``.
     """
     place = Path(os.path.realpath(path))
-    if place.is_dir():
+    mode = _mode(place, "output-unwritable")
+    if mode is not None and stat.S_ISDIR(mode):
         raise EmraError("output-is-folder", "the output is a folder, expected a file name", "Add a file name", path)
     for source in inputs:
-        if os.path.realpath(source) == str(place) or (place.exists() and _same_file(place, source)):
+        if os.path.realpath(source) == str(place) or (mode is not None and _same_file(place, source)):
             raise EmraError("output-is-input", "the output is the same file as an input", "Choose another name", path)
     if not place.parent.is_dir():
         raise EmraError("output-folder-missing", f"there is no folder {place.parent}", "Make the folder first", path)
-    if place.exists():
-        if not place.is_file():
+    if mode is not None:
+        if not stat.S_ISREG(mode):
             raise EmraError("output-unwritable", "the output is not a regular file", "Choose a file name", path)
         if not overwrite:
             raise EmraError(
@@ -87,7 +90,7 @@ def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
     """
     place = check_output(path, overwrite=overwrite)
     # The suffix stays last, for writers that choose a format by it; the long middle keeps two runs apart.
-    part = place.with_name(f".{place.stem[:100]}.{secrets.token_hex(6)}.part{place.suffix}")
+    part = place.with_name(f".{place.stem[:40]}.{secrets.token_hex(6)}.part{place.suffix}")
     try:
         # Not mkstemp: its 0600 would deny the map to the group that the umask grants it to.
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -99,20 +102,41 @@ def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
             path,
         ) from error
     try:
-        yield part
-        with part.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        _publish(part, place, path, overwrite)
+        try:
+            yield part
+        except OSError as error:
+            # Others come from inputs, or are bugs.
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
+                raise
+            raise _write_error(error, path) from error
+        try:
+            with part.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            _publish(part, place, path, overwrite)
+        except OSError as error:
+            raise _write_error(error, path) from error
         _sync_folder(place.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
-            raise EmraError(
-                "output-write", f"writing failed ({error.strerror})", "Make room on the disk or choose another", path
-            ) from error
-        raise
     finally:
         with contextlib.suppress(FileNotFoundError):
             part.unlink()
+
+
+def _write_error(error: OSError, path: str | os.PathLike[str]) -> EmraError:
+    return EmraError(
+        "output-write", f"writing failed ({error.strerror})", "Make room on the disk or choose another", path
+    )
+
+
+def _mode(path: str | os.PathLike[str], code: str) -> int | None:
+    """The type bits of what a path names, or None when it names nothing."""
+    try:
+        return Path(path).stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise EmraError(
+            code, f"the name cannot be used ({error.strerror})", "Check it, and the permissions of its folders", path
+        ) from error
 
 
 def _publish(part: Path, place: Path, path: str | os.PathLike[str], overwrite: bool) -> None:

@@ -117,6 +117,40 @@ def test_folder_without_write_permission(tmp_path: Path) -> None:
     assert code_of(enter, tmp_path / "map.tif") == "output-unwritable"
 
 
+def test_names_that_are_too_long(tmp_path: Path) -> None:
+    assert code_of(check_output, tmp_path / ("n" * 300 + ".tif")) == "output-unwritable"
+    assert code_of(check_input, tmp_path / ("n" * 300 + ".tif")) == "input-unreadable"
+
+
+def test_longest_names_that_the_disk_takes(tmp_path: Path) -> None:
+    for name in ("n" * 251 + ".tif", "地" * 83 + ".tif"):
+        enter(tmp_path / name)
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
+
+
+def test_folder_that_vanishes_during_the_work(tmp_path: Path) -> None:
+    folder = tmp_path / "maps"
+    folder.mkdir()
+
+    def lose_the_folder() -> None:
+        with atomic_output(folder / "map.tif") as part:
+            part.unlink()
+            folder.rmdir()
+
+    assert code_of(lose_the_folder) == "output-write"
+
+
+def test_folder_that_takes_the_place_of_the_output(tmp_path: Path) -> None:
+    def make_a_folder_there() -> None:
+        with atomic_output(tmp_path / "map.tif", overwrite=True) as part:
+            part.write_bytes(b"new")
+            (tmp_path / "map.tif").mkdir()
+
+    assert code_of(make_a_folder_there) == "output-write"
+    assert [path.name for path in tmp_path.iterdir()] == ["map.tif"]
+
+
 def test_bad_inputs(tmp_path: Path) -> None:
     assert code_of(check_input, tmp_path) == "input-is-folder"
     assert code_of(check_input, tmp_path / "none.tif") == "input-missing"
