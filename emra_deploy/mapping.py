@@ -116,7 +116,7 @@ def segment_file(
         input: JPEG, PNG, TIFF or GeoTIFF.
         output: ``.tif`` for a label raster with the input's georeference, ``.png`` for a palette picture.
         model: Model file; None for the shipped one.
-        overlay: ``.png`` of the classes over the picture with a legend, at most 4096 pixels a side.
+        overlay: ``.png`` of the classes over the picture with a legend, at most 4096 pixels a side, of a TIFF 2048.
         overwrite: Whether existing outputs may be replaced.
         backend: As in `Segmenter.open`.
         threads: Threads of one run of the model.
@@ -243,9 +243,10 @@ def _stream(
     """Counts of the 256 label values, and the factor of the overlay."""
     preview = None
     if over is not None:
-        from emra_deploy.preview import Preview
+        from emra_deploy.preview import MAX_SIDE, STREAMED_SIDE, Preview
 
-        preview = Preview(source, segmenter.classes, opacity)
+        side = STREAMED_SIDE if isinstance(source, RasterSource) else MAX_SIDE
+        preview = Preview(source, segmenter.classes, opacity, side)
     counts = np.zeros(256, np.int64)
     for window, labels in segmenter.segment_rows(source):
         sink.write(labels)

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
     from emra_deploy.areas import ClassArea
 
 MAX_SIDE = 4096
-"""Longest side of an overlay in pixels, without its legend."""
+"""Longest side of the overlay of a picture in memory in pixels, without its legend."""
+
+STREAMED_SIDE = 2048
+"""The same for a raster that is read by windows, of which the overlay is all that is held: at 4096 pixels it would
+need 170 MB, with the copies that the legend and the encoder make, and 40 MB so."""
 
 _COLUMNS_AT_ONCE = 2048
 

@@ -28,7 +28,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--overlay",
         type=str,
         default=None,
-        help=".png of the classes over the picture, with legend; large pictures are reduced to 4096 pixels a side",
+        help=".png of the classes over the picture, with legend, of at most 4096 pixels a side (TIFF: 2048)",
     )
     add("--opacity", type=float, default=0.5, help="weight of the overlay's colours, 0 to 1 (default: 0.5)")
     add("--overwrite", action="store_true", help="replace existing outputs, which are kept otherwise")
