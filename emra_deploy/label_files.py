@@ -14,7 +14,7 @@ from emra_deploy.classes import IGNORE, ClassSet
 from emra_deploy.errors import EmraError
 from emra_deploy.georeference import GeoReference
 from emra_deploy.overlay import colour_table
-from emra_deploy.raster import gdal_session
+from emra_deploy.raster import gdal_session, open_dataset
 
 BLOCK = 512
 """Side of the blocks of a label raster in pixels."""
@@ -68,10 +68,10 @@ class LabelWriter:
         self._dataset: Any = None
         # Nothing beside the file: a side-car would keep the temporary name.
         with gdal_session() as rasterio, rasterio.Env(GDAL_PAM_ENABLED="NO"), _writing(path):
-            self._dataset = rasterio.open(
+            self._dataset = open_dataset(
+                rasterio,
                 path,
                 "w",
-                driver="GTiff",
                 height=height,
                 width=width,
                 count=1,
@@ -141,7 +141,7 @@ class LabelWriter:
                 self._dataset.close()
             size = self._path.stat().st_size
             # GDAL's cache writes late, and an error then may reach nobody.
-            with rasterio.open(self._path, driver="GTiff") as written:
+            with open_dataset(rasterio, self._path) as written:
                 for row in range(-(-self._height // BLOCK)):
                     for column in range(-(-self._width // BLOCK)):
                         start = written.get_tag_item(f"BLOCK_OFFSET_{column}_{row}", "TIFF", bidx=1)

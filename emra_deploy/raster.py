@@ -8,6 +8,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -46,10 +47,28 @@ def gdal_session() -> Iterator[Any]:
         raise EmraError(
             "raster-extra", "reading and writing GeoTIFF needs rasterio", 'pip install "emra-deploy[raster]"'
         ) from error
-    with rasterio.Env(**_OPTIONS), warnings.catch_warnings():
+    with rasterio.Env(**_OPTIONS):
+        yield rasterio
+
+
+def open_dataset(rasterio: Any, path: Path, *options: Any, **more: Any) -> Any:
+    """``rasterio.open`` of a GeoTIFF, for files with any name, with or without a georeference.
+
+    Raises:
+        EmraError: ``raster-name`` for names that are not text.
+    """
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError as error:
+        raise EmraError(
+            "raster-name", "GDAL takes only file names that are UTF-8", "Rename the file or its folder", path
+        ) from error
+    # Filters of warnings belong to the whole process, so they are changed here, not while threads read.
+    with warnings.catch_warnings():
         # A plain TIFF without georeference is nothing to warn of.
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
-        yield rasterio
+        # A Path, not text: text may name archives, sub-datasets and servers.
+        return rasterio.open(path, *options, driver="GTiff", **more)
 
 
 class RasterSource:
@@ -69,8 +88,8 @@ class RasterSource:
         dataset: The open rasterio dataset, for CRS and transform.
 
     Raises:
-        EmraError: ``raster-extra``, ``raster-format``, ``raster-implausible``, ``raster-layout``, ``image-depth``,
-            ``image-bands``, ``image-unreadable``, and those of `image_format`.
+        EmraError: ``raster-extra``, ``raster-format``, ``raster-name``, ``raster-implausible``, ``raster-layout``,
+            ``image-depth``, ``image-bands``, ``image-unreadable``, and those of `image_format`.
     """
 
     def __init__(
@@ -82,8 +101,7 @@ class RasterSource:
         self.path = os.fspath(path)
         self._lock = threading.Lock()
         with gdal_session() as rasterio, self._errors():
-            # A Path, not text: text may name archives, sub-datasets and servers.
-            self.dataset: Any = rasterio.open(place, driver="GTiff")
+            self.dataset: Any = open_dataset(rasterio, place)
         try:
             self.height, self.width = int(self.dataset.height), int(self.dataset.width)
             self._check_size(place.stat().st_size)
@@ -241,10 +259,10 @@ class RasterSource:
         self._inverted = self.dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
         self._colours: NDArray[np.uint8] | None = None
         if len(self._bands) == 1 and first == "palette":
-            self._colours = np.zeros((256, 3), np.uint8)
+            # A pixel may hold any value of its type; those beyond the palette are black, as in viewers.
+            self._colours = np.zeros((2 ** (8 * np.dtype(self.dataset.dtypes[0]).itemsize), 3), np.uint8)
             for value, colour in self.dataset.colormap(1).items():
-                if value < 256:
-                    self._colours[value] = colour[:3]
+                self._colours[value] = colour[:3]
             if self._scale is not None:
                 self._colours = self._scale.apply(self._colours)
 

@@ -1,0 +1,172 @@
+"""Rasters as other programs leave them, from the file to the map, and maps in places that rasters are not used to."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from emra_deploy.errors import EmraError
+from emra_deploy.mapping import segment_file
+from emra_deploy.preview import MAX_SIDE, STREAMED_SIDE
+from emra_deploy.raster import RasterSource, gdal_session
+from emra_deploy.scaling import Scale
+from emra_deploy.windows import Window
+from tests.onnx_models import build_model, nearest_colour, scene
+
+rasterio = pytest.importorskip("rasterio")
+from rasterio.crs import CRS  # noqa: E402
+from rasterio.transform import Affine  # noqa: E402
+
+HEIGHT, WIDTH = 75, 66
+PLACE = {"crs": "EPSG:32632", "transform": Affine(0.3, 0, 412345.678901234, 0, -0.3, 5654321.123456789)}
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    build_model(path)
+    return path
+
+
+def write(
+    path: Path, bands: np.ndarray, palette: dict | None = None, mask: np.ndarray | None = None, **options
+) -> Path:
+    profile = {"driver": "GTiff", "photometric": "RGB" if len(bands) >= 3 else "MINISBLACK", **PLACE}
+    profile.update(count=bands.shape[0], height=bands.shape[1], width=bands.shape[2], dtype=bands.dtype)
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(path, "w", **{**profile, **options}) as dataset,
+    ):
+        if palette:
+            dataset.write_colormap(1, palette)
+        dataset.write(bands)
+        if mask is not None:
+            dataset.write_mask(mask)
+    return path
+
+
+def pixels() -> np.ndarray:
+    return scene(HEIGHT, WIDTH).transpose(2, 0, 1)
+
+
+def mapped(source: Path, model: Path, **options) -> np.ndarray:
+    """The labels that the file gives, after the map's georeference was compared with that of the picture."""
+    output = source.with_name("map.tif")
+    segment_file(source, output, model=model, overwrite=True, threads=1, **options)
+    with rasterio.open(source) as before, rasterio.open(output) as after:
+        assert after.crs == before.crs
+        assert tuple(after.transform) == tuple(before.transform)
+        assert after.tags().get("AREA_OR_POINT") == before.tags().get("AREA_OR_POINT")
+        assert after.nodata == 255
+        assert after.colorinterp[0].name == "palette"
+        labels: np.ndarray = after.read(1)
+    return labels
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"BIGTIFF": "YES"},
+        {"interleave": "band", "tiled": True, "blockxsize": 32, "blockysize": 32},
+        {"blockysize": 1, "compress": "lzw", "predictor": 2},
+        {"blockysize": HEIGHT, "compress": "deflate"},
+        {"compress": "zstd"},
+        {"crs": None},
+        {"crs": None, "transform": Affine.identity()},
+        {"crs": "EPSG:25832+7837"},
+        {"crs": CRS.from_wkt('LOCAL_CS["site grid",UNIT["metre",1]]')},
+        {"transform": Affine(0.286, 0.086, 4e5, 0.089, -0.277, 5e6)},
+        {"transform": Affine(0.3, 0, 4e5, 0, 0.3, 5e6)},
+    ],
+)
+@pytest.mark.filterwarnings("ignore::rasterio.errors.NotGeoreferencedWarning")
+def test_layouts_and_places(model: Path, tmp_path: Path, options: dict) -> None:
+    bands = pixels()
+    labels = mapped(write(tmp_path / "a.tif", bands, **options), model)
+    assert (labels == nearest_colour(bands.transpose(1, 2, 0))).all()
+
+
+def test_jpeg_in_ycbcr(model: Path, tmp_path: Path) -> None:
+    bands = np.repeat(np.repeat(pixels()[:, ::16, ::16], 16, axis=1), 16, axis=2)
+    path = write(
+        tmp_path / "a.tif", bands, photometric="YCBCR", compress="jpeg", tiled=True, blockxsize=64, blockysize=64
+    )
+    assert (mapped(path, model) == nearest_colour(bands.transpose(1, 2, 0))).mean() > 0.98
+
+
+def test_white_as_nodata_and_an_internal_mask(model: Path, tmp_path: Path) -> None:
+    bands = pixels()
+    white, mask = bands.copy(), np.full((HEIGHT, WIDTH), 255, np.uint8)
+    white[:, :20], mask[:20] = 255, 0
+    expected = nearest_colour(bands.transpose(1, 2, 0))
+    for path in (
+        write(tmp_path / "white.tif", white, nodata=255),
+        write(tmp_path / "mask.tif", bands, mask=mask),
+        write(tmp_path / "nan.tif", np.where(mask > 0, bands, np.float32("nan")), nodata=np.nan),
+        write(tmp_path / "minus.tif", np.where(mask > 0, bands, np.float32(-9999)), nodata=-9999),
+    ):
+        labels = mapped(path, model, scale=Scale(0, 255))
+        assert (labels[:20] == 255).all()
+        assert (labels[20:] == expected[20:]).all()
+
+
+def test_near_infrared_is_left_out_and_bands_may_be_named(model: Path, tmp_path: Path) -> None:
+    bands = pixels()
+    expected = nearest_colour(bands.transpose(1, 2, 0))
+    extra = np.full_like(bands[:1], 77)
+    assert (mapped(write(tmp_path / "a.tif", np.concatenate([bands, extra])), model) == expected).all()
+    other = write(tmp_path / "b.tif", np.concatenate([extra, bands[::-1]]), photometric="MINISBLACK")
+    assert (mapped(other, model, bands=(4, 3, 2)) == expected).all()
+
+
+def test_palette_of_sixteen_bits(tmp_path: Path) -> None:
+    values = np.asarray([[[0, 1, 60_000]]], np.uint16)
+    palette = {0: (10, 20, 30, 255), 1: (40, 50, 60, 255)}
+    path = write(tmp_path / "a.tif", values, palette=palette, photometric="PALETTE")
+    with RasterSource(path, scale=Scale(0, 255)) as source:
+        assert source.read(Window(0, 0, 1, 3)).tolist() == [[[10, 20, 30], [40, 50, 60], [0, 0, 0]]]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 66), (75, 1), (33, 31)])
+def test_rasters_smaller_than_a_tile(model: Path, tmp_path: Path, size: tuple[int, int]) -> None:
+    bands = pixels()[:, : size[0], : size[1]]
+    labels = mapped(write(tmp_path / "a.tif", bands), model, overlay=tmp_path / "overlay.png")
+    assert (labels == nearest_colour(bands.transpose(1, 2, 0))).all()
+
+
+@pytest.mark.skipif(os.name != "posix" or os.uname().sysname == "Darwin", reason="names here are always text")
+def test_name_that_is_no_text(model: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.tif", pixels())
+    odd = Path(os.fsdecode(bytes(tmp_path) + b"/caf\xe9.tif"))
+    for source, output in ((odd, tmp_path / "map.tif"), (path, odd)):
+        if source == odd:
+            path.rename(odd)
+        with pytest.raises(EmraError) as caught:
+            segment_file(source, output, model=model)
+        assert caught.value.code == "raster-name"
+        if source == odd:
+            odd.rename(path)
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["a.tif", "model.onnx"]
+
+
+def test_overlay_of_a_large_raster_stays_small(model: Path, tmp_path: Path) -> None:
+    assert STREAMED_SIDE < MAX_SIDE
+    bands = np.repeat(np.repeat(scene(4, 300).transpose(2, 0, 1), 8, axis=1), 8, axis=2)
+    report = segment_file(
+        write(tmp_path / "a.tif", bands, compress="deflate"),
+        tmp_path / "map.tif",
+        model=model,
+        overlay=tmp_path / "overlay.png",
+        threads=1,
+    )
+    assert report.overlay_factor == -(-2400 // STREAMED_SIDE) == 2
+
+
+def test_reading_leaves_the_warnings_of_other_threads_alone() -> None:
+    before = list(warnings.filters)
+    with gdal_session():
+        assert list(warnings.filters) == before
