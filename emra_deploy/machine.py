@@ -45,6 +45,15 @@ _JETPACKS = {
     "38.4": "7.1",
 }
 
+_TENSORRT_FLOOR = "JetPack {} has TensorRT {}, older than the 10.3 that models need: install JetPack 6.1 or newer"
+# TensorRT of each JetPack, as far as it asks something of the user.
+_JETPACK_NOTES = {
+    "5": _TENSORRT_FLOOR.format("5", "8.5"),
+    "6.0": _TENSORRT_FLOOR.format("6.0", "8.6"),
+    "6.1": "its TensorRT 10.3 is known for wrong FP16 results: trust only models that pass the self-test here",
+    "6.2": "its TensorRT 10.3 is known for wrong FP16 results: trust only models that pass the self-test here",
+}
+
 
 @dataclass(frozen=True)
 class Library:
@@ -169,6 +178,14 @@ def jetpack_of_release(release: str) -> str | None:
     return None
 
 
+def jetpack_note(jetpack: str) -> str | None:
+    """What the user of a JetPack should know about its TensorRT, or None."""
+    number = re.match(r"(\d+)(?:\.(\d+))?", jetpack)
+    if number is None:
+        return None
+    return _JETPACK_NOTES.get(f"{number[1]}.{number[2] or 0}") or _JETPACK_NOTES.get(number[1])
+
+
 def parse_nvidia_smi(text: str) -> list[dict[str, str]]:
     """GPUs in nvidia-smi's ``csv,noheader`` answer to name, memory.total, driver_version and compute_cap."""
     gpus = []
@@ -197,7 +214,7 @@ def _jetson() -> dict[str, str | None] | None:
     jetpack = parse_jetpack_package(_read("/var/lib/dpkg/status"))
     if jetpack is None and release is not None:
         jetpack = jetpack_of_release(release)
-    return {"board": board, "jetson_linux": release, "jetpack": jetpack}
+    return {"board": board, "jetson_linux": release, "jetpack": jetpack, "note": jetpack_note(jetpack or "")}
 
 
 def _gpus() -> list[dict[str, str]]:

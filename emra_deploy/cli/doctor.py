@@ -113,6 +113,8 @@ def _summary(facts: dict[str, Any]) -> dict[str, str]:
         rows["jetson"] = f"{jetson['board'] or 'unnamed board'}, JetPack {jetson['jetpack'] or 'not known'}" + (
             f" (Jetson Linux {jetson['jetson_linux']})" if jetson["jetson_linux"] else ""
         )
+        if jetson["note"]:
+            rows["jetson note"] = jetson["note"]
     gpus = [
         f"{gpu['name']}, {gpu['memory']}, driver {gpu['driver']}, sm_{gpu['compute_capability'].replace('.', '')}"
         for gpu in facts["gpus"]

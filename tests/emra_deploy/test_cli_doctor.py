@@ -12,6 +12,7 @@ from emra_deploy.cli.main import main
 from emra_deploy.machine import (
     LIBRARIES,
     Library,
+    jetpack_note,
     jetpack_of_release,
     parse_cpu_features,
     parse_cpu_model,
@@ -72,6 +73,15 @@ def test_jetson() -> None:
 )
 def test_known_jetpacks(release: str, jetpack: str) -> None:
     assert jetpack_of_release(release) == jetpack
+
+
+def test_users_of_a_jetpack_are_told_of_its_tensorrt() -> None:
+    for old in ("5.1.2", "6.0", "6.0 developer preview"):
+        assert "install JetPack 6.1" in (jetpack_note(old) or "")
+    for guarded in ("6.1", "6.2", "6.2.1"):
+        assert "self-test" in (jetpack_note(guarded) or "")
+    for fine in ("7.0", "7.2", "", "unknown"):
+        assert jetpack_note(fine) is None
 
 
 @pytest.mark.parametrize("release", ["36.9", "36.4.99", "99.1", "36"])
