@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ from emra_deploy.cli import doctor, info, segment
 from emra_deploy.errors import EmraError
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
+    from jsonargparse import ArgumentParser, Namespace
 
 VERBS = {"segment": segment, "info": info, "doctor": doctor}
 
@@ -53,16 +54,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(None if argv is None else list(argv))
     options = arguments[arguments.verb]
     if argv is None:
-        # A polite kill shall remove the unfinished file, as Ctrl-C does.
-        signal.signal(signal.SIGTERM, _terminate)
+        # A polite kill, or a lost terminal, shall remove the unfinished file, as Ctrl-C does; nohup stays in force.
+        for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+            if signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, _terminate)
+        # File names need not be text; they are printed as they came.
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="surrogateescape")
     try:
         status: int = VERBS[arguments.verb].run(options)
         return status
     except EmraError as error:
-        if options.get("json"):
-            print(json.dumps({"error": error.to_dict()}))
-        print(f"emra: {error}", file=sys.stderr)
-        return 2
+        return _refuse(error, options)
+    except MemoryError as error:
+        return _refuse(
+            EmraError("memory", f"not enough memory ({error})", "Free some, or give a smaller --batch"), options
+        )
     except KeyboardInterrupt:
         print("emra: interrupted; no output was changed", file=sys.stderr)
         return 130
@@ -70,6 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output has seen enough; keep the interpreter from saying so when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _refuse(error: EmraError, options: Namespace) -> int:
+    if options.get("json"):
+        print(json.dumps({"error": error.to_dict()}))
+    print(f"emra: {error}", file=sys.stderr)
+    return 2
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -234,8 +235,10 @@ def test_threads_halo_and_batch_do_not_change_the_labels(model: Path, tmp_path: 
         np.testing.assert_array_equal(np.asarray(Image.open(out)), nearest_colour(image))
 
 
-@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP])
 def test_kill_during_the_work_leaves_the_old_output(model: Path, tmp_path: Path, kind: signal.Signals) -> None:
+    if signal.getsignal(kind) == signal.SIG_IGN:
+        pytest.skip("these tests run under nohup, whose wish a child inherits and respects")
     rasterio = pytest.importorskip("rasterio")
     source, out = tmp_path / "in.tif", tmp_path / "out.tif"
     options = {"driver": "GTiff", "tiled": True, "sparse_ok": False, "compress": "deflate"}
@@ -254,7 +257,7 @@ def test_kill_during_the_work_leaves_the_old_output(model: Path, tmp_path: Path,
         process.wait()
     assert process.returncode in (-kind, 128 + kind)
     assert out.read_bytes() == b"old"
-    if kind == signal.SIGTERM:
+    if kind != signal.SIGKILL:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["in.tif", "out.tif"]
 
 
@@ -288,6 +291,32 @@ def test_names_that_look_like_other_things(model: Path, tmp_path: Path) -> None:
         assert main(["segment", str(tmp_path / name), "-m", str(model), "-o", str(out), "--overwrite"]) == 0
     done = emra("segment", "123", "-m", model, "-o", "x.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_file_names_need_not_be_text(model: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        save_png(tmp_path / "in.png", scene(5, 6)).rename(tmp_path / name)
+    except OSError:
+        pytest.skip("names are always text on this system")
+    environment = {**os.environ, "PYTHONUTF8": "1"}
+    command = [sys.executable, "-m", "emra_deploy", "segment", name, "-m", model, "-o", b"\xe9.png"]
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert b"\xe9.png" in done.stdout
+    again = subprocess.run(command, capture_output=True, cwd=tmp_path, env=environment, check=False)
+    assert again.returncode == 2
+    assert b"[output-exists]" in again.stderr
+
+
+def test_memory_that_runs_out_is_one_line(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def hungry(*arguments: object, **options: object) -> None:
+        np.empty((2**20, 2**20, 2**10), np.uint8)
+
+    monkeypatch.setattr("emra_deploy.mapping.segment_file", hungry)
+    assert fails(capsys, "a.png", "-m", model, "-o", tmp_path / "b.png") == "memory"
 
 
 def test_a_bug_keeps_its_traceback(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
