@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from emra_deploy import raster
 from emra_deploy.errors import EmraError
 from emra_deploy.mapping import segment_file
 from emra_deploy.preview import MAX_SIDE, STREAMED_SIDE
@@ -129,6 +130,30 @@ def test_palette_of_sixteen_bits(tmp_path: Path) -> None:
     path = write(tmp_path / "a.tif", values, palette=palette, photometric="PALETTE")
     with RasterSource(path, scale=Scale(0, 255)) as source:
         assert source.read(Window(0, 0, 1, 3)).tolist() == [[[10, 20, 30], [40, 50, 60], [0, 0, 0]]]
+
+
+@pytest.mark.parametrize("mask", [False, True])
+def test_wide_strips_are_decoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mask: bool) -> None:
+    bands = np.random.default_rng(0).integers(1, 255, (3, 90, 1000), np.uint8)
+    bands[:, 40:50, 500:] = 0
+    path = write(tmp_path / "a.tif", bands, compress="lzw", blockysize=1, nodata=0 if mask else None)
+    monkeypatch.setattr(raster, "CACHE_BYTES", 2 * 32 * 3000 - 2)
+    windows = [Window(top, left, 32, 100) for top in (0, 29, 58) for left in range(0, 1000, 100)]
+    with RasterSource(path) as source:
+        loads = []
+        for name in ("_read", "_read_mask"):
+            load = getattr(source, name)
+            monkeypatch.setattr(source, name, lambda window, load=load: loads.append(window) or load(window))
+        for window in windows:
+            assert (source.read(window) == bands.transpose(1, 2, 0)[window.slices]).all()
+            valid = source.valid(window)
+            expected = bands.any(axis=0)[window.slices] if mask else np.ones((32, 100), bool)
+            assert ((True if valid is None else valid) == expected).all()
+            # What draws an overlay comes back to the rows before.
+            before = Window(max(window.top - 20, 0), window.left, 25, 100)
+            assert (source.read(before) == bands.transpose(1, 2, 0)[before.slices]).all()
+    full = [window for window in loads if window.width == 1000]
+    assert len(full) == (6 if mask else 3)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 66), (75, 1), (33, 31)])
