@@ -280,16 +280,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--overlay", action="store_true", help="make overlays in the raster runs, too")
     parser.add_argument("--skip", nargs="+", choices=PARTS, default=[], help="parts to leave out")
     options = parser.parse_args(argv)
-    report = measure(
-        options.model.resolve(),
-        None if options.image is None else options.image.resolve(),
-        runs=options.runs,
-        threads=options.threads,
-        raster_sizes=options.raster_sizes,
-        overlay=options.overlay,
-        skip=options.skip,
-        say=lambda line: print(line, flush=True),
-    )
+    try:
+        report = measure(
+            options.model.resolve(),
+            None if options.image is None else options.image.resolve(),
+            runs=options.runs,
+            threads=options.threads,
+            raster_sizes=options.raster_sizes,
+            overlay=options.overlay,
+            skip=options.skip,
+            say=lambda line: print(line, flush=True),
+        )
+    except subprocess.CalledProcessError as error:
+        # What the measured process said is the cause; some of these had their stderr kept from the terminal.
+        said = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else ""
+        print(f"error: a measured process ended with status {error.returncode}\n{said}".rstrip(), file=sys.stderr)
+        return 2
     if options.json is not None:
         options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return 0

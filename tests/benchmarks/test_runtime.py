@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import runtime
 from benchmarks.runtime import interleaved, measure, sample_raster
 
 
@@ -49,3 +50,12 @@ def test_all_parts(tmp_path: Path) -> None:
     assert report["overhead"]["ratio"] > 0
     assert report["raster"]["sizes"]["900"]["peak_bytes"] > 20 * 2**20
     assert report["raster"]["ratio"] >= 1
+
+
+def test_a_failing_process_is_told_in_its_own_words(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(b"no model")
+    assert runtime.main(["--model", str(model), "--skip", "import", "cold", "raster", "--runs", "1"]) == 2
+    shown = capfd.readouterr().err
+    assert "[model-unreadable]" in shown
+    assert "Traceback" not in shown
