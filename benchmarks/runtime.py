@@ -9,6 +9,8 @@ medians are reported. Peak memory is that of the process, from the kernel.
 from __future__ import annotations
 
 import argparse
+import datetime
+import hashlib
 import json
 import os
 import platform
@@ -176,7 +178,7 @@ def measure_overhead(model: Path, image: Path, folder: Path, runs: int, threads:
     totals = [float(report["seconds"]["total"]) for report in reports[1:]]
     base = statistics.median(results["bare"])
     return {
-        "image": str(image),
+        "image": image.name,
         "pixels": [reports[0]["height"], reports[0]["width"]],
         "tiles": facts["tiles"],
         "bare_seconds": summary(results["bare"]),
@@ -239,8 +241,14 @@ def measure(
         JSON values: one entry for each part, and the machine.
     """
     report: dict[str, Any] = {
-        "model": str(model),
-        "machine": {"platform": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()},
+        # Names and hashes, not paths: a result file is published, and paths say more about a machine than about a model.
+        "model": {"name": model.name, "sha256": hashlib.sha256(model.read_bytes()).hexdigest()},
+        "date": datetime.date.today().isoformat(),
+        "machine": {
+            "system": f"{platform.system()} {platform.machine()}",
+            "python": platform.python_version(),
+            "cores": os.cpu_count(),
+        },
     }
     with tempfile.TemporaryDirectory(prefix="emra-runtime-") as name:
         folder = Path(name)
