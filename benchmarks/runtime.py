@@ -241,7 +241,7 @@ def measure(
         JSON values: one entry for each part, and the machine.
     """
     report: dict[str, Any] = {
-        # Names and hashes, not paths: a result file is published, and paths say more about a machine than about a model.
+        # Names and hashes, not paths: a result file is published, and a path says nothing about a model.
         "model": {"name": model.name, "sha256": hashlib.sha256(model.read_bytes()).hexdigest()},
         "date": datetime.date.today().isoformat(),
         "machine": {
