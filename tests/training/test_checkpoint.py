@@ -286,10 +286,11 @@ def _save_for_ever(path: Path, pipe) -> None:
 def test_killed_while_saving(tmp_path):
     """SIGKILL at some moments of endless saving: what is there loads and is all of one save; nothing piles up."""
     path = tmp_path / "state.pt"
-    fork = multiprocessing.get_context("fork")
+    # Not forked: a child of a process whose threads PyTorch started may wait for ever for a lock that one of them held.
+    spawn = multiprocessing.get_context("spawn")
     for delay in (0.0, 0.003, 0.011):
-        receiver, sender = fork.Pipe(duplex=False)
-        process = fork.Process(target=_save_for_ever, args=(path, sender), daemon=True)
+        receiver, sender = spawn.Pipe(duplex=False)
+        process = spawn.Process(target=_save_for_ever, args=(path, sender), daemon=True)
         process.start()
         last = max(receiver.recv() for _ in range(2))
         time.sleep(delay)
