@@ -28,7 +28,7 @@ def random_model(**config: object) -> EMRAProxy:
     return model.eval()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def small_backbone() -> Iterator[None]:
     """Four blocks of width 64 in place of ViT-Ti: the same code in a fraction of the time."""
     narrow = functools.partial(timm.create_model, depth=4, embed_dim=64, num_heads=2)

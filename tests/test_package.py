@@ -137,6 +137,8 @@ def test_every_file_of_a_package_is_installed() -> None:
         if package not in PACKAGES:
             continue
         assert any(fnmatch(package, pattern) for pattern in included)
+        if package == "benchmarks" and rest[0] == "results":
+            continue  # evidence, read in the repository
         if path.suffix == ".py":
             assert (path.parent / "__init__.py").is_file(), f"{path} is in no package"
         else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from emra_deploy.errors import EmraError
 from training.augment import AugmentConfig
 from training.model import EMRAConfig
+from training.model.config import ZOOMS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -202,6 +203,8 @@ class Recipe:
             raise _bad("mean", self.mean, "three numbers")
         if not all(0 < value < math.inf for value in self.std):
             raise _bad("std", self.std, "three numbers above 0")
+        if self.model.zoom not in ZOOMS:  # before it divides
+            raise _bad("model.zoom", self.model.zoom, "1, 2 or 4")
         # The number of classes is the data's; everything else of the model can be refused before data is read.
         EMRAConfig(
             backbone=self.model.backbone,

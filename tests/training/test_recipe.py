@@ -52,6 +52,8 @@ BAD = [
     ("model.fusion", "max"),
     ("model.drop_path", 1.0),
     ("model.drop_path", -0.1),
+    ("model.zoom", 0),
+    ("model.zoom", 3),
     ("loss.balance", "median"),
     ("loss.balance_power", -1.0),
     ("loss.hsmf_weight", -0.1),
