@@ -57,14 +57,44 @@ def segmentation_loss(parts: Parts, labels: Tensor, weights: Tensor | None, conf
         A scalar; 0 where no pixel is labelled.
     """
     labels = labels.long()
-    total = _cross_entropy(parts.logits, labels, weights, config.label_smoothing)
+    logits = _upsample(parts.logits, labels)
+    total = _cross_entropy(logits, labels, weights, config.label_smoothing)
     if config.hsmf_weight:
-        total = total + config.hsmf_weight * _cross_entropy(parts.hsmf, labels, weights, config.label_smoothing)
+        hsmf = _upsample(parts.hsmf, labels)
+        total = total + config.hsmf_weight * _cross_entropy(hsmf, labels, weights, config.label_smoothing)
+    if config.jaccard_weight:
+        total = total + config.jaccard_weight * soft_jaccard(logits, labels)
     return total
 
 
+def soft_jaccard(logits: Tensor, labels: Tensor) -> Tensor:
+    """One minus the IoU of probabilities and labels over the whole batch, mean over the classes in its labels.
+
+    The IoU of Rahman and Wang (ISVC 2016): sum(p * y) / sum(p + y - p * y). Over the batch, not per crop, as mIoU is
+    counted over all pictures: a class that a single crop shows by three pixels should not weigh as one that fills it.
+
+    Args:
+        logits: float B x C x H x W.
+        labels: int64 B x H x W; 255 does not count.
+
+    Returns:
+        A scalar in [0, 1]; 0 where no pixel is labelled.
+    """
+    valid = labels != IGNORE
+    truth = F.one_hot(labels.where(valid, 0), logits.shape[1]).movedim(-1, 1) * valid.unsqueeze(1)
+    probability = logits.softmax(dim=1) * valid.unsqueeze(1)
+    both = (probability * truth).sum(dim=(0, 2, 3))
+    pixels = truth.sum(dim=(0, 2, 3))
+    either = probability.sum(dim=(0, 2, 3)) + pixels - both
+    shown = pixels > 0
+    return ((1 - both / either.clamp(min=1)) * shown).sum() / shown.sum().clamp(min=1)
+
+
+def _upsample(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
+
+
 def _cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:
-    logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
     # A sum over a count that is at least 1: the mean over no pixels is NaN, and one empty batch would end the run.
     total = F.cross_entropy(
         logits, labels, weight=weights, ignore_index=IGNORE, label_smoothing=smoothing, reduction="sum"

@@ -67,12 +67,15 @@ class LossConfig:
         balance_power: 1 applies the weights in full, 0 not at all.
         hsmf_weight: Weight of a second cross-entropy on HSMF alone, so that region logits learn even where attention
             is flat.
+        jaccard_weight: Weight of one minus the soft IoU of the batch, mean over the classes that it shows; mIoU counts
+            a rare class as much as a common one, cross-entropy does not.
         label_smoothing: 0 to 1.
     """
 
     balance: str = "none"
     balance_power: float = 1.0
     hsmf_weight: float = 0.0
+    jaccard_weight: float = 0.0
     label_smoothing: float = 0.0
 
 
@@ -170,6 +173,7 @@ class Recipe:
             ("data.scene_fraction", self.data.scene_fraction, 0, 1),
             ("loss.balance_power", self.loss.balance_power, 0, None),
             ("loss.hsmf_weight", self.loss.hsmf_weight, 0, None),
+            ("loss.jaccard_weight", self.loss.jaccard_weight, 0, None),
             ("loss.label_smoothing", self.loss.label_smoothing, 0, 1),
             ("optim.weight_decay", self.optim.weight_decay, 0, None),
             ("optim.warmup", self.optim.warmup, 0, None),

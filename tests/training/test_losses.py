@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.training.array_tiles import tile_of
-from training.losses import class_weights, segmentation_loss
+from training.losses import class_weights, segmentation_loss, soft_jaccard
 from training.model import Parts
 from training.recipe import LossConfig
 
@@ -110,3 +110,37 @@ def test_weights_follow_the_effective_number_of_samples():
     np.testing.assert_allclose(tempered[:2], root / root.mean(), rtol=1e-5)
     off = class_weights(tiles, 3, LossConfig(balance="effective", balance_power=0.0))
     np.testing.assert_allclose(off, 1)
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_soft_jaccard_is_that_of_segmentation_models_pytorch(classes: int):
+    reference = pytest.importorskip("segmentation_models_pytorch").losses.JaccardLoss("multiclass")
+    logits, truth = parts(classes=classes, side=16).logits, labels(classes=classes).long()
+    assert soft_jaccard(logits, truth).item() == pytest.approx(reference(logits, truth).item(), rel=1e-5)
+
+
+def test_soft_jaccard_is_0_for_a_sure_and_right_answer_and_1_for_a_sure_and_wrong_one():
+    truth = labels(classes=2).long()
+    sure = 100 * F.one_hot(truth, 2).movedim(-1, 1).float()
+    assert soft_jaccard(sure, truth).item() == pytest.approx(0, abs=1e-6)
+    assert soft_jaccard(-sure, truth).item() == pytest.approx(1, abs=1e-6)
+
+
+def test_soft_jaccard_counts_only_labelled_pixels_and_classes_that_occur():
+    logits, truth = parts(classes=5, side=16).logits, labels(classes=2).long()
+    whole = soft_jaccard(logits[:1], truth[:1])
+    truth[1] = 255
+    assert soft_jaccard(logits, truth).item() == pytest.approx(whole.item(), rel=1e-6)
+    assert soft_jaccard(logits, torch.full_like(truth, 255)).item() == 0
+
+
+def test_soft_jaccard_adds_to_the_loss_and_pulls_towards_the_labels():
+    maps, truth = parts(), labels()
+    config = LossConfig(jaccard_weight=0.5)
+    up = F.interpolate(maps.logits, size=(16, 16), mode="bilinear", align_corners=False)
+    expected = by_hand(up, truth) + 0.5 * soft_jaccard(up, truth.long()).item()
+    loss = segmentation_loss(maps, truth, None, config)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    (gradient,) = torch.autograd.grad(loss, maps.logits)
+    better = maps._replace(logits=maps.logits - 0.1 * gradient)
+    assert value(better, truth, None, config) < loss.item()

@@ -57,6 +57,7 @@ BAD = [
     ("loss.balance", "median"),
     ("loss.balance_power", -1.0),
     ("loss.hsmf_weight", -0.1),
+    ("loss.jaccard_weight", -0.5),
     ("loss.label_smoothing", 1.1),
     ("optim.optimizer", "adam"),
     ("optim.schedule", "step"),
