@@ -41,6 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
         threads=arguments.threads,
         batch_size=arguments.batch,
         halo=arguments.halo,
+        blend=arguments.blend,
     ) as segmenter:
         manifest = segmenter.manifest
         model = {

@@ -102,6 +102,7 @@ def segment_file(
     threads: int | None = None,
     batch: int | None = None,
     halo: int | None = None,
+    blend: bool = False,
     bands: Sequence[int] | None = None,
     scale: Scale | None = None,
     opacity: float = 0.5,
@@ -122,6 +123,7 @@ def segment_file(
         threads: Threads of one run of the model.
         batch: Tiles run at once.
         halo: Overlap of tiles in pixels.
+        blend: Average overlapping tiles instead of joining them; see `Segmenter`.
         bands: Band numbers of red, green and blue, for a TIFF.
         scale: Range of values to stretch to 8 bits.
         opacity: Of the overlay's colours, 0 to 1.
@@ -156,7 +158,7 @@ def segment_file(
         from emra_deploy.segmenter import Segmenter
 
         segmenter = stack.enter_context(
-            Segmenter.open(model, backend=backend, threads=threads, batch_size=batch, halo=halo)
+            Segmenter.open(model, backend=backend, threads=threads, batch_size=batch, halo=halo, blend=blend)
         )
         loaded = time.perf_counter()
         georeference = source.georeference if isinstance(source, RasterSource) else None

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.backends.base import Backend, Outputs
+from emra_deploy.blending import BLEND_DIVISOR, Blender
 from emra_deploy.classes import IGNORE, ClassSet
 from emra_deploy.errors import EmraError
 from emra_deploy.manifest import Manifest
@@ -27,6 +28,8 @@ MAX_BATCH = 4096
 """Largest number of tiles run at once."""
 
 _Result = tuple[Window, npt.NDArray[np.uint8], npt.NDArray[Any] | None]
+_Answer = tuple[Tile, int | None, npt.NDArray[np.bool_] | None, Outputs | None]
+"""A tile, its index in the batch, which of its pixels hold data, and what the model gave for the batch."""
 _T = TypeVar("_T")
 
 
@@ -37,7 +40,7 @@ class _Job:
     Attributes:
         tiles: In row-major order.
         slots: For each tile its index in the batch, or None for a tile without data.
-        valid: For each tile which pixels of its write window hold data, or None for all.
+        valid: For each tile which pixels of its write window (blended: of its read window) hold data, or None for all.
         batch: uint8 B×H×W×3, or None when no tile has data.
     """
 
@@ -53,20 +56,36 @@ class Segmenter:
     Args:
         backend: The loaded model.
         manifest: What the model says about itself.
-        halo: Neighbouring tiles overlap by at least twice this many pixels; None for 1/8 of a tile.
+        halo: Neighbouring tiles overlap by at least twice this many pixels; None for 1/8 of a tile, blended 1/4.
         batch_size: Tiles run at once; None for the model's own fixed batch, or 1.
+        blend: Average what overlapping tiles say of a pixel instead of taking it from the most central one. Slower
+            and better; needs a model with the output ``logits``.
 
     Raises:
-        EmraError: ``halo`` or ``batch-size`` for values out of range.
+        EmraError: ``halo`` or ``batch-size`` for values out of range, ``blend`` for a model without logits.
     """
 
     def __init__(
-        self, backend: Backend, manifest: Manifest, *, halo: int | None = None, batch_size: int | None = None
+        self,
+        backend: Backend,
+        manifest: Manifest,
+        *,
+        halo: int | None = None,
+        batch_size: int | None = None,
+        blend: bool = False,
     ) -> None:
         fixed, height, width = backend.input_shape
         self.backend = backend
         self.manifest = manifest
-        self.halo = default_halo(height, width) if halo is None else halo
+        self.blend = blend
+        usual = min(height, width) // BLEND_DIVISOR if blend else default_halo(height, width)
+        self.halo = usual if halo is None else halo
+        if blend and "logits" not in manifest.heads:
+            raise EmraError(
+                "blend",
+                f"the model gives only {', '.join(manifest.heads)}; blending needs its logits",
+                "Leave blending out, or export the model with --heads classes,logits",
+            )
         self.batch_size = (fixed or DEFAULT_BATCH) if batch_size is None else batch_size
         if not 0 <= 2 * self.halo < min(height, width):
             raise EmraError(
@@ -87,6 +106,7 @@ class Segmenter:
         threads: int | None = None,
         batch_size: int | None = None,
         halo: int | None = None,
+        blend: bool = False,
         self_test: bool = True,
     ) -> Segmenter:
         """Load a model file and check it on this machine.
@@ -97,6 +117,7 @@ class Segmenter:
             threads: Threads of one run; None leaves the choice to the backend.
             batch_size: Tiles run at once; see the class.
             halo: Overlap of tiles; see the class.
+            blend: Average overlapping tiles; see the class.
             self_test: Whether to run the golden tile and refuse a model that fails it.
 
         Raises:
@@ -110,7 +131,7 @@ class Segmenter:
 
             model = shipped_model()
         loaded, manifest = open_backend(model, backend, threads)
-        segmenter = cls(loaded, manifest, halo=halo, batch_size=batch_size)
+        segmenter = cls(loaded, manifest, halo=halo, batch_size=batch_size, blend=blend)
         if self_test:
             try:
                 run_self_test(loaded, manifest)
@@ -180,10 +201,31 @@ class Segmenter:
         self.close()
 
     def _results(self, source: ImageSource) -> Iterator[_Result]:
+        answers = self._answers(source)
+        if self.blend:
+            return self._blended(answers, source)
+        return (_cut(*answer) for answer in answers)
+
+    def _answers(self, source: ImageSource) -> Iterator[_Answer]:
         for job in _ahead(self._jobs(source)):
             outputs = None if job.batch is None else self._run(job.batch)
             for tile, slot, valid in zip(job.tiles, job.slots, job.valid, strict=True):
-                yield _cut(tile, slot, valid, outputs)
+                yield tile, slot, valid, outputs
+
+    def _blended(self, answers: Iterator[_Answer], source: ImageSource) -> Iterator[_Result]:
+        _, height, width = self.backend.input_shape
+        blender = Blender(source.width, len(self.classes), (height, width))
+        top = 0
+        for tile, slot, valid, outputs in answers:
+            if tile.read.top > top:
+                top = tile.read.top
+                yield blender.rows(top)
+            read = tile.read
+            logits = None
+            if slot is not None and outputs is not None:
+                logits = outputs["logits"][slot, :, : read.height, : read.width]
+            blender.add(read, logits, valid)
+        yield blender.rows(source.height)
 
     def _run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
         outputs = self.backend.run(batch)
@@ -200,7 +242,7 @@ class Segmenter:
         _, height, width = self.backend.input_shape
         job, used = _Job(), 0
         for tile in iter_tiles(source.height, source.width, height, width, self.halo):
-            valid = source.valid(tile.write)
+            valid = source.valid(tile.read if self.blend else tile.write)
             empty = valid is not None and not valid.any()
             if not empty:
                 if job.batch is None:

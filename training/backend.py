@@ -46,13 +46,14 @@ class TorchBackend:
         }
 
     def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
-        """uint8 B x H x W x 3, RGB -> ``classes`` uint8 B x H x W."""
+        """uint8 B x H x W x 3, RGB -> ``classes`` uint8 B x H x W, ``logits`` float32 B x C x H x W."""
         check_batch(batch, self.input_shape)
         pixels = torch.from_numpy(np.ascontiguousarray(batch)).to(self._device)
         with torch.inference_mode():
             image = (pixels.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
-            labels = self._model(image).argmax(dim=1).to(torch.uint8)
-        return {"classes": labels.cpu().numpy()}
+            logits = self._model(image)
+            labels = logits.argmax(dim=1).to(torch.uint8)
+        return {"classes": labels.cpu().numpy(), "logits": logits.float().cpu().numpy()}
 
     def close(self) -> None:
         """Nothing to free that Python does not free itself."""
@@ -73,6 +74,7 @@ def torch_manifest(checkpoint: Checkpoint, backend: TorchBackend, name: str) -> 
         aggregation=config.aggregation,
         input_shape=backend.input_shape,
         zoom=config.zoom,
+        heads=("classes", "logits"),
         bands=tuple(checkpoint.meta.get("bands", ("red", "green", "blue"))),
         gsd=checkpoint.meta.get("gsd"),
     )

@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
     checkpoint = load_checkpoint(folder)
     backend = TorchBackend(checkpoint, None if arguments.size is None else tuple(arguments.size), arguments.device)
     manifest = torch_manifest(checkpoint, backend, folder.name or "checkpoint")
-    segmenter = Segmenter(backend, manifest, halo=arguments.halo, batch_size=arguments.batch)
+    segmenter = Segmenter(backend, manifest, halo=arguments.halo, batch_size=arguments.batch, blend=arguments.blend)
     data = open_dataset(arguments.kind, arguments.data, arguments.split)
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     model = {"path": str(folder), "sha256": digest, "name": manifest.name}

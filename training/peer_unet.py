@@ -72,12 +72,14 @@ class PeerBackend:
         return {"backend": self.name, "version": torch.__version__, "peer": f"smp {smp.__version__} Unet resnet18"}
 
     def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
-        """uint8 B x H x W x 3, RGB -> ``classes`` uint8 B x H x W."""
+        """uint8 B x H x W x 3, RGB -> ``classes`` uint8 B x H x W, ``logits`` float32 B x C x H x W."""
         check_batch(batch, self.input_shape)
         pixels = torch.from_numpy(np.ascontiguousarray(batch)).to(self._device)
         with torch.inference_mode():
             image = (pixels.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
-            return {"classes": self._model(image).argmax(dim=1).to(torch.uint8).cpu().numpy()}
+            logits = self._model(image)
+            labels = logits.argmax(dim=1).to(torch.uint8)
+        return {"classes": labels.cpu().numpy(), "logits": logits.float().cpu().numpy()}
 
     def close(self) -> None:
         """Nothing to free that Python does not free itself."""
@@ -95,6 +97,7 @@ class PeerBackend:
             fusion="sum",
             aggregation="explicit",
             input_shape=self.input_shape,
+            heads=("classes", "logits"),
         )
 
 

@@ -46,6 +46,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--threads", type=int, default=None, help="threads of one run (default: the backend's choice)")
     add("--batch", type=int, default=None, help="tiles run at once (default: the model's choice)")
     add("--halo", type=int, default=None, help="overlap of tiles on each side in pixels (default: 1/8 of a tile)")
+    add(
+        "--blend",
+        action="store_true",
+        help="average tiles that overlap by half (--halo: by other amounts) instead of joining them; better and slower",
+    )
 
 
 def run(options: Namespace) -> int:
@@ -65,6 +70,7 @@ def run(options: Namespace) -> int:
             threads=options.threads,
             batch=options.batch,
             halo=options.halo,
+            blend=options.blend,
             bands=bands,
             scale=None if options.scale is None else Scale(*options.scale),
             opacity=options.opacity,

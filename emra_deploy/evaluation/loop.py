@@ -64,6 +64,7 @@ class Evaluation:
         images: Scores of each picture, in the order of the data set.
         tile: Height and width of the windows in pixels.
         halo: Half of the least overlap of neighbouring windows, in pixels.
+        blend: Whether overlapping windows were averaged.
         runner: What ran the model.
     """
 
@@ -72,6 +73,7 @@ class Evaluation:
     images: tuple[ImageScore, ...]
     tile: tuple[int, int]
     halo: int
+    blend: bool
     runner: dict[str, str]
 
     @property
@@ -101,7 +103,12 @@ class Evaluation:
         if without is not None:
             content["miou_without_clutter"] = _json(without)
         content["confusion"] = self.matrix.counts.tolist()
-        content["windows"] = {"height": self.tile[0], "width": self.tile[1], "halo": self.halo}
+        content["windows"] = {
+            "height": self.tile[0],
+            "width": self.tile[1],
+            "halo": self.halo,
+            "blend": self.blend,
+        }
         content["runner"] = dict(self.runner)
         content["images"] = [
             {
@@ -150,7 +157,8 @@ def evaluate(
     if not images:
         raise EmraError("dataset-empty", "there is no picture to evaluate on", "Check the data set and its split")
     _, height, width = segmenter.backend.input_shape
-    return Evaluation(classes, total, tuple(images), (height, width), segmenter.halo, segmenter.backend.describe())
+    runner = segmenter.backend.describe()
+    return Evaluation(classes, total, tuple(images), (height, width), segmenter.halo, segmenter.blend, runner)
 
 
 def check_classes(model: ClassSet, data: ClassSet) -> None:

@@ -173,7 +173,8 @@ img { display: block; width: 100%; image-rendering: auto; }
 <h1>{{ content.data.name }} / {{ content.data.split }}</h1>
 <p>{{ content.model.path }}{% if content.model_sha256 %} · sha256 {{ content.model_sha256[:16] }}{% endif %}</p>
 <p>{{ images | length }} pictures · windows of {{ content.windows.height }} × {{ content.windows.width }}, halo
-{{ content.windows.halo }} · {{ content.runner.values() | join(" ") }} · emra-deploy
+{{ content.windows.halo }}{{ ", blended" if content.windows.blend }} ·
+{{ content.runner.values() | join(" ") }} · emra-deploy
 {{ content.versions["emra-deploy"] }}</p>
 <div class="figures">
 <div><b>{{ scores.miou | percent }}</b><span>mIoU, %</span></div>

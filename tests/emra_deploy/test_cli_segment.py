@@ -326,3 +326,15 @@ def test_a_bug_keeps_its_traceback(model: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("emra_deploy.mapping.segment_file", broken)
     with pytest.raises(ZeroDivisionError):
         main(["segment", "a.png", "-m", str(model), "-o", "b.png"])
+
+
+def test_blended(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build_model(tmp_path / "both.onnx", size=(64, 64), heads=("classes", "logits"))
+    image = scene(150, 200)
+    source, out = save_png(tmp_path / "in.png", image), tmp_path / "out.png"
+    assert main(["segment", str(source), "-m", str(tmp_path / "both.onnx"), "-o", str(out), "--blend"]) == 0
+    with Image.open(out) as picture:
+        np.testing.assert_array_equal(np.asarray(picture), nearest_colour(image))
+    capsys.readouterr()
+    assert fails(capsys, source, "-m", model, "-o", tmp_path / "other.png", "--blend") == "blend"
+    assert not (tmp_path / "other.png").exists()

@@ -65,7 +65,7 @@ def test_scores_are_of_all_pixels_and_of_each_picture(segmenter: Segmenter) -> N
     assert [image.name for image in evaluation.worst(2)] == ["bad", "fair"]
     assert evaluation.miou_without_clutter is None
     content = evaluation.to_dict()
-    assert content["windows"] == {"height": 32, "width": 32, "halo": segmenter.halo}
+    assert content["windows"] == {"height": 32, "width": 32, "halo": segmenter.halo, "blend": False}
     assert np.sum(content["confusion"]) == 3 * pixels
     assert "miou_without_clutter" not in content
 

@@ -53,7 +53,7 @@ def test_checkpoint_and_export_score_the_same(
     assert page.read_text().count("<section>") == 3
 
     by_torch, by_onnx = json.loads(torch_json.read_text()), json.loads(onnx_json.read_text())
-    assert by_torch["windows"] == by_onnx["windows"] == {"height": 64, "width": 64, "halo": 8}
+    assert by_torch["windows"] == by_onnx["windows"] == {"height": 64, "width": 64, "halo": 8, "blend": False}
     assert np.sum(by_torch["confusion"]) == 100 * 130 + 64 * 64 + 40 * 90 - 3 * 7 * 9
     moved = np.abs(np.subtract(by_torch["confusion"], by_onnx["confusion"])).sum()
     assert moved <= 1e-3 * np.sum(by_torch["confusion"])
@@ -93,7 +93,24 @@ def test_the_size_of_windows_can_be_changed(
     data = write_data(tmp_path / "data")
     words = ["--checkpoint", str(small_checkpoint), "--data", str(data), "--json", str(tmp_path / "s.json")]
     assert evaluate.main([*words, "--size", "32", "48", "--batch", "3", "--halo", "4"]) == 0
-    assert json.loads((tmp_path / "s.json").read_text())["windows"] == {"height": 32, "width": 48, "halo": 4}
+    windows = json.loads((tmp_path / "s.json").read_text())["windows"]
+    assert windows == {"height": 32, "width": 48, "halo": 4, "blend": False}
+
+
+def test_blended_checkpoint_and_export_score_the_same(
+    small_checkpoint: Path,
+    tmp_path: Path,
+) -> None:
+    common = ["--data", str(write_data(tmp_path / "data")), "--blend"]
+    torch_json, onnx_json = tmp_path / "torch.json", tmp_path / "onnx.json"
+    assert evaluate.main(["--checkpoint", str(small_checkpoint), *common, "--json", str(torch_json)]) == 0
+    to_onnx(small_checkpoint, tmp_path / "model.onnx", heads=("classes", "logits"))
+    words = [str(tmp_path / "model.onnx"), *common, "--json", str(onnx_json), "--threads", "1"]
+    assert accuracy.main(words) == 0
+    by_torch, by_onnx = json.loads(torch_json.read_text()), json.loads(onnx_json.read_text())
+    assert by_torch["windows"] == by_onnx["windows"] == {"height": 64, "width": 64, "halo": 16, "blend": True}
+    moved = np.abs(np.subtract(by_torch["confusion"], by_onnx["confusion"])).sum()
+    assert moved <= 1e-3 * np.sum(by_torch["confusion"])
 
 
 def test_model_with_bands_of_its_own_refuses_rgb(
