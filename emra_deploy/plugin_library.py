@@ -1,0 +1,210 @@
+"""Shared libraries that a model needs beside its file: looked at before any of their code runs.
+
+Loading a library runs code. So one is loaded only from an absolute path that its user wrote down, never from a search
+path or a name inside a model file; when its sha256 is known, it has to have it. What would otherwise end as one line of
+the dynamic loader, or as a crash, is found here first, by reading the file: another kind of file, another processor,
+another library. A library that somebody else may write to is not protected by any of this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+from emra_deploy.errors import EmraError
+
+CREATORS = "getCreators"
+"""What TensorRT, and `trtexec --staticPlugins` and `--dynamicPlugins`, call to find a library's plugins."""
+
+MACHINES = {62: "x86_64", 183: "aarch64"}
+"""``e_machine`` of the ELF header, of the processors that TensorRT runs on (System V ABI, generic part)."""
+
+_ALIASES = {"AMD64": "x86_64", "arm64": "aarch64"}
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHARED_OBJECT = 3
+_DYNAMIC_SYMBOLS = 11
+_MAX_SECTIONS = 4096
+_MAX_TABLE = 64 * 2**20
+_BUILD = "Build it on this kind of machine: cmake -B build && cmake --build build"
+
+
+@dataclass(frozen=True)
+class PluginLibrary:
+    """A library that passed `check_plugin_library`.
+
+    Attributes:
+        path: Absolute.
+        sha256: Of its content, 64 lower-case hexadecimal digits.
+    """
+
+    path: Path
+    sha256: str
+
+
+class PluginRegistry(Protocol):
+    """The part of TensorRT's plugin registry that is needed here."""
+
+    def load_library(self, plugin_path: str) -> Any:
+        """Register every plugin of a library; a handle, or None if that failed."""
+        ...
+
+
+def check_plugin_library(
+    path: str | os.PathLike[str],
+    sha256: str | None = None,
+    symbols: tuple[str, ...] = (CREATORS,),
+    machine: str | None = None,
+) -> PluginLibrary:
+    """Read a library, without loading it, and refuse what could not be used.
+
+    Args:
+        path: Absolute path of a shared library.
+        sha256: What its content has to hash to, in hexadecimal, or None for any.
+        symbols: Functions that it has to export.
+        machine: Processor it has to be for, as `platform.machine` says it; None is this one.
+
+    Raises:
+        EmraError: ``plugin-path`` for a relative path; ``plugin-missing``; ``plugin-unreadable``; ``plugin-hash`` for
+            other content, or a hash that is none; ``plugin-format`` for what is no 64-bit ELF shared library, or a
+            damaged one; ``plugin-machine``; ``plugin-symbol`` for a function that it does not export.
+    """
+    library = Path(path)
+    if not library.is_absolute():
+        raise EmraError(
+            "plugin-path",
+            "The path of the plugin library is relative, and what it names would change with the working folder",
+            f"Give the absolute path, such as {Path.cwd() / library}",
+            path,
+        )
+    if not library.is_file():
+        what = "is a folder" if library.is_dir() else "does not exist"
+        raise EmraError("plugin-missing", f"The plugin library {what}", "Give the path of a .so file", path)
+    if sha256 is not None and not _SHA256.fullmatch(sha256.lower()):
+        raise EmraError("plugin-hash", f"{sha256!r} is no sha256, expected 64 hexadecimal digits", "Mend it", path)
+    try:
+        with library.open("rb") as stream:
+            found = _hash(stream)
+            if sha256 is not None and found != sha256.lower():
+                raise EmraError(
+                    "plugin-hash",
+                    f"The plugin library has sha256 {found}, expected {sha256.lower()}",
+                    "Use the library that the engine was built with, or build the engine again with this one",
+                    path,
+                )
+            _check_header(stream, path, machine or platform.machine())
+            exported = set(_exported(stream, path))
+    except OSError as error:
+        raise EmraError(
+            "plugin-unreadable", f"The plugin library cannot be read ({error.strerror})", "Check its permissions", path
+        ) from error
+    missing = [name for name in symbols if name not in exported]
+    if missing:
+        raise EmraError(
+            "plugin-symbol",
+            f"The library does not export {', '.join(missing)}, so it is another library than the one expected",
+            "Give the path of the library that was built for this use",
+            path,
+        )
+    return PluginLibrary(library, found)
+
+
+def load_plugins(
+    path: str | os.PathLike[str], registry: PluginRegistry, sha256: str | None = None
+) -> tuple[PluginLibrary, Any]:
+    """Check a library of TensorRT plugins and register what it holds.
+
+    Args:
+        path: Absolute path.
+        registry: Such as ``tensorrt.get_plugin_registry()``. Never TensorRT-RTX's: it has no plugins, and creating one
+            ends the process.
+        sha256: See `check_plugin_library`.
+
+    Returns:
+        The library, and TensorRT's handle of it.
+
+    Raises:
+        EmraError: Those of `check_plugin_library`; ``plugin-load`` if TensorRT cannot load it.
+    """
+    library = check_plugin_library(path, sha256)
+    try:
+        handle, reason = registry.load_library(str(library.path)), "it gives no reason but its log"
+    except Exception as error:  # The bindings raise pybind11's RuntimeError, TypeError or the loader's OSError.
+        handle, reason = None, " ".join(str(error).split())[:300]
+    if handle is None:
+        raise EmraError(
+            "plugin-load",
+            f"TensorRT cannot load the plugin library ({reason})",
+            f"Check its dependencies with ldd, and that it was built for this TensorRT. {_BUILD}",
+            path,
+        )
+    return library, handle
+
+
+def _hash(stream: BinaryIO) -> str:
+    digest = hashlib.sha256()
+    while block := stream.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _check_header(stream: BinaryIO, path: str | os.PathLike[str], machine: str) -> None:
+    header = _read(stream, 0, min(64, stream.seek(0, os.SEEK_END)))
+    if header[:4] != b"\x7fELF":
+        raise _not_a_library("not an ELF file", path)
+    # Class 2 is 64 bits, data 1 little-endian; both processors of MACHINES are so.
+    if len(header) < 64 or header[4:6] != b"\x02\x01":
+        raise _not_a_library("a truncated ELF file, or one of another word size or byte order", path)
+    kind, found = struct.unpack_from("<HH", header, 16)
+    if kind != _SHARED_OBJECT:
+        raise _not_a_library(f"an ELF file of type {kind}, expected a shared library (3)", path)
+    expected = _ALIASES.get(machine, machine)
+    # On a processor that is not in the table, the loader has the last word.
+    if expected in MACHINES.values() and MACHINES.get(found) != expected:
+        name = MACHINES.get(found, f"machine {found}")
+        raise EmraError("plugin-machine", f"The library is for {name}, and this machine is {expected}", _BUILD, path)
+
+
+def _exported(stream: BinaryIO, path: str | os.PathLike[str]) -> Iterator[str]:
+    """Names that the dynamic loader would find, from the tables of sections (System V ABI, chapter 4)."""
+    try:
+        (offset,) = struct.unpack("<Q", _read(stream, 40, 8))
+        size, count = struct.unpack("<HH", _read(stream, 58, 4))
+        if size != 64 or not 0 < count <= _MAX_SECTIONS:
+            raise ValueError(f"it has {count} sections of {size} bytes")
+        table = _read(stream, offset, size * count)
+        sections = [struct.unpack_from("<IIQQQQIIQQ", table, size * index) for index in range(count)]
+        for _, kind, _, _, start, length, link, _, _, entry in sections:
+            if kind != _DYNAMIC_SYMBOLS:
+                continue
+            if entry != 24 or link >= count:
+                raise ValueError(f"its symbols have {entry} bytes and names in section {link}")
+            names = _read(stream, sections[link][4], sections[link][5])
+            symbols = _read(stream, start, length - length % entry)
+            for name, info, _, section, _, _ in struct.iter_unpack("<IBBHQQ", symbols):
+                # Defined here (not section 0), and global (1) or weak (2).
+                if section and info >> 4 in (1, 2):
+                    end = names.index(b"\0", name)
+                    yield names[name:end].decode("utf-8", "replace")
+    except (struct.error, ValueError) as error:
+        raise _not_a_library(f"a damaged ELF file ({error})", path) from error
+
+
+def _read(stream: BinaryIO, offset: int, length: int) -> bytes:
+    if length > _MAX_TABLE or offset > 2**62:
+        raise ValueError(f"a table of {length} bytes at {offset}")
+    stream.seek(offset)
+    data = stream.read(length)
+    if len(data) != length:
+        raise ValueError(f"it ends within a table of {length} bytes at {offset}")
+    return data
+
+
+def _not_a_library(what: str, path: str | os.PathLike[str]) -> EmraError:
+    return EmraError("plugin-format", f"The plugin library is {what}", "Copy or build the library again", path)
