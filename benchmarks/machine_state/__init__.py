@@ -1,0 +1,1 @@
+"""Power, clocks, temperatures and throttling; parsers take text and folders, so that they can be tested."""

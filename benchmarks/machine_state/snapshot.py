@@ -1,0 +1,67 @@
+"""The state of the machine at one moment: what a reader of a timing has to know beside it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine_state.kernel import SYS, count_throttling, read_alerts, read_clocks, read_temperatures
+from benchmarks.machine_state.nvml import Nvml
+from benchmarks.machine_state.nvpmodel import read_nvpmodel
+from benchmarks.machine_state.tegrastats import Tegrastats, parse_tegrastats
+
+
+def take_snapshot(nvml: Nvml | None = None, root: Path = SYS) -> dict[str, Any]:
+    """Power mode, clocks, temperatures and throttling now, as JSON values; None where the machine does not tell.
+
+    Args:
+        nvml: The GPUs, if any.
+        root: Where sysfs is.
+    """
+    stats = read_tegrastats()
+    return {
+        "power_mode": read_nvpmodel(),
+        "clocks": read_clocks(root),
+        "celsius": read_temperatures(root),
+        "throttling": count_throttling(root),
+        "alerts": read_alerts(root),
+        "gpus": nvml.describe() if nvml is not None else [],
+        "tegrastats": None if stats is None else asdict(stats),
+    }
+
+
+def events_between(before: dict[str, Any], after: dict[str, Any]) -> int | None:
+    """Throttling events between two snapshots; None where nobody counts them."""
+    first, second = before["throttling"], after["throttling"]
+    if not first and not second and not before["gpus"]:
+        return None
+    counted = sum(max(0, count - first.get(name, 0)) for name, count in second.items())
+    # A driver tells reasons of this moment, not events; a power cap is the normal state of a GPU at work.
+    reasons = {reason for gpu in after["gpus"] for reason in gpu["throttled_by"]} - {"power cap"}
+    return counted + len(reasons) + len(after["alerts"])
+
+
+def read_tegrastats() -> Tegrastats | None:
+    """One line of tegrastats, or None where there is no such program."""
+    program = shutil.which("tegrastats")
+    if program is None:
+        return None
+    try:
+        with subprocess.Popen(
+            [program, "--interval", "100"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        ) as process:
+            assert process.stdout is not None
+            try:
+                # Its first lines may be warnings.
+                for _ in range(5):
+                    found = parse_tegrastats(process.stdout.readline())
+                    if found is not None:
+                        return found
+            finally:
+                process.kill()
+    except OSError:
+        return None
+    return None
