@@ -9,7 +9,7 @@ from emra_deploy.backends.base import Backend
 from emra_deploy.errors import EmraError
 from emra_deploy.manifest import Manifest
 
-BACKENDS = ("onnxruntime",)
+BACKENDS = ("onnxruntime", "openvino")
 """Names that `open_backend` knows, besides ``"auto"``."""
 
 __all__ = ["BACKENDS", "Backend", "open_backend"]
@@ -41,6 +41,11 @@ def open_backend(
             "Give an ONNX file",
             path,
         )
+    if name == "openvino":
+        from emra_deploy.backends.openvino import OpenVinoBackend
+
+        fast = OpenVinoBackend(path, threads=threads)
+        return fast, fast.manifest
     from emra_deploy.backends.ort import OnnxRuntimeBackend
 
     backend = OnnxRuntimeBackend(path, threads=threads)

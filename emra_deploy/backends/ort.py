@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from emra_deploy.backends import contract
 from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.errors import EmraError
 from emra_deploy.manifest import Manifest
@@ -16,11 +17,7 @@ from emra_deploy.manifest import Manifest
 if TYPE_CHECKING:
     import onnxruntime
 
-_EXPORT = "Export the model again with export/to_onnx.py"
-MAX_THREADS = 1024
-"""More would only be a slip of the keyboard, and starting them takes minutes."""
-
-_TYPES = {"classes": "tensor(uint8)", "logits": "tensor(float)", "confidence": "tensor(float)"}
+_TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
 class OnnxRuntimeBackend:
@@ -42,17 +39,13 @@ class OnnxRuntimeBackend:
     def __init__(
         self, path: str | os.PathLike[str], manifest: Manifest | None = None, threads: int | None = None
     ) -> None:
-        if threads is not None and not 1 <= threads <= MAX_THREADS:
-            raise EmraError(
-                "threads", f"{threads} threads, expected 1 to {MAX_THREADS}", "Give as many as cores, or leave it out"
-            )
+        contract.check_threads(threads)
         self._path, self._threads = path, threads
         self._session = _open_session(Path(path), threads)
         try:
             if manifest is None:
                 manifest = Manifest.from_metadata(self._session.get_modelmeta().custom_metadata_map)
-            _check_input(self._session.get_inputs(), manifest)
-            _check_outputs(self._session.get_outputs(), manifest)
+            contract.check_graph(_values(self._session.get_inputs()), _values(self._session.get_outputs()), manifest)
         except EmraError as error:
             # The checks see values only; the user needs to know which file holds them.
             raise EmraError(error.code, error.cause, error.remedy, path) from error
@@ -85,22 +78,12 @@ class OnnxRuntimeBackend:
     def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
         """Label a batch; see `Backend.run`. A batch larger or smaller than a fixed one is split and padded."""
         check_batch(batch, self.input_shape)
-        size = self.input_shape[0]
-        if size is None or size == len(batch):
-            return self._run(batch)
-        parts = []
-        for start in range(0, len(batch), size):
-            part = batch[start : start + size]
-            used = len(part)
-            if used < size:
-                part = np.concatenate([part, np.zeros((size - used, *part.shape[1:]), np.uint8)])
-            parts.append({key: value[:used] for key, value in self._run(part).items()})
-        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        return contract.in_fixed_batches(batch, self.input_shape[0], self._run)
 
     def _run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
-        feed = np.ascontiguousarray(batch) if self.manifest.input_kind == "uint8" else self._normalise(batch)
+        image = contract.feed(batch, self.manifest)
         try:
-            values = self._session.run(list(self.manifest.heads), {"image": feed})
+            values = self._session.run(list(self.manifest.heads), {"image": image})
         except Exception as error:  # ONNX Runtime's own errors share no base but Exception.
             message = " ".join(str(error).split())[:300]
             raise EmraError(
@@ -110,26 +93,7 @@ class OnnxRuntimeBackend:
                 self._path,
             ) from error
         outputs: Outputs = dict(zip(self.manifest.heads, values, strict=True))
-        self._check_shapes(outputs, len(batch))
-        if "classes" not in outputs:
-            outputs["classes"] = outputs["logits"].argmax(axis=1).astype(np.uint8)
-        return outputs
-
-    def _check_shapes(self, outputs: Outputs, count: int) -> None:
-        for name, value in outputs.items():
-            channels = (len(self.manifest.classes),) if name == "logits" else ()
-            expected = (count, *channels, *self.manifest.tile)
-            if value.shape != expected:
-                # Sizes that the graph leaves open show only here.
-                raise EmraError(
-                    "model-mismatch", f"Output {name!r} came as {value.shape}, expected {expected}", _EXPORT, self._path
-                )
-
-    def _normalise(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        mean = np.asarray(self.manifest.mean, np.float32)
-        std = np.asarray(self.manifest.std, np.float32)
-        scaled = (batch.astype(np.float32) / np.float32(255) - mean) / std
-        return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+        return contract.finish(outputs, len(batch), self.manifest, self._path)
 
     def close(self) -> None:
         """Let ONNX Runtime free the model."""
@@ -174,50 +138,13 @@ def _open_session(path: Path, threads: int | None) -> onnxruntime.InferenceSessi
         ) from error
 
 
-def _check_input(inputs: list[Any], manifest: Manifest) -> None:
-    batch, height, width = manifest.input_shape
-    if manifest.input_kind == "uint8":
-        expected_type, expected = "tensor(uint8)", [batch, height, width, 3]
-    else:
-        expected_type, expected = "tensor(float)", [batch, 3, height, width]
-    found = [(value.name, value.type, _sizes(value.shape)) for value in inputs]
-    if found != [("image", expected_type, expected)]:
-        raise EmraError(
-            "model-mismatch",
-            f"The graph takes {found}, and its Manifest says {[('image', expected_type, expected)]}",
-            _EXPORT,
+def _values(nodes: list[Any]) -> list[contract.Value]:
+    """What ONNX Runtime says of its inputs or outputs; open sizes have names there."""
+    return [
+        contract.Value(
+            node.name,
+            _TYPES.get(node.type, node.type),
+            tuple(size if isinstance(size, int) else None for size in node.shape),
         )
-
-
-def _check_outputs(outputs: list[Any], manifest: Manifest) -> None:
-    batch, height, width = manifest.input_shape
-    found = {value.name: value for value in outputs}
-    if set(found) != set(manifest.heads):
-        raise EmraError(
-            "model-mismatch", f"The graph gives {sorted(found)}, and its Manifest says {list(manifest.heads)}", _EXPORT
-        )
-    for name, value in found.items():
-        shape = _sizes(value.shape)
-        if name == "logits" and len(shape) == 4 and shape[1] not in (None, len(manifest.classes)):
-            raise EmraError(
-                "class-count",
-                f"The graph gives logits of {shape[1]} classes, and its Manifest names {len(manifest.classes)}",
-                _EXPORT,
-            )
-        expected: list[int | None] = [batch, height, width]
-        if name == "logits":
-            expected.insert(1, len(manifest.classes))
-        # Shape inference may leave a size open; a size that is given must be right.
-        agrees = len(shape) == len(expected) and all(
-            size in (None, wanted) for size, wanted in zip(shape, expected, strict=True)
-        )
-        if value.type != _TYPES[name] or not agrees:
-            raise EmraError(
-                "model-mismatch",
-                f"Output {name!r} is {value.type} {shape}, expected {_TYPES[name]} {expected}",
-                _EXPORT,
-            )
-
-
-def _sizes(shape: list[Any]) -> list[int | None]:
-    return [size if isinstance(size, int) else None for size in shape]
+        for node in nodes
+    ]

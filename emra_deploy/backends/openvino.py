@@ -1,0 +1,229 @@
+"""The OpenVINO backend: the fastest on processors, Intel's and others."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from emra_deploy.backends import contract
+from emra_deploy.backends.base import Outputs, check_batch
+from emra_deploy.errors import EmraError
+from emra_deploy.manifest import Manifest
+
+if TYPE_CHECKING:
+    import onnx
+    import openvino
+
+PRECISIONS = ("f32", "bf16", "f16")
+"""What OpenVINO may compute in where the graph leaves it the choice; Q/DQ in the graph is INT8 in all of them."""
+
+_CAPABILITIES = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
+_GET = "Run: pip install 'emra-deploy[openvino]'"
+
+
+class OpenVinoBackend:
+    """Runs an ONNX file with OpenVINO on the CPU.
+
+    Functions of the file are inlined first: OpenVINO does not know them.
+
+    Args:
+        path: The ``.onnx`` file.
+        manifest: Used in place of the file's own Manifest, when given.
+        threads: Threads of one run; None leaves the choice to OpenVINO (one per physical core).
+        precision: One of `PRECISIONS`, or None for what suits the file: FP32 for an FP32 model, or else the processor's
+            half precision, BF16 or FP16, and FP32 where it has none. OpenVINO is always told: left alone it computes
+            FP32 models in BF16 where the processor can.
+
+    Raises:
+        EmraError: ``backend-missing`` without openvino or onnx; ``backend-precision`` for one that this processor does
+            not have; ``model-missing``, ``model-unreadable`` and ``model-external-data`` for files that do not load;
+            ``manifest-…`` for a Manifest that is missing or wrong; ``model-mismatch`` and ``class-count`` when graph
+            and Manifest disagree.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        manifest: Manifest | None = None,
+        threads: int | None = None,
+        precision: str | None = None,
+    ) -> None:
+        contract.check_threads(threads)
+        if precision is not None and precision not in PRECISIONS:
+            raise EmraError(
+                "backend-precision",
+                f"precision {precision!r}, expected one of {', '.join(PRECISIONS)}",
+                "Leave it out for the one that suits the model",
+            )
+        self._path, self._threads = path, threads
+        core = _core()
+        proto = _load(Path(path))
+        try:
+            if manifest is None:
+                manifest = Manifest.from_metadata({entry.key: entry.value for entry in proto.metadata_props})
+            self.precision = _choose_precision(core, manifest, precision)
+            graph = _read(core, proto)
+            contract.check_graph(_values(graph.inputs), _values(graph.outputs), manifest)
+            self._compiled = _compile(core, graph, threads, self.precision)
+        except EmraError as error:
+            # The checks see values only; the user needs to know which file holds them.
+            raise EmraError(error.code, error.cause, error.remedy, path) from error
+        self.manifest = manifest
+        # A request holds the memory of one run, so threads must not share one.
+        self._requests = threading.local()
+
+    @property
+    def input_shape(self) -> tuple[int | None, int, int]:
+        """Batch (None when any will do), height and width of the model's input."""
+        return self.manifest.input_shape
+
+    def describe(self) -> dict[str, str]:
+        """Library, version, device, threads and the precision of what is not INT8."""
+        import openvino
+
+        return {
+            "backend": self.name,
+            "version": openvino.__version__.split("-")[0],
+            "device": "cpu",
+            "threads": str(self._compiled.get_property("INFERENCE_NUM_THREADS")),
+            "precision": self.precision,
+        }
+
+    def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
+        """Label a batch; see `Backend.run`. A batch larger or smaller than a fixed one is split and padded."""
+        check_batch(batch, self.input_shape)
+        return contract.in_fixed_batches(batch, self.input_shape[0], self._run)
+
+    def _run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
+        image = contract.feed(batch, self.manifest)
+        try:
+            request = getattr(self._requests, "request", None)
+            if request is None:
+                request = self._requests.request = self._compiled.create_infer_request()
+            # share_outputs would hand out the request's own memory, which the next run overwrites.
+            found = request.infer({"image": image}, share_inputs=True, share_outputs=False)
+        except RuntimeError as error:
+            raise EmraError(
+                "model-run",
+                f"OpenVINO cannot run this model on {len(batch)} tiles ({_message(error)})",
+                "Give a smaller --batch or free memory; if that is not it, export the model again",
+                self._path,
+            ) from error
+        outputs: Outputs = {output.get_any_name(): np.asarray(value) for output, value in found.items()}
+        return contract.finish(outputs, len(batch), self.manifest, self._path)
+
+    def close(self) -> None:
+        """Let OpenVINO free the model."""
+        del self._compiled, self._requests
+
+
+def _core() -> openvino.Core:
+    try:
+        import openvino
+    except ImportError as error:
+        raise EmraError("backend-missing", "openvino is not installed", _GET) from error
+    return openvino.Core()
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    """The file with its weights and without functions.
+
+    Raises:
+        EmraError: ``backend-missing``, ``model-missing``, ``model-unreadable``, ``model-external-data``.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise EmraError("model-missing", f"The model file {what}", "Give the path of an .onnx file", path)
+    try:
+        import onnx
+        from onnx import inliner
+    except ImportError as error:
+        raise EmraError("backend-missing", "onnx is not installed", _GET) from error
+    try:
+        proto = onnx.load(path, load_external_data=False)
+        # An empty file is an empty message to protobuf.
+        if not proto.graph.node:
+            raise ValueError("it has no graph")
+    except Exception as error:  # protobuf's errors share no base but Exception.
+        raise EmraError(
+            "model-unreadable",
+            f"The file is not an ONNX model: it may be truncated, damaged or of another kind ({_message(error)})",
+            "Copy the file again and compare its size, or export it again with export/to_onnx.py",
+            path,
+        ) from error
+    try:
+        # Confined to the folder of the file by onnx: no "..", no absolute names, no links.
+        onnx.load_external_data_for_model(proto, str(path.parent))
+    except Exception as error:
+        raise EmraError(
+            "model-external-data",
+            f"Weights that the model keeps in other files are missing or outside its folder ({_message(error)})",
+            "Put all files of the model into one folder, or get the model from a source you trust",
+            path,
+        ) from error
+    return inliner.inline_local_functions(proto) if proto.functions else proto
+
+
+def _read(core: openvino.Core, proto: onnx.ModelProto) -> openvino.Model:
+    import openvino
+
+    try:
+        return core.read_model(proto.SerializeToString())
+    except Exception as error:  # Its own, and protobuf's for a graph of more than 2 GB.
+        raise EmraError(
+            "model-unreadable",
+            f"OpenVINO {openvino.__version__.split('-')[0]} cannot read this graph ({_message(error)})",
+            "Copy the file again, or export it again with export/to_onnx.py",
+        ) from error
+
+
+def _compile(core: openvino.Core, graph: openvino.Model, threads: int | None, precision: str) -> openvino.CompiledModel:
+    # One stream: a batch gets all threads, as the segmenter asks for one batch at a time.
+    config: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
+    if threads is not None:
+        config["INFERENCE_NUM_THREADS"] = threads
+    try:
+        return core.compile_model(graph, "CPU", config)
+    except RuntimeError as error:
+        raise EmraError(
+            "model-unreadable",
+            f"OpenVINO cannot compile this graph ({_message(error)})",
+            "Use another backend, or export the model again with export/to_onnx.py",
+        ) from error
+
+
+def _choose_precision(core: openvino.Core, manifest: Manifest, wanted: str | None) -> str:
+    able = set(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    if wanted is not None:
+        if _CAPABILITIES[wanted] not in able:
+            raise EmraError(
+                "backend-precision",
+                f"this processor does not compute in {wanted}; OpenVINO names {', '.join(sorted(able))}",
+                "Leave the precision out for the one that suits model and processor",
+            )
+        return wanted
+    if manifest.precision == "fp32":
+        return "f32"
+    return next((name for name in ("bf16", "f16") if _CAPABILITIES[name] in able), "f32")
+
+
+def _values(ports: list[Any]) -> list[contract.Value]:
+    return [
+        contract.Value(
+            port.get_any_name(),
+            np.dtype(port.element_type.to_dtype()).name,
+            tuple(size.get_length() if size.is_static else None for size in port.partial_shape),
+        )
+        for port in ports
+    ]
+
+
+def _message(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
