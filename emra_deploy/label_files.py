@@ -1,8 +1,9 @@
-"""Label maps out: as a GeoTIFF by rows of tiles, or as a palette PNG."""
+"""Label maps out: as a cloud-optimised GeoTIFF by rows, or as a palette PNG."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -37,9 +38,11 @@ class LabelSink(Protocol):
 
 
 class LabelWriter:
-    """A label GeoTIFF: tiled, deflate, uint8, nodata 255, palette, georeference and class names.
+    """A label raster as cloud-optimised GeoTIFF (COG): uint8, nodata 255, palette, georeference, names, overviews.
 
-    Rows are gathered to whole rows of blocks: a compressed block that is written twice would leave a hole behind.
+    A COG has its overviews in front of the blocks, so rows go to a plain tiled GeoTIFF beside it first and are copied
+    when all are there. They are gathered to whole rows of blocks: a compressed block that is written twice would leave
+    a hole behind.
 
     Args:
         path: File to write; give the temporary file of `atomic_output`.
@@ -63,6 +66,7 @@ class LabelWriter:
         tags: dict[str, str] | None = None,
     ) -> None:
         self._path, self._height, self._width = path, height, width
+        self._rows = path.with_name(f"{path.stem}.rows{path.suffix}")
         self._pending: list[NDArray[np.uint8]] = []
         self._top = 0
         self._dataset: Any = None
@@ -70,7 +74,7 @@ class LabelWriter:
         with gdal_session() as rasterio, rasterio.Env(GDAL_PAM_ENABLED="NO"), _writing(path):
             self._dataset = open_dataset(
                 rasterio,
-                path,
+                self._rows,
                 "w",
                 height=height,
                 width=width,
@@ -81,6 +85,7 @@ class LabelWriter:
                 blockxsize=BLOCK,
                 blockysize=BLOCK,
                 compress="deflate",
+                zlevel=1,
                 photometric="palette",
                 bigtiff="IF_SAFER",
             )
@@ -129,7 +134,7 @@ class LabelWriter:
         self._top += rows
 
     def finish(self) -> None:
-        """Close the file and see that every block of it is on the disk.
+        """Make the COG and see that every block of it is on the disk.
 
         Raises:
             EmraError: ``output-write``.
@@ -139,21 +144,44 @@ class LabelWriter:
         with gdal_session() as rasterio, _writing(self._path):
             with rasterio.Env(GDAL_PAM_ENABLED="NO"):
                 self._dataset.close()
-            size = self._path.stat().st_size
-            # GDAL's cache writes late, and an error then may reach nobody.
-            with open_dataset(rasterio, self._path) as written:
-                for row in range(-(-self._height // BLOCK)):
-                    for column in range(-(-self._width // BLOCK)):
-                        start = written.get_tag_item(f"BLOCK_OFFSET_{column}_{row}", "TIFF", bidx=1)
-                        length = written.get_tag_item(f"BLOCK_SIZE_{column}_{row}", "TIFF", bidx=1)
-                        if start is None or length is None or int(start) + int(length) > size:
-                            raise OSError(f"block {column}, {row} is not in the file")
+                # GDAL's cache writes late, and an error then may reach nobody.
+                self._check_blocks(rasterio, self._rows)
+                self._copy(rasterio)
+            self._check_blocks(rasterio, self._path)
+        self._rows.unlink()
+
+    def _copy(self, rasterio: Any) -> None:
+        from rasterio import shutil
+
+        with open_dataset(rasterio, self._rows) as rows:
+            shutil.copy(
+                rows,
+                os.fspath(self._path),
+                driver="COG",
+                blocksize=BLOCK,
+                compress="deflate",
+                # The class that most of the pixels below have; a mean of labels is no label.
+                overview_resampling="mode",
+                bigtiff="IF_SAFER",
+            )
+
+    def _check_blocks(self, rasterio: Any, path: Path) -> None:
+        size = path.stat().st_size
+        with open_dataset(rasterio, path) as written:
+            for row in range(-(-self._height // BLOCK)):
+                for column in range(-(-self._width // BLOCK)):
+                    start = written.get_tag_item(f"BLOCK_OFFSET_{column}_{row}", "TIFF", bidx=1)
+                    length = written.get_tag_item(f"BLOCK_SIZE_{column}_{row}", "TIFF", bidx=1)
+                    if start is None or length is None or int(start) + int(length) > size:
+                        raise OSError(f"block {column}, {row} is not in the file")
 
     def close(self) -> None:
         """Let go of the file, finished or not."""
         if self._dataset is not None and not self._dataset.closed:
             with gdal_session() as rasterio, rasterio.Env(GDAL_PAM_ENABLED="NO"):
                 self._dataset.close()
+        for leftover in (self._rows, self._path.with_name(f"{self._path.name}.ovr.tmp")):
+            leftover.unlink(missing_ok=True)
 
 
 class PictureWriter:

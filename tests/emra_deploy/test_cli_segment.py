@@ -249,7 +249,7 @@ def test_kill_during_the_work_leaves_the_old_output(model: Path, tmp_path: Path,
     with subprocess.Popen([*map(str, command)], stderr=subprocess.PIPE) as process:
         limit = time.monotonic() + 60
         # The unfinished file has bytes in it: the work is under way.
-        while not any(path.stat().st_size for path in tmp_path.glob(".out.*.part.tif")):
+        while not any(path.stat().st_size for path in tmp_path.glob(".out.*.part*.tif")):
             assert process.poll() is None
             assert time.monotonic() < limit
             time.sleep(0.01)

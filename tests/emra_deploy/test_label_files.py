@@ -38,6 +38,30 @@ def test_label_raster_describes_itself(tmp_path: Path) -> None:
         np.testing.assert_array_equal(dataset.dataset_mask() > 0, labels != 255)
 
 
+@pytest.mark.parametrize("size", [(40, 50), (BLOCK, BLOCK), (1500, 1300)])
+def test_is_a_cloud_optimised_geotiff(tmp_path: Path, size: tuple[int, int]) -> None:
+    validate = pytest.importorskip("rio_cogeo").cog_validate
+    labels = make_labels(*size)
+    labels[: size[0] // 2] = 1
+    write_labels(tmp_path / "a.tif", labels, None, 64)
+    valid, errors, warnings = validate(tmp_path / "a.tif", strict=True, quiet=True)
+    assert (valid, errors, warnings) == (True, [], [])
+    with rasterio.open(tmp_path / "a.tif") as dataset:
+        factors = dataset.overviews(1)
+        assert bool(factors) == (max(size) > BLOCK)
+        for factor in factors:
+            small = dataset.read(1, out_shape=(-(-size[0] // factor), -(-size[1] // factor)))
+            assert (small[: small.shape[0] // 2 - 1] == 1).all()
+            assert set(np.unique(small)) <= set(np.unique(labels))
+
+
+def test_the_same_labels_give_the_same_bytes(tmp_path: Path) -> None:
+    labels = make_labels(900, 700)
+    for name, step in (("a.tif", 900), ("b.tif", 33)):
+        write_labels(tmp_path / name, labels, None, step)
+    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_FSIZE")
 @pytest.mark.parametrize("limit", [1_000, 100_000, 600_000])
 def test_full_disk_is_an_error(tmp_path: Path, limit: int) -> None:
@@ -52,8 +76,11 @@ def test_full_disk_is_an_error(tmp_path: Path, limit: int) -> None:
         "try:\n"
         "    with atomic_output(sys.argv[1]) as part:\n"
         "        writer = LabelWriter(part, 1024, 1024, ClassSet(('a',), ((1, 2, 3),)))\n"
-        "        writer.write(labels)\n"
-        "        writer.finish()\n"
+        "        try:\n"
+        "            writer.write(labels)\n"
+        "            writer.finish()\n"
+        "        finally:\n"
+        "            writer.close()\n"
         "except EmraError as error:\n"
         "    print(error.code)\n"
     )
