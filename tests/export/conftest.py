@@ -1,3 +1,4 @@
 from tests.checkpoints import small_backbone, small_checkpoint
+from tests.export.small_models import explicit_file, small_file, tiny_checkpoint
 
-__all__ = ["small_backbone", "small_checkpoint"]
+__all__ = ["explicit_file", "small_backbone", "small_checkpoint", "small_file", "tiny_checkpoint"]
