@@ -1,0 +1,106 @@
+"""Reading an ONNX model file to work on it: whole, with its Manifest, and never from outside its folder."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import onnx
+from onnx import TensorProto, helper
+
+from emra_deploy.errors import EmraError
+from emra_deploy.files import check_input
+from emra_deploy.manifest import Manifest
+
+_REMEDY = "Copy the file again and compare its size, or export it again with export/to_onnx.py"
+
+
+def read_model(path: str | Path) -> tuple[onnx.ModelProto, Manifest]:
+    """The graph with all its weights, and what the file says about itself.
+
+    Args:
+        path: An ``.onnx`` file; weights in other files are read from its folder and nowhere else.
+
+    Raises:
+        EmraError: ``model-format``, ``model-unreadable``, ``model-external-data``, ``manifest-missing`` and the other
+            codes of the Manifest, and those of `emra_deploy.files.check_input`.
+    """
+    path = check_input(path)
+    if path.suffix.lower() != ".onnx":
+        raise EmraError(
+            "model-format", f"the name of the model file ends in {path.suffix!r}, expected '.onnx'", "Give it", path
+        )
+    try:
+        model = onnx.load_model(path, load_external_data=False)
+    except Exception as error:  # protobuf's errors share no base but Exception.
+        raise _unreadable(path, error) from error
+    if not model.graph.node or not model.opset_import:
+        # Protobuf reads many kinds of rubbish as a message without fields.
+        raise _unreadable(path, ValueError("it holds no graph"))
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except Exception as error:  # onnx raises its checker's error, OSError and ValueError here.
+        raise EmraError(
+            "model-external-data",
+            "weights that the model keeps in other files are missing, cut or outside its folder"
+            f" ({' '.join(str(error).split())[:200]})",
+            "Put all files of the model into one folder, or get the model from a source you trust",
+            path,
+        ) from error
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:  # The checker's own error, or protobuf's when it cannot write the message.
+        raise _unreadable(path, error) from error
+    try:
+        manifest = Manifest.from_metadata({entry.key: entry.value for entry in model.metadata_props})
+    except EmraError as error:
+        raise EmraError(error.code, error.cause, error.remedy, path) from error
+    return model, manifest
+
+
+def write_model(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
+    """Write a model and its Manifest as one file, without external data."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    helper.set_model_props(copy, manifest.to_metadata())
+    onnx.save_model(copy, path)
+
+
+def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with its logits as an output, for checks of a file that does not give them.
+
+    A graph without an ArgMax comes back as it is.
+    """
+    if any(output.name == "logits" for output in model.graph.output):
+        return model
+    last = next((node for node in reversed(model.graph.node) if node.op_type == "ArgMax"), None)
+    if last is None:
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    source = last.input[0]
+    # A cast of FP32 to FP32 is what every library leaves out, so the type need not be known; a graph may well call the
+    # tensor logits already.
+    if source != "logits":
+        copy.graph.node.append(helper.make_node("Cast", [source], ["logits"], name="logits_cast", to=TensorProto.FLOAT))
+    copy.graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, None))
+    return copy
+
+
+def file_sha256(path: str | Path) -> str:
+    """Hex sha256 of a file."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _unreadable(path: Path, error: Exception) -> EmraError:
+    return EmraError(
+        "model-unreadable",
+        "not a whole ONNX model: it may be truncated, damaged or of another kind"
+        f" ({' '.join(str(error).split())[:200]})",
+        _REMEDY,
+        path,
+    )
