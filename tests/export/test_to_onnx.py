@@ -156,7 +156,7 @@ def test_an_existing_output_is_kept(small_checkpoint: Path, tmp_path: Path) -> N
         ({"input_kind": "nhwc"}, "export-argument"),
         ({"weights": "int4"}, "export-argument"),
         ({"size": (100, 64)}, "model-config"),
-        ({"aggregation": "plugin"}, "model-config"),
+        ({"aggregation": "fused"}, "model-config"),
         ({"golden": "missing.png"}, "input-missing"),
     ],
 )

@@ -30,7 +30,7 @@ BACKBONES = {
     "large": Backbone("vit_large_patch16_224", 1024, 24, 16),
 }
 FUSIONS = ("product", "sum", "gated")
-AGGREGATIONS = ("streamed", "explicit")
+AGGREGATIONS = ("streamed", "explicit", "plugin")
 ZOOMS = (1, 2, 4)
 
 
@@ -45,7 +45,8 @@ class EMRAConfig:
         hra_block: M, the block after which HRA reads the patch tokens; 0 is the patch embedding.
         mca_blocks: P, how many of the last blocks MCA averages over.
         fusion: ``product`` (Eq. 5), ``sum`` or ``gated``.
-        aggregation: ``streamed`` (O(T) memory) or ``explicit`` (the formula as written).
+        aggregation: ``streamed`` (O(T) memory), ``explicit`` (the formula as written) or ``plugin`` (one operator, with
+            CUDA kernels where they are built; one node in ONNX).
         zoom: How many times a picture is enlarged before patches are cut from it, 1, 2 or 4. A patch covers 16 / zoom
             pixels, so that streets narrower than a patch still have patches of their own; the cost per pixel grows
             with zoom squared.

@@ -76,7 +76,18 @@ def aggregate_streamed(qkv: Sequence[Tensor], num_heads: int, num_class_tokens: 
     return torch.stack(spread).mean(dim=0).transpose(1, 2)
 
 
-AGGREGATE = {"explicit": aggregate_explicit, "streamed": aggregate_streamed}
+def aggregate_plugin(qkv: Sequence[Tensor], num_heads: int, num_class_tokens: int, scale: float) -> Tensor:
+    """GCA by the operator `emra::attention_aggregation`; FP32 whatever the inputs are (FP64 for FP64).
+
+    Args, returns: as `aggregate_explicit`.
+    """
+    # Imported here because the operator is made of the streamed form above.
+    from training.model.operator import attention_aggregation
+
+    return attention_aggregation(list(qkv), num_heads, num_class_tokens, scale)
+
+
+AGGREGATE = {"explicit": aggregate_explicit, "streamed": aggregate_streamed, "plugin": aggregate_plugin}
 
 
 class MCA(nn.Module):

@@ -18,7 +18,7 @@ from training.model.config import PATCH
     [
         ("backbone", ["huge", "", None, 3, ["tiny"]]),
         ("fusion", ["mean", None, {}]),
-        ("aggregation", ["plugin", "", []]),
+        ("aggregation", ["fused", "", []]),
         ("num_classes", [1, 33, -1, True, 5.0, "5", None]),
         ("hra_block", [-1, 13, 3.0, None, False]),
         ("mca_blocks", [0, 13, "4", True]),

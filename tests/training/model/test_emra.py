@@ -79,7 +79,7 @@ def test_m_and_p_change_the_result() -> None:
 
 
 @pytest.mark.parametrize("fusion", ["product", "sum", "gated"])
-@pytest.mark.parametrize("aggregation", ["streamed", "explicit"])
+@pytest.mark.parametrize("aggregation", ["streamed", "explicit", "plugin"])
 def test_every_parameter_learns(fusion: str, aggregation: str) -> None:
     model = random_model(EMRAConfig("tiny", 4, (48, 48), fusion=fusion, aggregation=aggregation)).train()
     labels = torch.randint(0, 4, (2, 48, 48))
@@ -112,17 +112,17 @@ def test_wrong_sizes_and_forms_are_refused_and_change_nothing() -> None:
     with pytest.raises(EmraError):
         model.set_image_size(100, 32)
     with pytest.raises(EmraError):
-        model.set_aggregation("plugin")
+        model.set_aggregation("fused")
     assert (model.config.image_size, model.mca.aggregation) == ((32, 32), "streamed")
 
 
 def test_weights_do_not_depend_on_the_form_of_aggregation() -> None:
     shapes = []
-    for aggregation in ("streamed", "explicit"):
+    for aggregation in ("streamed", "explicit", "plugin"):
         with torch.device("meta"):
             model = EMRAProxy(EMRAConfig("tiny", aggregation=aggregation))
         shapes.append({name: tuple(value.shape) for name, value in model.state_dict().items()})
-    assert shapes[0] == shapes[1]
+    assert shapes[0] == shapes[1] == shapes[2]
 
 
 @pytest.mark.parametrize("zoom", [2, 4])
