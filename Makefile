@@ -4,7 +4,7 @@
 PYTHON ?= python3
 DEMO_ENV := .venv-demo
 TEST_ENV := .venv-test
-TEST_EXTRAS := runtime,raster,video,openvino,export,quant,rtx,train,report,bench,dev,docs
+TEST_EXTRAS := runtime,raster,vector,video,openvino,export,quant,rtx,train,report,bench,dev,docs
 OUT ?= demo
 
 .PHONY: help demo test lint check-python clean

@@ -42,14 +42,18 @@ class Blender:
         width: Of the picture, in pixels.
         classes: C.
         tile: Height and width of the tiles, in pixels.
+        top: First row that a tile touches.
+
+    Attributes:
+        top: First row that was not given out yet.
     """
 
-    def __init__(self, width: int, classes: int, tile: tuple[int, int]) -> None:
+    def __init__(self, width: int, classes: int, tile: tuple[int, int], top: int = 0) -> None:
         self._shares = np.zeros((classes, tile[0], width), np.float32)
         self._weights = np.zeros((tile[0], width), np.float32)
         self._valid = np.ones((tile[0], width), bool)
         self._taper = taper(tile[0])[:, None] * taper(tile[1])
-        self._top = 0
+        self.top = top
 
     def add(
         self, read: Window, logits: npt.NDArray[np.float32] | None, valid: npt.NDArray[np.bool_] | None = None
@@ -61,7 +65,7 @@ class Blender:
             logits: C×h×w of the window, or None for a tile without data.
             valid: Which pixels of the window hold data: bool h×w, or None when all do.
         """
-        down, across = slice(read.top - self._top, read.bottom - self._top), slice(read.left, read.right)
+        down, across = slice(read.top - self.top, read.bottom - self.top), slice(read.left, read.right)
         if valid is not None:
             self._valid[down, across] = valid
         if logits is None:
@@ -77,14 +81,14 @@ class Blender:
             The window, of the picture's full width; labels uint8 h×W, 255 without data; and the winning class's
             mean share, float32 h×W, 0 without data.
         """
-        count = bottom - self._top
+        count = bottom - self.top
         shares, valid = self._shares[:, :count], self._valid[:count]
         labels = shares.argmax(axis=0).astype(np.uint8)
         confidence = shares.max(axis=0) / np.maximum(self._weights[:count], np.float32(_LEAST**2))
         labels[~valid] = IGNORE
         confidence[~valid] = 0
-        window = Window(self._top, 0, count, labels.shape[1])
-        self._top = bottom
+        window = Window(self.top, 0, count, labels.shape[1])
+        self.top = bottom
         for band, empty in ((self._shares, 0.0), (self._weights, 0.0), (self._valid, True)):
             rows = band.shape[-2]
             band[..., : rows - count, :] = band[..., count:, :].copy()

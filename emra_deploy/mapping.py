@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from emra_deploy.areas import ClassArea, class_areas, count_labels
-from emra_deploy.classes import IGNORE, ClassSet
+from emra_deploy.areas import class_areas, count_labels
+from emra_deploy.classes import IGNORE
 from emra_deploy.errors import EmraError
 from emra_deploy.files import atomic_output, check_input, check_output
 from emra_deploy.inputs import open_input
+from emra_deploy.journal import Journal, describe_job
+from emra_deploy.map_report import MapReport
 from emra_deploy.raster import RasterSource
 from emra_deploy.scaling import Scale
 
@@ -25,70 +27,15 @@ if TYPE_CHECKING:
     from emra_deploy.label_files import LabelSink
     from emra_deploy.segmenter import Segmenter
     from emra_deploy.sources import ArraySource
+    from emra_deploy.windows import Window
+
+JOURNAL_PIXELS = 2**26
+"""From this many pixels on, minutes of work, an unfinished map is kept to be gone on with."""
+
+JOURNAL_CHOICES = ("auto", "on", "off")
 
 MAX_PNG_PIXELS = 2**26
 """Largest label map of a TIFF that is written as PNG, which has to be gathered in memory."""
-
-
-@dataclass(frozen=True)
-class MapReport:
-    """What `segment_file` made.
-
-    Attributes:
-        input: The picture.
-        output: The label map.
-        overlay: The overlay, or None.
-        overlay_factor: By how much the overlay is reduced; 1 is not at all.
-        height: Rows of the map.
-        width: Columns of the map.
-        classes: Names and colours.
-        areas: One per class, in label order.
-        no_data_pixels: Pixels without data.
-        area_note: Why there are no square metres, or None.
-        model: Path, name and precision.
-        backend: What ran the model.
-        seconds: Of ``load`` (model and self-test), ``segment`` (reading, running, writing rows) and ``total``.
-    """
-
-    input: str
-    output: str
-    overlay: str | None
-    overlay_factor: int
-    height: int
-    width: int
-    classes: ClassSet
-    areas: tuple[ClassArea, ...]
-    no_data_pixels: int
-    area_note: str | None
-    model: dict[str, str]
-    backend: dict[str, str]
-    seconds: dict[str, float]
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        areas = [
-            {
-                "label": label,
-                "name": area.name,
-                "colour": list(self.classes.palette[label]),
-                "pixels": area.pixels,
-                "percent": 100 * area.fraction,
-                "square_metres": area.square_metres,
-            }
-            for label, area in enumerate(self.areas)
-        ]
-        return {
-            "input": self.input,
-            "outputs": {"labels": self.output, "overlay": self.overlay, "overlay_factor": self.overlay_factor},
-            "height": self.height,
-            "width": self.width,
-            "areas": areas,
-            "no_data_pixels": self.no_data_pixels,
-            "area_note": self.area_note,
-            "model": self.model,
-            "backend": self.backend,
-            "seconds": self.seconds,
-        }
 
 
 def segment_file(
@@ -106,6 +53,11 @@ def segment_file(
     bands: Sequence[int] | None = None,
     scale: Scale | None = None,
     opacity: float = 0.5,
+    polygons: str | os.PathLike[str] | None = None,
+    polygon_classes: Sequence[str] | None = None,
+    min_pixels: int = 1,
+    min_area: float = 0.0,
+    journal: str = "auto",
     progress: Callable[[int, int], None] | None = None,
 ) -> MapReport:
     """Segment an image file into a label map.
@@ -127,6 +79,12 @@ def segment_file(
         bands: Band numbers of red, green and blue, for a TIFF.
         scale: Range of values to stretch to 8 bits.
         opacity: Of the overlay's colours, 0 to 1.
+        polygons: ``.gpkg`` or ``.geojson`` for the outlines of classes; needs a ``.tif`` output.
+        polygon_classes: Names of the classes that are outlined; None for all.
+        min_pixels: Least area of a polygon in pixels.
+        min_area: Likewise in square metres, for rasters whose pixels have a known size.
+        journal: ``"on"`` keeps the finished rows of a run that is killed beside the output, for the same call to go on
+            with, to the same bytes; ``"auto"`` does so for rasters of `JOURNAL_PIXELS` and more; ``"off"``.
         progress: Called with the rows done and the rows in all.
 
     Raises:
@@ -138,33 +96,57 @@ def segment_file(
 
         model = shipped_model()
     check_input(input)
-    as_raster = _check_outputs(input, model, output, overlay, overwrite)
+    as_raster = _check_outputs(input, model, output, overlay, polygons, overwrite)
+    if journal not in JOURNAL_CHOICES:
+        raise EmraError("journal", f"journal {journal!r}, expected {', '.join(JOURNAL_CHOICES)}", "Correct it")
     if not 0.0 <= opacity <= 1.0:
         raise EmraError("opacity-range", f"opacity {opacity}, expected 0 to 1", "Correct it")
-    with ExitStack() as stack:
+    with ExitStack() as kept, ExitStack() as stack:
         source = open_input(input, bands=bands, scale=scale)
-        if isinstance(source, RasterSource):
-            stack.enter_context(source)
-            if not as_raster and source.height * source.width > MAX_PNG_PIXELS:
+        raster = source if isinstance(source, RasterSource) else None
+        if raster is not None:
+            stack.enter_context(raster)
+            if not as_raster and raster.height * raster.width > MAX_PNG_PIXELS:
                 raise EmraError(
                     "output-too-large",
                     f"{source.width} x {source.height} pixels are too many for a PNG, which is made in memory",
                     "Give an output that ends in .tif, and --overlay for a picture of it",
                     output,
                 )
+        georeference = None if raster is None else raster.georeference
         # Made before the model is loaded: a folder that takes no file shall not cost minutes.
-        part = stack.enter_context(atomic_output(output, overwrite=overwrite))
-        over = None if overlay is None else stack.enter_context(atomic_output(overlay, overwrite=overwrite))
+        part, over, outlines = (
+            None if path is None else stack.enter_context(atomic_output(path, overwrite=overwrite))
+            for path in (output, overlay, polygons)
+        )
+        assert part is not None
         from emra_deploy.segmenter import Segmenter
 
         segmenter = stack.enter_context(
             Segmenter.open(model, backend=backend, threads=threads, batch_size=batch, halo=halo, blend=blend)
         )
+        request = None
+        if outlines is not None:
+            from emra_deploy.polygons import PolygonRequest
+
+            request = PolygonRequest.of(segmenter.classes, polygon_classes, min_pixels, min_area)
+            request.check(georeference)
         loaded = time.perf_counter()
-        georeference = source.georeference if isinstance(source, RasterSource) else None
+        diary = None
+        if raster is not None and as_raster and (journal == "on" or (_is_long(raster) and journal == "auto")):
+            # It goes last, when the outputs have their names.
+            job = describe_job(input, model, segmenter, bands, scale)
+            diary = kept.enter_context(Journal(Path(output), job, raster.height, raster.width))
+        resumed = 0 if diary is None else diary.rows
         sink = _open_sink(part, as_raster, source, segmenter, georeference)
         stack.callback(sink.close)
-        counts, factor = _stream(source, segmenter, sink, over, opacity, georeference, progress)
+        rows = segmenter.segment_rows(source) if diary is None else diary.go_on(segmenter, source)
+        counts, factor = _stream(rows, source, segmenter, sink, over, opacity, georeference, progress)
+        found = 0
+        if outlines is not None and request is not None:
+            from emra_deploy.polygons import write_polygons
+
+            found = write_polygons(part, outlines, segmenter.classes, georeference, request)
         done = time.perf_counter()
         facts = segmenter.backend.describe()
     area, note = _pixel_area(georeference)
@@ -173,6 +155,9 @@ def segment_file(
         output=os.fspath(output),
         overlay=None if overlay is None else os.fspath(overlay),
         overlay_factor=factor,
+        polygons=None if polygons is None else os.fspath(polygons),
+        polygon_count=found,
+        resumed_rows=resumed,
         height=source.height,
         width=source.width,
         classes=segmenter.classes,
@@ -193,11 +178,16 @@ def segment_file(
     )
 
 
+def _is_long(raster: RasterSource) -> bool:
+    return raster.height * raster.width >= JOURNAL_PIXELS
+
+
 def _check_outputs(
     input: str | os.PathLike[str],
     model: str | os.PathLike[str],
     output: str | os.PathLike[str],
     overlay: str | os.PathLike[str] | None,
+    polygons: str | os.PathLike[str] | None,
     overwrite: bool,
 ) -> bool:
     """Whether the output is a raster."""
@@ -209,12 +199,22 @@ def _check_outputs(
             "Use .tif for a map with georeference, .png for a picture of the labels",
             output,
         )
-    place = check_output(output, overwrite=overwrite, inputs=[input, model])
+    places = [check_output(output, overwrite=overwrite, inputs=[input, model])]
     if overlay is not None:
         if Path(overlay).suffix.lower() != ".png":
             raise EmraError("output-suffix", "the overlay does not end in .png", "Give it that suffix", overlay)
-        if check_output(overlay, overwrite=overwrite, inputs=[input, model]) == place:
-            raise EmraError("output-is-input", "output and overlay are the same file", "Give two names", overlay)
+        places.append(check_output(overlay, overwrite=overwrite, inputs=[input, model]))
+    if polygons is not None:
+        from emra_deploy.polygons import check_polygon_output
+
+        check_polygon_output(Path(polygons))
+        if suffix == ".png":
+            raise EmraError(
+                "output-suffix", "polygons are traced from a label raster", "Give an output that ends in .tif", output
+            )
+        places.append(check_output(polygons, overwrite=overwrite, inputs=[input, model]))
+    if len(set(places)) < len(places):
+        raise EmraError("output-is-input", "two outputs are the same file", "Give each a name of its own", output)
     return suffix != ".png"
 
 
@@ -234,6 +234,7 @@ def _open_sink(
 
 
 def _stream(
+    rows: Iterator[tuple[Window, npt.NDArray[np.uint8]]],
     source: ArraySource | RasterSource,
     segmenter: Segmenter,
     sink: LabelSink,
@@ -250,7 +251,7 @@ def _stream(
         side = STREAMED_SIDE if isinstance(source, RasterSource) else MAX_SIDE
         preview = Preview(source, segmenter.classes, opacity, side)
     counts = np.zeros(256, np.int64)
-    for window, labels in segmenter.segment_rows(source):
+    for window, labels in rows:
         sink.write(labels)
         counts += count_labels(labels)
         if preview is not None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,10 @@ from emra_deploy.manifest import Manifest
 from emra_deploy.segmentation import Segmentation
 from emra_deploy.sources import ArraySource, ImageSource
 from emra_deploy.windows import Tile, Window, default_halo, iter_tiles
+
+if TYPE_CHECKING:
+    from emra_deploy.stream import Stream, StreamOptions
+    from emra_deploy.stream.source import SourceLike
 
 DEFAULT_BATCH = 1
 """Tiles run at once when the model leaves the number open: on a processor, more take as long each (EMRA-Ti at 512
@@ -153,7 +157,10 @@ class Segmenter:
         Raises:
             EmraError: ``image-array`` for another type or shape.
         """
-        source = ArraySource(image)
+        return self.segment_source(ArraySource(image))
+
+    def segment_source(self, source: ImageSource) -> Segmentation:
+        """As `segment`, of anything that can be read by windows and whose label map fits into memory."""
         labels = np.empty((source.height, source.width), np.uint8)
         confidence: npt.NDArray[Any] | None = None
         for window, part, sureness in self._results(source):
@@ -179,16 +186,38 @@ class Segmenter:
         for window, labels, _ in self._results(source):
             yield window, labels
 
-    def segment_rows(self, source: ImageSource) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
-        """As `segment_tiles`, in windows of the picture's full width, from top to bottom."""
+    def segment_rows(self, source: ImageSource, start: int = 0) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
+        """As `segment_tiles`, in windows of the picture's full width, from top to bottom.
+
+        Args:
+            source: Where the pixels come from.
+            start: First row that is wanted; the labels are those that a run from the top gives, to the bit.
+        """
         row: npt.NDArray[np.uint8] | None = None
-        for window, labels, _ in self._results(source):
+        for window, labels, _ in self._results(source, start):
             if row is None:
                 row = np.empty((window.height, source.width), np.uint8)
             row[:, window.left : window.right] = labels
             if window.right == source.width:
-                yield Window(window.top, 0, window.height, source.width), row
+                top = max(window.top, start)
+                if top < window.bottom:
+                    yield Window(top, 0, window.bottom - top, source.width), row[top - window.top :]
                 row = None
+
+    def stream(self, source: SourceLike, options: StreamOptions | None = None) -> Stream:
+        """Segment a stream: iterate over what this returns, in a ``with`` block.
+
+        Args:
+            source: A video file, ``camera:0``, an RTSP, UDP, HTTP, ... URL, ``gst:`` and a GStreamer pipeline; or
+                an iterable of uint8 H×W×3 RGB pictures, or a function that returns the next one and None at the end.
+            options: How to read and run; by default live sources give the newest frame, recordings every one.
+
+        Raises:
+            EmraError: What is wrong with the source as far as that shows without connecting.
+        """
+        from emra_deploy.stream import Stream
+
+        return Stream(source, self.segment_source, options)
 
     def close(self) -> None:
         """Free the model."""
@@ -200,32 +229,33 @@ class Segmenter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _results(self, source: ImageSource) -> Iterator[_Result]:
-        answers = self._answers(source)
+    def _results(self, source: ImageSource, start: int = 0) -> Iterator[_Result]:
+        answers = self._answers(source, start)
         if self.blend:
             return self._blended(answers, source)
         return (_cut(*answer) for answer in answers)
 
-    def _answers(self, source: ImageSource) -> Iterator[_Answer]:
-        for job in _ahead(self._jobs(source)):
+    def _answers(self, source: ImageSource, start: int) -> Iterator[_Answer]:
+        for job in _ahead(self._jobs(source, start)):
             outputs = None if job.batch is None else self._run(job.batch)
             for tile, slot, valid in zip(job.tiles, job.slots, job.valid, strict=True):
                 yield tile, slot, valid, outputs
 
     def _blended(self, answers: Iterator[_Answer], source: ImageSource) -> Iterator[_Result]:
         _, height, width = self.backend.input_shape
-        blender = Blender(source.width, len(self.classes), (height, width))
-        top = 0
+        blender: Blender | None = None
         for tile, slot, valid, outputs in answers:
-            if tile.read.top > top:
-                top = tile.read.top
-                yield blender.rows(top)
             read = tile.read
+            if blender is None:
+                blender = Blender(source.width, len(self.classes), (height, width), read.top)
+            if read.top > blender.top:
+                yield blender.rows(read.top)
             logits = None
             if slot is not None and outputs is not None:
                 logits = outputs["logits"][slot, :, : read.height, : read.width]
             blender.add(read, logits, valid)
-        yield blender.rows(source.height)
+        if blender is not None:
+            yield blender.rows(source.height)
 
     def _run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
         outputs = self.backend.run(batch)
@@ -238,10 +268,13 @@ class Segmenter:
             )
         return outputs
 
-    def _jobs(self, source: ImageSource) -> Iterator[_Job]:
+    def _jobs(self, source: ImageSource, start: int) -> Iterator[_Job]:
         _, height, width = self.backend.input_shape
         job, used = _Job(), 0
         for tile in iter_tiles(source.height, source.width, height, width, self.halo):
+            # All tiles that have a say in the first wanted row are run, in the same order as from the top.
+            if (tile.read if self.blend else tile.write).bottom <= start:
+                continue
             valid = source.valid(tile.read if self.blend else tile.write)
             empty = valid is not None and not valid.any()
             if not empty:

@@ -13,7 +13,7 @@ from emra_deploy.errors import EmraError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-    from emra_deploy.mapping import MapReport
+    from emra_deploy.map_report import MapReport
 
 HELP = "Segment a JPEG, PNG, TIFF or GeoTIFF into a label map."
 
@@ -30,6 +30,15 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=None,
         help=".png of the classes over the picture, with legend, of at most 4096 pixels a side (TIFF: 2048)",
     )
+    add(
+        "--polygons",
+        type=str,
+        default=None,
+        help=".gpkg (in the raster's coordinates) or .geojson (in degrees) of the outlines of classes",
+    )
+    add("--polygon-classes", type=str, metavar="NAME,NAME", default=None, help="classes to outline (default: all)")
+    add("--min-area", type=float, metavar="M2", default=0.0, help="least area of a polygon in square metres")
+    add("--min-pixels", type=int, metavar="N", default=1, help="least area of a polygon in pixels (default: 1)")
     add("--opacity", type=float, default=0.5, help="weight of the overlay's colours, 0 to 1 (default: 0.5)")
     add("--overwrite", action="store_true", help="replace existing outputs, which are kept otherwise")
     add("--json", action="store_true", help="print one JSON object on stdout; progress stays on stderr")
@@ -42,6 +51,14 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="for 16-bit and float pictures: the values that become black and white",
     )
     add("--bands", type=str, metavar="R,G,B", default=None, help="band numbers of a TIFF, from 1, such as 3,2,1")
+    add(
+        "--journal",
+        type=str,
+        choices=("auto", "on", "off"),
+        default="auto",
+        help="keep the finished rows of a .tif beside the output, so that the same command goes on after a kill "
+        "(default: auto, for rasters of 64 megapixels and more)",
+    )
     add("--backend", type=str, default="auto", help="library that runs the model (default: auto)")
     add("--threads", type=int, default=None, help="threads of one run (default: the backend's choice)")
     add("--batch", type=int, default=None, help="tiles run at once (default: the model's choice)")
@@ -74,6 +91,11 @@ def run(options: Namespace) -> int:
             bands=bands,
             scale=None if options.scale is None else Scale(*options.scale),
             opacity=options.opacity,
+            polygons=options.polygons,
+            polygon_classes=_parse_names(options.polygon_classes),
+            min_pixels=options.min_pixels,
+            min_area=options.min_area,
+            journal=options.journal,
             progress=progress,
         )
     if options.json:
@@ -90,6 +112,10 @@ def _parse_bands(text: str) -> tuple[int, ...]:
         raise EmraError(
             "image-bands", f"bands {text!r}, expected three numbers such as 3,2,1", "Correct --bands"
         ) from error
+
+
+def _parse_names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 @contextmanager
@@ -138,6 +164,10 @@ def _show(report: MapReport) -> None:
     if report.overlay is not None:
         reduced = f"  (reduced {report.overlay_factor} times)" if report.overlay_factor > 1 else ""
         console.print(f"overlay  {report.overlay}{reduced}")
+    if report.polygons is not None:
+        console.print(f"polygons {report.polygons}  ({report.polygon_count:,})")
+    if report.resumed_rows:
+        console.print(f"journal  {report.resumed_rows:,} of {report.height:,} rows were done by an earlier run")
     ran = f"{report.backend.get('backend', '')} {report.backend.get('version', '')}".strip()
     console.print(
         f"model    {report.model['name']} ({report.model['precision']}) on {ran}, {report.seconds['total']:.1f} s"

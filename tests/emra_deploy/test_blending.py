@@ -148,3 +148,24 @@ def test_a_model_without_logits_is_refused(tmp_path: Path) -> None:
         Segmenter.open(tmp_path / "model.onnx", blend=True)
     assert caught.value.code == "blend"
     assert "logits" in caught.value.remedy
+
+
+@pytest.mark.parametrize("blend", [False, True])
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 200), st.integers(1, 60), st.integers(0, 15), st.integers(1, 3), st.floats(0, 1))
+def test_a_run_from_any_row_gives_the_bits_of_a_run_from_the_top(
+    blend: bool, height: int, width: int, halo: int, batch: int, place: float
+) -> None:
+    picture = picture_of(height, width)
+    manifest = make_manifest((SIZE, SIZE), heads=("classes", "logits"))
+    segmenter = Segmenter(Moody(), manifest, halo=halo, batch_size=batch, blend=blend)
+    start = round(place * height)
+    labels = segmenter.segment(picture).labels
+    run = segmenter.backend.tiles
+    rows = list(segmenter.segment_rows(ArraySource(picture), start))
+    assert segmenter.backend.tiles - run <= run
+    if start == height:
+        assert rows == []
+        return
+    assert rows[0][0].top == start
+    np.testing.assert_array_equal(np.concatenate([part for _, part in rows]), labels[start:])

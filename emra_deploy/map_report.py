@@ -1,0 +1,83 @@
+"""What a finished map says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from emra_deploy.areas import ClassArea
+from emra_deploy.classes import ClassSet
+
+
+@dataclass(frozen=True)
+class MapReport:
+    """What `segment_file` made.
+
+    Attributes:
+        input: The picture.
+        output: The label map.
+        overlay: The overlay, or None.
+        overlay_factor: By how much the overlay is reduced; 1 is not at all.
+        polygons: The file of polygons, or None.
+        polygon_count: Polygons in it.
+        resumed_rows: Rows that an earlier, unfinished run had done.
+        height: Rows of the map.
+        width: Columns of the map.
+        classes: Names and colours.
+        areas: One per class, in label order.
+        no_data_pixels: Pixels without data.
+        area_note: Why there are no square metres, or None.
+        model: Path, name and precision.
+        backend: What ran the model.
+        seconds: Of ``load`` (model and self-test), ``segment`` (reading, running, writing rows) and ``total``.
+    """
+
+    input: str
+    output: str
+    overlay: str | None
+    overlay_factor: int
+    polygons: str | None
+    polygon_count: int
+    resumed_rows: int
+    height: int
+    width: int
+    classes: ClassSet
+    areas: tuple[ClassArea, ...]
+    no_data_pixels: int
+    area_note: str | None
+    model: dict[str, str]
+    backend: dict[str, str]
+    seconds: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        areas = [
+            {
+                "label": label,
+                "name": area.name,
+                "colour": list(self.classes.palette[label]),
+                "pixels": area.pixels,
+                "percent": 100 * area.fraction,
+                "square_metres": area.square_metres,
+            }
+            for label, area in enumerate(self.areas)
+        ]
+        return {
+            "input": self.input,
+            "outputs": {
+                "labels": self.output,
+                "overlay": self.overlay,
+                "overlay_factor": self.overlay_factor,
+                "polygons": self.polygons,
+                "polygon_count": self.polygon_count,
+            },
+            "resumed_rows": self.resumed_rows,
+            "height": self.height,
+            "width": self.width,
+            "areas": areas,
+            "no_data_pixels": self.no_data_pixels,
+            "area_note": self.area_note,
+            "model": self.model,
+            "backend": self.backend,
+            "seconds": self.seconds,
+        }

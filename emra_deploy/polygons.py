@@ -1,0 +1,304 @@
+"""The outlines of classes as vector features, for GIS: GeoPackage or GeoJSON."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emra_deploy.classes import IGNORE, ClassSet
+from emra_deploy.errors import EmraError
+from emra_deploy.georeference import GeoReference
+from emra_deploy.raster import gdal_session, open_dataset
+
+SUFFIXES = (".gpkg", ".geojson")
+"""Of the files that can be written."""
+
+_AT_ONCE = 4096
+"""Features that are transformed and written together."""
+
+Ring = NDArray[np.float64]
+"""Corners of a closed ring, n×2: column and row, or x and y; the last is the first again."""
+
+
+@dataclass(frozen=True)
+class PolygonRequest:
+    """Which outlines are wanted.
+
+    Attributes:
+        labels: Of the classes, distinct.
+        min_pixels: Smaller areas are left out.
+        min_area: Likewise, in square metres; needs a raster whose pixels have a known size.
+    """
+
+    labels: tuple[int, ...]
+    min_pixels: int = 1
+    min_area: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.min_pixels < 1 or not 0 <= self.min_area < float("inf"):
+            raise EmraError(
+                "polygon-area",
+                f"least area {self.min_area} m², {self.min_pixels} pixels; expected 0 or more, and 1 or more",
+                "Correct --min-area or --min-pixels",
+            )
+
+    def check(self, georeference: GeoReference | None) -> None:
+        """Refuse square metres of a raster without any.
+
+        Raises:
+            EmraError: ``polygon-area``.
+        """
+        if self.min_area:
+            why: str | None = "the picture has no coordinate reference system"
+            if georeference is not None:
+                _, why = georeference.pixel_area_m2()
+            if why is not None:
+                raise EmraError("polygon-area", f"no square metres: {why}", "Use --min-pixels instead of --min-area")
+
+    @classmethod
+    def of(
+        cls, classes: ClassSet, names: Sequence[str] | None, min_pixels: int = 1, min_area: float = 0.0
+    ) -> PolygonRequest:
+        """By the names of classes; None for all of them.
+
+        Raises:
+            EmraError: ``polygon-class`` for a name that the model does not know.
+        """
+        chosen = classes.names if names is None else names
+        unknown = [name for name in chosen if name not in classes.names]
+        if unknown or not chosen:
+            raise EmraError(
+                "polygon-class",
+                f"no class {', '.join(unknown) or 'was named'}; the model has {', '.join(classes.names)}",
+                "Correct --polygon-classes",
+            )
+        return cls(tuple(sorted({classes.names.index(name) for name in chosen})), min_pixels, min_area)
+
+
+@dataclass(frozen=True)
+class Polygon:
+    """One connected area of one class (pixels that share an edge).
+
+    Attributes:
+        label: Of the class.
+        pixels: Its area.
+        rings: The outline, then its holes, along the edges of pixels.
+    """
+
+    label: int
+    pixels: int
+    rings: tuple[Ring, ...]
+
+
+def check_polygon_output(path: Path) -> None:
+    """Refuse a file that cannot be written, before any work.
+
+    Raises:
+        EmraError: ``output-suffix``, or ``polygon-extra`` without the library for it.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise EmraError(
+            "output-suffix",
+            f"the polygons' file ends in {suffix or 'nothing'!r}, expected {' or '.join(SUFFIXES)}",
+            "Use .gpkg (any coordinate system) or .geojson (degrees)",
+            path,
+        )
+    if suffix == ".gpkg":
+        _pyogrio()
+
+
+def write_polygons(
+    raster: Path, output: Path, classes: ClassSet, georeference: GeoReference | None, request: PolygonRequest
+) -> int:
+    """Trace a finished label raster.
+
+    GDAL traces it row by row; what has to fit into memory are the polygons, not the raster. A GeoPackage keeps the
+    raster's coordinates. GeoJSON is in longitude and latitude (RFC 7946). Where the raster has no transform, both hold
+    columns and rows.
+
+    Args:
+        raster: The label raster.
+        output: File to write, ``.gpkg`` or ``.geojson``; give the temporary file of `atomic_output`.
+        classes: Names of the labels.
+        georeference: The raster's, or None for a raster of a picture that has none.
+        request: Which polygons.
+
+    Returns:
+        How many were written.
+
+    Raises:
+        EmraError: ``polygon-area`` for square metres of a raster without any, ``output-write``.
+    """
+    from affine import Affine
+
+    request.check(georeference)
+    georeference = georeference or GeoReference(None, Affine.identity())
+    pixel_area, _ = georeference.pixel_area_m2()
+    least = max(request.min_pixels, request.min_area / pixel_area if pixel_area else 0)
+    traced = (polygon for polygon in trace(raster) if polygon.label in request.labels and polygon.pixels >= least)
+    writer = _write_geojson if output.suffix.lower() == ".geojson" else _write_geopackage
+    with gdal_session():
+        return writer(output, traced, classes, georeference, pixel_area)
+
+
+def trace(raster: Path) -> Iterator[Polygon]:
+    """The connected areas of a label raster, no data left out, in columns and rows."""
+    from rasterio.features import shapes
+
+    with gdal_session() as rasterio, open_dataset(rasterio, raster) as dataset:
+        # Of a dataset, unlike of an array, shapes come in its coordinates.
+        a, b, c, d, e, f = (~dataset.transform)[:6]
+        back, origin = np.array([[a, d], [b, e]]), np.array([c, f])
+        for shape, value in shapes(rasterio.band(dataset, 1), connectivity=4):
+            if int(value) != IGNORE:
+                rings = tuple(np.rint(np.asarray(ring) @ back + origin) for ring in shape["coordinates"])
+                # Corners lie on whole numbers, so the area by the shoelace formula is a count of pixels.
+                pixels = abs(signed_area(rings[0])) - sum(abs(signed_area(ring)) for ring in rings[1:])
+                yield Polygon(int(value), round(pixels), rings)
+
+
+def signed_area(ring: Ring) -> float:
+    """Area of a closed ring, positive when it runs counter-clockwise with y upwards (shoelace formula)."""
+    x, y = (ring - ring[0]).T
+    return float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum() / 2)
+
+
+def _placed(polygons: list[Polygon], georeference: GeoReference, crs: Any) -> list[tuple[Ring, ...]]:
+    """The rings in coordinates, outlines counter-clockwise and holes clockwise."""
+    rings = [ring for polygon in polygons for ring in polygon.rings]
+    points = np.concatenate(rings)
+    if not georeference.transform.is_identity:
+        a, b, c, d, e, f = georeference.transform[:6]
+        x, y = a * points[:, 0] + b * points[:, 1] + c, d * points[:, 0] + e * points[:, 1] + f
+        if crs is not None:
+            from rasterio.warp import transform
+
+            x, y = (np.asarray(values) for values in transform(georeference.crs, crs, x, y))
+        points = np.stack([x, y], axis=1)
+    parts = iter(np.split(points, np.cumsum([len(ring) for ring in rings])[:-1]))
+    placed = []
+    for polygon in polygons:
+        own = list(islice(parts, len(polygon.rings)))
+        placed.append(
+            tuple(ring if (signed_area(ring) > 0) == (index == 0) else ring[::-1] for index, ring in enumerate(own))
+        )
+    return placed
+
+
+def _groups(polygons: Iterable[Polygon]) -> Iterator[list[Polygon]]:
+    iterator = iter(polygons)
+    while group := list(islice(iterator, _AT_ONCE)):
+        yield group
+
+
+def _write_geojson(
+    output: Path, polygons: Iterable[Polygon], classes: ClassSet, georeference: GeoReference, pixel_area: float | None
+) -> int:
+    from rasterio.crs import CRS
+
+    degrees = None if georeference.crs is None or georeference.transform.is_identity else CRS.from_epsg(4326)
+    # A centimetre, in degrees; metres, when they are not known to be any.
+    digits = 7 if degrees is not None else 3
+    count = 0
+    with output.open("w", encoding="utf-8") as stream:
+        stream.write('{"type": "FeatureCollection", "features": [')
+        for group in _groups(polygons):
+            for polygon, rings in zip(group, _placed(group, georeference, degrees), strict=True):
+                feature = {
+                    "type": "Feature",
+                    "properties": _properties(polygon, classes, pixel_area),
+                    "geometry": {
+                        "type": "Polygon",
+                        "coordinates": [np.round(ring, digits).tolist() for ring in rings],
+                    },
+                }
+                stream.write((",\n" if count else "\n") + json.dumps(feature, ensure_ascii=False))
+                count += 1
+        stream.write("\n]}\n")
+    return count
+
+
+def _write_geopackage(
+    output: Path, polygons: Iterable[Polygon], classes: ClassSet, georeference: GeoReference, pixel_area: float | None
+) -> int:
+    pyogrio, shapely = _pyogrio()
+    crs = None if georeference.crs is None or georeference.transform.is_identity else georeference.crs.to_wkt()
+    # The library wants to make the file itself.
+    output.unlink(missing_ok=True)
+    count = 0
+    for group in _groups_or_one_empty(polygons):
+        placed = _placed(group, georeference, None) if group else []
+        geometry = np.array([shapely.to_wkb(shapely.Polygon(rings[0], rings[1:])) for rings in placed], object)
+        rows = [_properties(polygon, classes, pixel_area) for polygon in group]
+        columns = [
+            np.array([row["class"] for row in rows], object),
+            np.array([row["label"] for row in rows], np.int32),
+            np.array([row["pixels"] for row in rows], np.int64),
+            np.array([np.nan if row["area_m2"] is None else row["area_m2"] for row in rows], np.float64),
+        ]
+        try:
+            # A raster without a coordinate system is nothing to warn of.
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "'crs' was not provided")
+                pyogrio.raw.write(
+                    output,
+                    geometry,
+                    columns,
+                    np.array(["class", "label", "pixels", "area_m2"], object),
+                    layer="classes",
+                    driver="GPKG",
+                    geometry_type="Polygon",
+                    crs=crs,
+                    append=count > 0,
+                )
+        except pyogrio.errors.DataSourceError as error:
+            raise EmraError(
+                "output-write",
+                f"the polygons cannot be written ({' '.join(str(error).split())[:160]})",
+                "Make room on the disk or choose another",
+                output.parent,
+            ) from error
+        count += len(group)
+    return count
+
+
+def _groups_or_one_empty(polygons: Iterable[Polygon]) -> Iterator[list[Polygon]]:
+    """A file without features has a layer all the same."""
+    first = True
+    for group in _groups(polygons):
+        first = False
+        yield group
+    if first:
+        yield []
+
+
+def _properties(polygon: Polygon, classes: ClassSet, pixel_area: float | None) -> dict[str, Any]:
+    return {
+        "class": classes.names[polygon.label],
+        "label": polygon.label,
+        "pixels": polygon.pixels,
+        "area_m2": None if pixel_area is None else round(polygon.pixels * pixel_area, 4),
+    }
+
+
+def _pyogrio() -> tuple[Any, Any]:
+    try:
+        import pyogrio
+        import pyogrio.raw
+        import shapely
+    except ImportError as error:
+        raise EmraError(
+            "polygon-extra",
+            "writing a GeoPackage needs pyogrio and shapely",
+            'pip install "emra-deploy[vector]", or write .geojson',
+        ) from error
+    return pyogrio, shapely
