@@ -1,0 +1,101 @@
+"""Sources whose every move is decided by the test, and a segmenter that costs nothing."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from emra_deploy.segmentation import Segmentation
+from emra_deploy.sources import ImageSource
+from emra_deploy.stream.frames import Grab
+from emra_deploy.stream.source import Opener, SourceLostError
+from emra_deploy.windows import Window
+from tests.emra_deploy.stream.videos import numbered
+from tests.onnx_models import CLASSES
+
+PATIENCE = 20.0
+"""Seconds after which a test that waits for something fails. Never a measure of speed."""
+
+
+def wait_for(condition: Callable[[], bool], what: str = "") -> None:
+    """Return when the condition holds; fail when it does not in a long time."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        time.sleep(0.002)
+
+
+def label_all(source: ImageSource) -> Segmentation:
+    """Label 0 for each pixel, after reading the picture as a segmenter does."""
+    source.read(Window(0, 0, source.height, source.width))
+    return Segmentation(np.zeros((source.height, source.width), np.uint8), CLASSES)
+
+
+class Script:
+    """A source that does what it is told: pictures are pushed by `push`; `lose`, `end` and `hang` do as they say."""
+
+    def __init__(self, *, live: bool = True, restartable: bool | None = None) -> None:
+        self.changed = threading.Condition()
+        self.items: list[object] = []
+        self.connects = 0
+        self.closes = 0
+        self.refuse: Exception | None = None
+        self.release = threading.Event()
+        self.opener = Opener(self.connect, "the script", live, live if restartable is None else restartable)
+
+    def connect(self) -> Script:
+        self.connects += 1
+        if self.refuse is not None:
+            raise self.refuse
+        return self
+
+    def push(self, number: int, size: tuple[int, int] = (48, 64), **changes: object) -> None:
+        self.say(Grab(lambda: numbered(number, *size), size, **changes))
+
+    def say(self, item: object) -> None:
+        with self.changed:
+            self.items.append(item)
+            self.changed.notify_all()
+
+    def lose(self, reason: str = "cable cut") -> None:
+        self.say(SourceLostError(reason))
+
+    def end(self) -> None:
+        self.say(None)
+
+    def hang(self) -> None:
+        self.say("hang")
+
+    def grab(self) -> Grab | None:
+        with self.changed:
+            while not self.items:
+                if not self.changed.wait(PATIENCE):
+                    return None
+            item = self.items.pop(0)
+        if item == "hang":
+            self.release.wait(PATIENCE)
+            return None
+        if isinstance(item, Exception):
+            raise item
+        assert item is None or isinstance(item, Grab)
+        return item
+
+    def take_bad_packets(self) -> int:
+        return 0
+
+    def close(self) -> None:
+        self.closes += 1
+
+
+def reconciles(counters: object) -> bool:
+    """Whether every received frame is in exactly one place."""
+    parts = ("skipped", "dropped", "expired", "delivered", "left", "waiting")
+    return getattr(counters, "received") == sum(getattr(counters, part) for part in parts)  # noqa: B009
+
+
+def numbers(count: int) -> Iterator[np.ndarray]:
+    """Numbered pictures."""
+    return (numbered(number) for number in range(count))

@@ -1,0 +1,58 @@
+"""Small real videos whose pictures say which frame they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+BITS = 8
+"""Frame numbers are drawn as 8 black or white columns, which survive any lossy codec."""
+
+
+def numbered(number: int, height: int = 48, width: int = 64) -> np.ndarray:
+    """A picture of its number, modulo 256: uint8 H×W×3."""
+    bits = [(number >> bit) & 1 for bit in range(BITS)]
+    row = np.repeat(np.asarray(bits, np.uint8) * 255, width // BITS)
+    row = np.pad(row, (0, width - row.size), mode="edge")
+    return np.ascontiguousarray(np.broadcast_to(row[None, :, None], (height, width, 3)))
+
+
+def number_of(image: np.ndarray) -> int:
+    """The number that a picture of `numbered` was made of."""
+    width = image.shape[1] // BITS
+    columns = [image[:, bit * width + width // 4 : (bit + 1) * width - width // 4].mean() for bit in range(BITS)]
+    return sum(1 << bit for bit, value in enumerate(columns) if value > 127)
+
+
+def save_video(
+    path: Path | str,
+    frames: int | Iterable[np.ndarray] = 20,
+    fps: int = 10,
+    codec: str = "libx264",
+    gop: int = 5,
+    form: str | None = None,
+    options: dict[str, str] | None = None,
+    container_options: dict[str, str] | None = None,
+) -> Path:
+    """Write a video of numbered pictures, or of those given."""
+    import av
+
+    pictures = (numbered(number) for number in range(frames)) if isinstance(frames, int) else frames
+    with av.open(str(path), "w", format=form, options=container_options or {}) as container:
+        stream = None
+        for index, picture in enumerate(pictures):
+            if stream is None:
+                defaults = {"preset": "ultrafast", "threads": "1"} if codec == "libx264" else {}
+                stream = container.add_stream(codec, rate=fps, options={**defaults, **(options or {})})
+                stream.height, stream.width = picture.shape[:2]
+                stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+                stream.codec_context.gop_size = gop
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, fps)
+            container.mux(stream.encode(frame))
+        assert stream is not None
+        container.mux(stream.encode(None))
+    return Path(path)
