@@ -1,0 +1,72 @@
+# Enables CUDA, for the architectures of this project's devices, with a static runtime.
+#
+# Sets CMAKE_CUDA_ARCHITECTURES unless the caller did, and defines the target emra_cudart.
+
+include_guard(GLOBAL)
+
+# JetPack and many servers install nvcc without putting it on the PATH.
+if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+  find_program(EMRA_NVCC nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda PATH_SUFFIXES bin)
+  if(NOT EMRA_NVCC)
+    message(FATAL_ERROR "No nvcc on the PATH, in CUDA_HOME or in /usr/local/cuda/bin: install the CUDA toolkit, or name "
+                        "its compiler with -DCMAKE_CUDA_COMPILER=/path/to/nvcc")
+  endif()
+  set(CMAKE_CUDA_COMPILER "${EMRA_NVCC}")
+endif()
+
+# Orin 87, Ada 89, Hopper 90, Thor 110, Blackwell desktop 120. This has to be known before CUDA is enabled: CMake's own
+# default is an architecture that CUDA 13 dropped.
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  if(CMAKE_CUDA_COMPILER)
+    set(nvcc "${CMAKE_CUDA_COMPILER}")
+  else()
+    set(nvcc "$ENV{CUDACXX}")
+  endif()
+  execute_process(COMMAND "${nvcc}" --list-gpu-arch OUTPUT_VARIABLE known RESULT_VARIABLE status)
+  if(NOT status EQUAL 0)
+    message(FATAL_ERROR "${nvcc} --list-gpu-arch failed: CUDA 11.5 or newer is expected")
+  endif()
+  set(architectures "")
+  foreach(architecture IN ITEMS 87 89 90 110 120)
+    if(known MATCHES "compute_${architecture}\n")
+      list(APPEND architectures "${architecture}-real")
+      set(newest "${architecture}")
+    endif()
+  endforeach()
+  if(NOT architectures)
+    message(FATAL_ERROR "This nvcc knows none of 87, 89, 90, 110 and 120; choose with -DCMAKE_CUDA_ARCHITECTURES=...")
+  endif()
+  # Machine code for these, and the newest one's PTX for devices that come later.
+  list(APPEND architectures "${newest}-virtual")
+  set(CMAKE_CUDA_ARCHITECTURES "${architectures}" CACHE STRING "CUDA architectures")
+endif()
+
+if(CMAKE_CROSSCOMPILING AND NOT CMAKE_CUDA_HOST_COMPILER)
+  set(CMAKE_CUDA_HOST_COMPILER "${CMAKE_CXX_COMPILER}")
+endif()
+# The runtime is linked below, where a cross-build can name its own.
+set(CMAKE_CUDA_RUNTIME_LIBRARY None)
+set(CMAKE_CUDA_STANDARD 17)
+set(CMAKE_CUDA_STANDARD_REQUIRED ON)
+set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
+enable_language(CUDA)
+message(STATUS "CUDA ${CMAKE_CUDA_COMPILER_VERSION}: ${CMAKE_CUDA_COMPILER}, architectures ${CMAKE_CUDA_ARCHITECTURES}")
+
+# A library that TensorRT writes into an engine travels alone, so it has to carry the CUDA runtime with it.
+set(EMRA_CUDART_STATIC "" CACHE FILEPATH "libcudart_static.a of the target; needed only by cross-builds")
+if(NOT EMRA_CUDART_STATIC)
+  find_package(CUDAToolkit REQUIRED)
+  if(NOT TARGET CUDA::cudart_static)
+    message(FATAL_ERROR "No libcudart_static.a for ${CMAKE_SYSTEM_PROCESSOR}: name it with -DEMRA_CUDART_STATIC=...; "
+                        "NVIDIA ships it in cuda-cudart-dev and in the PyPI package nvidia-cuda-runtime")
+  endif()
+endif()
+find_package(Threads REQUIRED)
+add_library(emra_cudart INTERFACE)
+if(EMRA_CUDART_STATIC)
+  target_link_libraries(emra_cudart INTERFACE "${EMRA_CUDART_STATIC}" Threads::Threads ${CMAKE_DL_LIBS} rt)
+else()
+  target_link_libraries(emra_cudart INTERFACE CUDA::cudart_static)
+endif()
+# Keeps the runtime's symbols from being bound to another copy of it in the process.
+target_link_options(emra_cudart INTERFACE "LINKER:--exclude-libs,ALL")

@@ -1,0 +1,26 @@
+# Toolchain for Jetson and other 64-bit ARM machines, from an x86 machine:
+#
+#   apt-get install g++-aarch64-linux-gnu
+#   cmake -B build-aarch64 --toolchain cmake/aarch64-linux-gnu.cmake -DCMAKE_CUDA_ARCHITECTURES=87
+#
+# nvcc compiles for the GPU and hands the rest to the cross-compiler. The CUDA runtime of the target is the one thing
+# that an x86 toolkit lacks: install cuda-cudart-cross-aarch64 or -sbsa, or pass -DEMRA_CUDART_STATIC=libcudart_static.a
+# of the PyPI package nvidia-cuda-runtime for aarch64 (docs/plugin.md).
+set(CMAKE_SYSTEM_NAME Linux)
+set(CMAKE_SYSTEM_PROCESSOR aarch64)
+
+find_program(EMRA_CROSS_CXX NAMES aarch64-linux-gnu-g++ aarch64-linux-gnu-g++-13 aarch64-linux-gnu-g++-12)
+find_program(EMRA_CROSS_CC NAMES aarch64-linux-gnu-gcc aarch64-linux-gnu-gcc-13 aarch64-linux-gnu-gcc-12)
+if(NOT EMRA_CROSS_CXX OR NOT EMRA_CROSS_CC)
+  message(FATAL_ERROR "No aarch64-linux-gnu-g++: on Debian and Ubuntu, apt-get install g++-aarch64-linux-gnu")
+endif()
+set(CMAKE_C_COMPILER "${EMRA_CROSS_CC}")
+set(CMAKE_CXX_COMPILER "${EMRA_CROSS_CXX}")
+set(CMAKE_CUDA_HOST_COMPILER "${EMRA_CROSS_CXX}")
+
+# CMake tries nvcc by linking a program; the toolkit of the build machine has no libraries of the target to link.
+set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
+
+set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
+set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)
+set(CMAKE_FIND_ROOT_PATH_MODE_INCLUDE BOTH)

@@ -1,0 +1,27 @@
+// What TensorRT looks up in a plugin library: after IPluginRegistry::loadLibrary, for trtexec's --dynamicPlugins, and
+// in libraries serialised into an engine.
+#include <NvInferRuntime.h>
+
+#include <cstdint>
+
+#include "creator.h"
+#include "logging.h"
+
+#define EMRA_EXPORT __attribute__((visibility("default")))
+
+extern "C" {
+
+// Both are declared here first, because TensorRT's headers describe them without declaring them.
+EMRA_EXPORT nvinfer1::IPluginCreatorInterface* const* getCreators(std::int32_t& nbCreators) noexcept;
+EMRA_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder* finder) noexcept;
+
+nvinfer1::IPluginCreatorInterface* const* getCreators(std::int32_t& nbCreators) noexcept {
+  static emra::AttentionAggregationCreator creator;
+  static nvinfer1::IPluginCreatorInterface* const creators[] = {&creator};
+  nbCreators = 1;
+  return creators;
+}
+
+void setLoggerFinder(nvinfer1::ILoggerFinder* finder) noexcept { emra::useLoggerFinder(finder); }
+
+}  // extern "C"

@@ -1,0 +1,17 @@
+// Messages of the plugin: to the logger that TensorRT hands to the library, to stderr where it hands none.
+#pragma once
+
+#include <NvInferRuntime.h>
+
+namespace emra {
+
+using Severity = nvinfer1::ILogger::Severity;
+
+// What TensorRT passes to the exported setLoggerFinder. A null finder sends messages to stderr again.
+void useLoggerFinder(nvinfer1::ILoggerFinder* finder) noexcept;
+
+// Writes "emra::AttentionAggregation 'LAYER': MESSAGE". At most 1,023 bytes; it allocates nothing and throws nothing,
+// because it is called when memory has run out. Without a logger, only warnings and errors are printed.
+[[gnu::format(printf, 3, 4)]] void log(Severity severity, const char* layer, const char* format, ...) noexcept;
+
+}  // namespace emra
