@@ -72,7 +72,9 @@ def test_json_is_one_object_and_nothing_else(model: Path, tmp_path: Path) -> Non
     assert sum(area["percent"] for area in report["areas"]) == pytest.approx(100)
     assert [area["name"] for area in report["areas"]] == list(CLASSES.names)
     assert {area["square_metres"] for area in report["areas"]} == {None}
-    assert report["outputs"] == {"labels": str(tmp_path / "out.png"), "overlay": None, "overlay_factor": 1}
+    expected = {"labels": str(tmp_path / "out.png"), "overlay": None, "overlay_factor": 1}
+    assert report["outputs"] == {**expected, "polygons": None, "polygon_count": 0}
+    assert report["resumed_rows"] == 0
     assert report["model"]["name"] == "nearest-colour"
     assert report["backend"]["backend"] == "onnxruntime"
     assert 0 < report["seconds"]["segment"] <= report["seconds"]["total"]
