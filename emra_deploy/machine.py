@@ -150,6 +150,15 @@ def parse_memory(meminfo: str) -> tuple[int | None, int | None]:
     return sizes.get("MemTotal"), sizes.get("MemAvailable")
 
 
+def peak_memory() -> int | None:
+    """Most memory that this process has held so far, bytes; None where the system does not tell.
+
+    Not ``getrusage``: a child begins with the peak of the process that made it.
+    """
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", _read("/proc/self/status"), re.MULTILINE)
+    return None if found is None else int(found[1]) * 1024
+
+
 def parse_device_tree_model(content: bytes) -> str | None:
     """The board's name in ``/proc/device-tree/model``, which ends in a zero byte."""
     text = content.rstrip(b"\0").decode("utf-8", "replace").strip()

@@ -25,6 +25,7 @@ from emra_deploy.scaling import Scale
 if TYPE_CHECKING:
     from emra_deploy.georeference import GeoReference
     from emra_deploy.label_files import LabelSink
+    from emra_deploy.map_plan import MapPlan
     from emra_deploy.segmenter import Segmenter
     from emra_deploy.sources import ArraySource
     from emra_deploy.windows import Window
@@ -36,6 +37,43 @@ JOURNAL_CHOICES = ("auto", "on", "off")
 
 MAX_PNG_PIXELS = 2**26
 """Largest label map of a TIFF that is written as PNG, which has to be gathered in memory."""
+
+
+def plan_file(
+    input: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    model: str | os.PathLike[str] | None = None,
+    overlay: str | os.PathLike[str] | None = None,
+    polygons: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    backend: str = "auto",
+    threads: int | None = None,
+    batch: int | None = None,
+    halo: int | None = None,
+    blend: bool = False,
+    bands: Sequence[int] | None = None,
+    scale: Scale | None = None,
+) -> MapPlan:
+    """What `segment_file` with the same arguments would cost; nothing is written.
+
+    Raises:
+        EmraError: What `segment_file` would raise before its work.
+    """
+    model = _model_or_shipped(model)
+    check_input(input)
+    _check_outputs(input, model, output, overlay, polygons, overwrite)
+    from emra_deploy.map_plan import plan_map
+    from emra_deploy.segmenter import Segmenter
+
+    with ExitStack() as stack:
+        source = open_input(input, bands=bands, scale=scale)
+        if isinstance(source, RasterSource):
+            stack.enter_context(source)
+        segmenter = stack.enter_context(
+            Segmenter.open(model, backend=backend, threads=threads, batch_size=batch, halo=halo, blend=blend)
+        )
+        return plan_map(source, segmenter)
 
 
 def segment_file(
@@ -91,10 +129,7 @@ def segment_file(
         EmraError: Whatever is wrong with files, model or arguments; then no output has changed.
     """
     start = time.perf_counter()
-    if model is None:
-        from emra_deploy.models import shipped_model
-
-        model = shipped_model()
+    model = _model_or_shipped(model)
     check_input(input)
     as_raster = _check_outputs(input, model, output, overlay, polygons, overwrite)
     if journal not in JOURNAL_CHOICES:
@@ -176,6 +211,14 @@ def segment_file(
             "total": round(time.perf_counter() - start, 4),
         },
     )
+
+
+def _model_or_shipped(model: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
+    if model is not None:
+        return model
+    from emra_deploy.models import shipped_model
+
+    return shipped_model()
 
 
 def _is_long(raster: RasterSource) -> bool:

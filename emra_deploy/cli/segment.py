@@ -40,6 +40,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add("--min-area", type=float, metavar="M2", default=0.0, help="least area of a polygon in square metres")
     add("--min-pixels", type=int, metavar="N", default=1, help="least area of a polygon in pixels (default: 1)")
     add("--opacity", type=float, default=0.5, help="weight of the overlay's colours, 0 to 1 (default: 0.5)")
+    add("--dry-run", action="store_true", help="say how many tiles, how much memory and how long; write nothing")
     add("--overwrite", action="store_true", help="replace existing outputs, which are kept otherwise")
     add("--json", action="store_true", help="print one JSON object on stdout; progress stays on stderr")
     add(
@@ -76,6 +77,8 @@ def run(options: Namespace) -> int:
     from emra_deploy.mapping import segment_file
     from emra_deploy.scaling import Scale
 
+    if options.dry_run:
+        return _dry_run(options, bands)
     with _progress() as progress:
         report = segment_file(
             options.input,
@@ -103,6 +106,47 @@ def run(options: Namespace) -> int:
     else:
         _show(report)
     return 0
+
+
+def _dry_run(options: Namespace, bands: tuple[int, ...] | None) -> int:
+    from emra_deploy.mapping import plan_file
+    from emra_deploy.scaling import Scale
+
+    plan = plan_file(
+        options.input,
+        options.output,
+        model=options.model,
+        overlay=options.overlay,
+        polygons=options.polygons,
+        overwrite=options.overwrite,
+        backend=options.backend,
+        threads=options.threads,
+        batch=options.batch,
+        halo=options.halo,
+        blend=options.blend,
+        bands=bands,
+        scale=None if options.scale is None else Scale(*options.scale),
+    )
+    if options.json:
+        print(json.dumps(plan.to_dict()))
+        return 0
+    how = "averaged" if plan.blend else "joined"
+    memory = "unknown on this system" if plan.memory_bytes is None else f"about {plan.memory_bytes / 2**20:,.0f} MiB"
+    print(f"picture  {plan.width:,} x {plan.height:,} pixels")
+    print(f"tiles    {plan.tiles:,} of {plan.tile[1]} x {plan.tile[0]} pixels, overlapping by {2 * plan.halo}, {how}")
+    print(f"model    {plan.model['name']} ({plan.model['precision']}), {1000 * plan.seconds_per_tile:.1f} ms a tile")
+    print(f"time     about {_duration(plan.seconds)}, less for tiles without data")
+    print(f"memory   {memory}")
+    print(f"disk     at most {plan.output_bytes / 2**20:,.0f} MiB for the map, before compression")
+    print("nothing was written")
+    return 0
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
 def _parse_bands(text: str) -> tuple[int, ...]:

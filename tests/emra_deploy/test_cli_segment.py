@@ -17,6 +17,7 @@ from PIL import Image
 
 from emra_deploy.cli.main import main
 from emra_deploy.overlay import overlay
+from emra_deploy.windows import plan_tiles
 from tests.emra_deploy.cli_helpers import emra, save_png
 from tests.onnx_models import CLASSES, build_model, nearest_colour, scene
 
@@ -328,6 +329,34 @@ def test_a_bug_keeps_its_traceback(model: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("emra_deploy.mapping.segment_file", broken)
     with pytest.raises(ZeroDivisionError):
         main(["segment", "a.png", "-m", str(model), "-o", "b.png"])
+
+
+def test_dry_run_says_what_it_would_cost_and_writes_nothing(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = save_png(tmp_path / "in.png", scene(300, 200))
+    words = ["segment", str(source), "-m", str(model), "-o", str(tmp_path / "out.png"), "--dry-run"]
+    assert main([*words, "--json", "--batch", "2"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["tiles"] == len(plan_tiles(300, 200, 64, 64, 8))
+    assert (plan["height"], plan["width"], plan["tile"], plan["halo"], plan["batch"]) == (300, 200, [64, 64], 8, 2)
+    assert plan["seconds"] == pytest.approx(plan["tiles"] * plan["seconds_per_tile"])
+    assert plan["seconds_per_tile"] > 0
+    if sys.platform == "linux":
+        # More than the interpreter, less than the machine.
+        assert 20 * 2**20 < plan["memory_bytes"] < 2**40
+    assert main(words) == 0
+    assert "nothing was written" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
+
+
+def test_dry_run_refuses_what_the_run_would_refuse(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = save_png(tmp_path / "in.png", scene(30, 20))
+    assert fails(capsys, source, "-m", model, "-o", source, "--dry-run") == "output-is-input"
+    assert fails(capsys, source, "-m", model, "-o", tmp_path / "a.jpg", "--dry-run") == "output-suffix"
+    assert fails(capsys, source, "-m", model, "-o", tmp_path / "a.png", "--halo", "32", "--dry-run") == "halo"
 
 
 def test_blended(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
