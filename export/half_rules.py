@@ -54,7 +54,7 @@ REDUCTIONS = frozenset(
 )
 
 NORMALISATION = "normalisation of the picture: bytes times a small factor plus a shift"
-LAYER_NORM = "LayerNormalization: its sums of squares pass FP16's 65504"
+LAYER_NORM = "sums of squares pass FP16's 65504"
 REDUCTION = "a sum over many values"
 AGGREGATION = "class attention: averages of about 1/N, the factor N, and the logits they are multiplied into"
 CLASS_ROWS = "softmax whose rows are averaged: 1/T each"

@@ -12,6 +12,9 @@ from emra_deploy.errors import EmraError
 from emra_deploy.files import check_input
 from emra_deploy.manifest import Manifest
 
+OPSET = 20
+"""The newest that TensorRT 10.3 reads, and the first with Gelu as one operator."""
+
 _REMEDY = "Copy the file again and compare its size, or export it again with export/to_onnx.py"
 
 

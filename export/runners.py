@@ -6,7 +6,7 @@ No PyTorch here, but for `open_runner` of a checkpoint folder, which imports `tr
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from emra_deploy.backends.base import Backend, Outputs, check_batch
 from emra_deploy.errors import EmraError
 from emra_deploy.manifest import Manifest
 from export.model_file import read_model, with_logits
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 
 class Runner(Backend, Protocol):
@@ -32,7 +35,6 @@ class OnnxRunner:
         model: The graph.
         manifest: What its file says about it.
         threads: Of one run; None leaves the choice to ONNX Runtime.
-        optimise: Whether ONNX Runtime may rewrite the graph.
 
     Raises:
         EmraError: ``model-unreadable`` when ONNX Runtime refuses the graph.
@@ -40,29 +42,8 @@ class OnnxRunner:
 
     name = "onnxruntime"
 
-    def __init__(
-        self, model: onnx.ModelProto, manifest: Manifest, threads: int | None = None, optimise: bool = True
-    ) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        # Two models answer in turns: threads that wait by spinning would take the processor from the other.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        if not optimise:
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            self._session = onnxruntime.InferenceSession(
-                with_logits(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:  # ONNX Runtime's own errors share no base but Exception.
-            raise EmraError(
-                "model-unreadable",
-                f"ONNX Runtime {onnxruntime.__version__} cannot load the graph ({' '.join(str(error).split())[:300]})",
-                "Export the model again with export/to_onnx.py",
-            ) from error
+    def __init__(self, model: onnx.ModelProto, manifest: Manifest, threads: int | None = None) -> None:
+        self._session = open_session(model, threads)
         self.manifest = manifest
         self._names = [output.name for output in self._session.get_outputs()]
 
@@ -93,6 +74,10 @@ class OnnxRunner:
         if "classes" not in outputs:
             outputs["classes"] = outputs["logits"].argmax(axis=1).astype(np.uint8)
         return outputs
+
+    def run_fed(self, batch: npt.NDArray[np.generic]) -> Outputs:
+        """The graph's outputs for what `feed` gave, of a batch size that the graph takes."""
+        return dict(zip(self._names, self._session.run(self._names, {"image": batch}), strict=True))
 
     def close(self) -> None:
         """Let ONNX Runtime free the model."""
@@ -157,6 +142,36 @@ class BackendRunner:
     def input_shape(self) -> tuple[int | None, int, int]:
         """Batch (None when any will do), height and width."""
         return self._backend.input_shape
+
+
+def open_session(model: onnx.ModelProto, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """A graph in ONNX Runtime on the CPU, its logits among the outputs.
+
+    Args:
+        model: The graph.
+        threads: Of one run; None leaves the choice to ONNX Runtime.
+
+    Raises:
+        EmraError: ``model-unreadable`` when ONNX Runtime refuses the graph.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Two models answer in turns: threads that wait by spinning would take the processor from the other.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(
+            with_logits(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # ONNX Runtime's own errors share no base but Exception.
+        raise EmraError(
+            "model-unreadable",
+            f"ONNX Runtime {onnxruntime.__version__} cannot load the graph ({' '.join(str(error).split())[:300]})",
+            "Export the model again with export/to_onnx.py",
+        ) from error
 
 
 def open_runner(

@@ -1,0 +1,270 @@
+"""FP32 ONNX file -> FP16 ONNX file, with FP32 where FP16 breaks, checked against the file it was made of.
+
+python export/to_fp16.py model.onnx --output model.fp16.onnx --check-data DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from emra_deploy import __version__
+from emra_deploy.errors import EmraError
+from emra_deploy.files import atomic_output, check_output
+from emra_deploy.manifest import Manifest
+from emra_deploy.scenes import generate
+from export import verify
+from export.audit import DtypeAudit
+from export.comparison import TOLERANCES
+from export.half import LAYER_NORMS, MIN_OPSET, convert_to_half
+from export.model_file import OPSET, file_sha256, read_model, write_model
+from export.reference import Parent
+from export.rounding import with_rounding
+from export.runners import OnnxRunner
+from export.tiles import real_tiles
+
+EVIDENCE = "fp16"
+"""Key of the Manifest's evidence that holds what was measured here."""
+
+GOLDEN_TOLERANCE = 10 * (1 - TOLERANCES["fp16"].min_agreement)
+"""Share of the golden tile's pixels that may differ on a device, 1 %: ten times what FP16 may cost over a data set,
+because one tile may have many borders between classes, where a rounding decides; the wrong results that it is to catch
+differ in a good part of the picture."""
+
+SCENES = (21, 22, 23)
+"""Seeds of the generated scenes that every conversion is checked on."""
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What `to_fp16` made.
+
+    Attributes:
+        path: The file.
+        manifest: What the file says about itself.
+        audit: Which nodes compute in what.
+        checks: One line per check, in the order in which they ran.
+        size: Bytes.
+        size_before: Bytes of the file it was made of.
+    """
+
+    path: Path
+    manifest: Manifest
+    audit: DtypeAudit
+    checks: tuple[str, ...]
+    size: int
+    size_before: int
+
+
+def to_fp16(
+    model: str | Path,
+    output: str | Path,
+    *,
+    keep: Sequence[str] = (),
+    layer_norm: str = "single",
+    check_data: str | Path | None = None,
+    audit: str | Path | None = None,
+    overwrite: bool = False,
+) -> Converted:
+    """Convert, check, and only then give the file its name.
+
+    Args:
+        model: FP32 file that `export.to_onnx` wrote.
+        output: File to write, ``.onnx``.
+        keep: Nodes, patterns of their names or operators that must stay FP32, besides those that always do.
+        layer_norm: ``"single"`` or ``"stash"``, see `export.half.convert_to_half`.
+        check_data: Folder of images to compare both files on, besides the golden tile and generated scenes.
+        audit: JSON file for the whole dtype audit, or None.
+        overwrite: Whether existing outputs may be replaced.
+
+    Raises:
+        EmraError: A bad argument, a file that is no FP32 model, or a check that failed; no file is left then.
+    """
+    source, output = Path(model), Path(output)
+    check_output(output, overwrite=overwrite, inputs=(source,))
+    if audit is not None:
+        check_output(audit, overwrite=overwrite, inputs=(source, output))
+    if output.suffix.lower() != ".onnx":
+        raise EmraError("export-argument", "the output's name does not end in .onnx", "Name it FILE.onnx", output)
+    single, manifest = read_model(source)
+    _check_source(single, manifest, source)
+    try:
+        half, found = convert_to_half(single, keep=keep, layer_norm=layer_norm)
+    except EmraError as error:
+        raise EmraError(error.code, error.cause, error.remedy, source) from error
+    height, width = manifest.tile
+    tiles = np.concatenate(
+        [
+            _golden(manifest),
+            np.stack([generate(seed, height, width).image for seed in SCENES]),
+            real_tiles(check_data, height, width),
+        ]
+    )
+    parent = Parent(OnnxRunner(single, manifest))
+    rounded = check_rounding(half, parent, tiles)
+    made = describe(manifest, source, found, rounded)
+    with atomic_output(output, overwrite=overwrite) as part:
+        write_model(half, made, part)
+        checks = run_checks(part, parent, tiles)
+        size = part.stat().st_size
+    checks = (f"every FP16 tensor rounded, against {parent.name}: {rounded}", *checks)
+    if audit is not None:
+        with atomic_output(audit, overwrite=overwrite) as part:
+            part.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
+    return Converted(output, made, found, checks, size, source.stat().st_size)
+
+
+def check_rounding(half: onnx.ModelProto, parent: Parent, tiles: np.ndarray) -> verify.Measured:
+    """Every FP16 tensor rounded to FP16 and nothing else changed: what no library can hide.
+
+    Args:
+        half: The converted graph.
+        parent: The file it was made of.
+        tiles: uint8 K x H x W x 3.
+
+    Raises:
+        EmraError: ``export-check-failed``.
+    """
+    runner = OnnxRunner(with_rounding(half), parent.runner.manifest)
+    return verify.measure_runner(runner, parent, tiles, verify.ROUNDED)
+
+
+def run_checks(path: Path, parent: Parent, tiles: np.ndarray) -> tuple[str, ...]:
+    """What the libraries make of the finished file, cheapest first.
+
+    Args:
+        path: The finished file.
+        parent: The file it was made of.
+        tiles: uint8 K x H x W x 3.
+
+    Raises:
+        EmraError: Of the first check that fails.
+    """
+    return (
+        verify.check_structure(path),
+        verify.check_onnxruntime(path, parent, tiles, verify.ROUNDED),
+        verify.check_runtime(path),
+        verify.check_openvino(path, parent, tiles[:2], verify.ROUNDED),
+        verify.check_tensorrt(path, parent.runner.manifest.input_shape[0]),
+    )
+
+
+def describe(manifest: Manifest, source: Path, audit: DtypeAudit, rounded: verify.Measured) -> Manifest:
+    """The Manifest of the converted file.
+
+    Args:
+        manifest: Of the file it was made of.
+        source: That file.
+        audit: What the conversion did.
+        rounded: What `check_rounding` measured.
+    """
+    golden = manifest.golden
+    if golden is not None:
+        golden = replace(golden, tolerance=max(golden.tolerance, GOLDEN_TOLERANCE))
+    evidence: dict[str, Any] = {
+        "label_agreement": rounded.agreement,
+        "logit_error": rounded.logit_error,
+        "pixels": rounded.pixels,
+        "nodes_in_fp32": len(audit.kept),
+        "casts": audit.casts,
+        "reasons": {reason: len(group) for reason, group in audit.reasons().items()},
+    }
+    return replace(
+        manifest,
+        precision="fp16",
+        parent_sha256=file_sha256(source),
+        tools={**manifest.tools, **_tools()},
+        evidence={**manifest.evidence, EVIDENCE: evidence},
+        golden=golden,
+    )
+
+
+def _golden(manifest: Manifest) -> np.ndarray:
+    if manifest.golden is None:
+        return np.empty((0, *manifest.tile, 3), np.uint8)
+    return manifest.golden.image()[np.newaxis]
+
+
+def _check_source(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
+    if manifest.precision != "fp32":
+        remedy = "Give the FP32 file that export/to_onnx.py wrote"
+        if manifest.precision == "int8":
+            remedy += ", and make both at once with export/to_int8.py --high-precision fp16"
+        raise EmraError(
+            "half-unsupported", f"the file's precision is {manifest.precision}, expected fp32", remedy, path
+        )
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if not MIN_OPSET <= opset <= OPSET:
+        raise EmraError(
+            "model-opset",
+            f"the graph has opset {opset}, expected {MIN_OPSET} to {OPSET}, which TensorRT 10.3 reads",
+            "Export the model again with export/to_onnx.py",
+            path,
+        )
+
+
+def _tools() -> dict[str, str]:
+    tools = {"emra-deploy": __version__}
+    for package in ("onnx", "onnxruntime"):
+        try:
+            tools[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return tools
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="to_fp16.py",
+        description="Convert an FP32 model file to FP16, with FP32 where FP16 breaks, and check it against the first.",
+    )
+    add = made.add_argument
+    add("model", metavar="MODEL.onnx", help="FP32 file that export/to_onnx.py wrote")
+    add("--output", required=True, metavar="FILE.onnx", help="file to write")
+    add("--keep", nargs="+", default=[], metavar="NODE", help="nodes, patterns or operators that must stay FP32, too")
+    add(
+        "--layer-norm",
+        choices=LAYER_NORMS,
+        default="single",
+        help="single: FP32 in and out; stash: FP16 in and out, FP32 inside, which saves two casts each (single)",
+    )
+    add("--check-data", metavar="DIR", help="images to compare both files on, besides generated scenes")
+    add("--audit", metavar="FILE.json", help="write the type audit with every node that stays FP32 there")
+    add("--overwrite", action="store_true", help="replace existing outputs")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    arguments = parser().parse_args(argv)
+    try:
+        converted = to_fp16(
+            arguments.model,
+            arguments.output,
+            keep=arguments.keep,
+            layer_norm=arguments.layer_norm,
+            check_data=arguments.check_data,
+            audit=arguments.audit,
+            overwrite=arguments.overwrite,
+        )
+    except EmraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for line in (*converted.audit.lines(), *converted.checks):
+        print(line)
+    print(f"wrote {converted.path}: {converted.size / 1e6:.2f} MB, before {converted.size_before / 1e6:.2f} MB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
