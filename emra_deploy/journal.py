@@ -9,7 +9,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
@@ -24,7 +24,6 @@ from emra_deploy.windows import Window
 if TYPE_CHECKING:
     from emra_deploy.scaling import Scale
     from emra_deploy.segmenter import Segmenter
-    from emra_deploy.sources import ImageSource
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +39,7 @@ def describe_job(
     segmenter: Segmenter,
     bands: Sequence[int] | None,
     scale: Scale | None,
+    factor: float,
 ) -> dict[str, Any]:
     """Everything that decides what the labels of a map are, as JSON values."""
     file = Path(input).stat()
@@ -52,6 +52,7 @@ def describe_job(
         "blend": segmenter.blend,
         "bands": None if bands is None else list(bands),
         "scale": None if scale is None else [scale.low, scale.high],
+        "factor": factor,
         "emra-deploy": __version__,
     }
 
@@ -183,10 +184,12 @@ class Journal:
     ) -> None:
         self.close(done=kind is None)
 
-    def go_on(self, segmenter: Segmenter, source: ImageSource) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
-        """All rows of the map: those that it holds, then the rest, which it keeps as they come."""
+    def go_on(
+        self, run: Callable[[int], Iterator[tuple[Window, npt.NDArray[np.uint8]]]]
+    ) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
+        """All rows of the map: those that it holds, then what ``run`` gives from there on, which it keeps."""
         yield from self.replay()
-        for window, labels in segmenter.segment_rows(source, self.rows):
+        for window, labels in run(self.rows):
             self.append(labels)
             yield window, labels
 

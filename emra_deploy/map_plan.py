@@ -13,9 +13,8 @@ from emra_deploy.machine import peak_memory
 from emra_deploy.windows import iter_tiles
 
 if TYPE_CHECKING:
-    from emra_deploy.raster import RasterSource
     from emra_deploy.segmenter import Segmenter
-    from emra_deploy.sources import ArraySource
+    from emra_deploy.sources import ImageSource
 
 TRIALS = 5
 """Batches that are run to see how long one takes; their median counts."""
@@ -61,11 +60,11 @@ class MapPlan:
         return {**self.__dict__, "tile": list(self.tile), "dry_run": True}
 
 
-def plan_map(source: ArraySource | RasterSource, segmenter: Segmenter) -> MapPlan:
+def plan_map(source: ImageSource, segmenter: Segmenter) -> MapPlan:
     """Count the tiles of a picture and run a few of them.
 
     Args:
-        source: The picture.
+        source: The picture, as the model would see it.
         segmenter: As it would be used.
     """
     _, height, width = segmenter.backend.input_shape
@@ -90,7 +89,7 @@ def plan_map(source: ArraySource | RasterSource, segmenter: Segmenter) -> MapPla
     )
 
 
-def _seconds_per_tile(source: ArraySource | RasterSource, segmenter: Segmenter, batch: int) -> float:
+def _seconds_per_tile(source: ImageSource, segmenter: Segmenter, batch: int) -> float:
     """By running the tile in the picture's middle; the golden tile's self-test has warmed the model up."""
     from emra_deploy.windows import Window
 

@@ -21,6 +21,7 @@ class MapReport:
         polygons: The file of polygons, or None.
         polygon_count: Polygons in it.
         resumed_rows: Rows that an earlier, unfinished run had done.
+        scale_factor: By how much the model saw the picture enlarged, to its ground sample distance; 1 for not at all.
         height: Rows of the map.
         width: Columns of the map.
         classes: Names and colours.
@@ -39,6 +40,7 @@ class MapReport:
     polygons: str | None
     polygon_count: int
     resumed_rows: int
+    scale_factor: float
     height: int
     width: int
     classes: ClassSet
@@ -72,6 +74,7 @@ class MapReport:
                 "polygon_count": self.polygon_count,
             },
             "resumed_rows": self.resumed_rows,
+            "scale_factor": self.scale_factor,
             "height": self.height,
             "width": self.width,
             "areas": areas,

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from emra_deploy.georeference import GeoReference
     from emra_deploy.label_files import LabelSink
     from emra_deploy.map_plan import MapPlan
+    from emra_deploy.resampling import ResampledSource
     from emra_deploy.segmenter import Segmenter
     from emra_deploy.sources import ArraySource
     from emra_deploy.windows import Window
@@ -52,6 +54,7 @@ def plan_file(
     batch: int | None = None,
     halo: int | None = None,
     blend: bool = False,
+    gsd: float | str = "auto",
     bands: Sequence[int] | None = None,
     scale: Scale | None = None,
 ) -> MapPlan:
@@ -73,7 +76,8 @@ def plan_file(
         segmenter = stack.enter_context(
             Segmenter.open(model, backend=backend, threads=threads, batch_size=batch, halo=halo, blend=blend)
         )
-        return plan_map(source, segmenter)
+        georeference = source.georeference if isinstance(source, RasterSource) else None
+        return plan_map(_resampled(source, segmenter, gsd, georeference) or source, segmenter)
 
 
 def segment_file(
@@ -88,6 +92,7 @@ def segment_file(
     batch: int | None = None,
     halo: int | None = None,
     blend: bool = False,
+    gsd: float | str = "auto",
     bands: Sequence[int] | None = None,
     scale: Scale | None = None,
     opacity: float = 0.5,
@@ -114,6 +119,9 @@ def segment_file(
         batch: Tiles run at once.
         halo: Overlap of tiles in pixels.
         blend: Average overlapping tiles instead of joining them; see `Segmenter`.
+        gsd: Ground sample distance of the picture in metres a pixel, ``"auto"`` to take it from its georeference, or
+            ``"off"``. Where it and the model's are known and differ, the model sees the picture resampled to its own;
+            the map has the picture's grid all the same.
         bands: Band numbers of red, green and blue, for a TIFF.
         scale: Range of values to stretch to 8 bits.
         opacity: Of the overlay's colours, 0 to 1.
@@ -166,17 +174,20 @@ def segment_file(
 
             request = PolygonRequest.of(segmenter.classes, polygon_classes, min_pixels, min_area)
             request.check(georeference)
+        resampled = _resampled(source, segmenter, gsd, georeference)
+        factor = 1.0 if resampled is None else resampled.factor
         loaded = time.perf_counter()
         diary = None
         if raster is not None and as_raster and (journal == "on" or (_is_long(raster) and journal == "auto")):
             # It goes last, when the outputs have their names.
-            job = describe_job(input, model, segmenter, bands, scale)
+            job = describe_job(input, model, segmenter, bands, scale, factor)
             diary = kept.enter_context(Journal(Path(output), job, raster.height, raster.width))
         resumed = 0 if diary is None else diary.rows
         sink = _open_sink(part, as_raster, source, segmenter, georeference)
         stack.callback(sink.close)
-        rows = segmenter.segment_rows(source) if diary is None else diary.go_on(segmenter, source)
-        counts, factor = _stream(rows, source, segmenter, sink, over, opacity, georeference, progress)
+        run = partial(segmenter.segment_rows, source) if resampled is None else partial(resampled.rows, segmenter)
+        rows = run() if diary is None else diary.go_on(run)
+        counts, reduced = _stream(rows, source, segmenter, sink, over, opacity, georeference, progress)
         found = 0
         if outlines is not None and request is not None:
             from emra_deploy.polygons import write_polygons
@@ -189,10 +200,11 @@ def segment_file(
         input=os.fspath(input),
         output=os.fspath(output),
         overlay=None if overlay is None else os.fspath(overlay),
-        overlay_factor=factor,
+        overlay_factor=reduced,
         polygons=None if polygons is None else os.fspath(polygons),
         polygon_count=found,
         resumed_rows=resumed,
+        scale_factor=factor,
         height=source.height,
         width=source.width,
         classes=segmenter.classes,
@@ -219,6 +231,19 @@ def _model_or_shipped(model: str | os.PathLike[str] | None) -> str | os.PathLike
     from emra_deploy.models import shipped_model
 
     return shipped_model()
+
+
+def _resampled(
+    source: ArraySource | RasterSource, segmenter: Segmenter, gsd: float | str, georeference: GeoReference | None
+) -> ResampledSource | None:
+    """The picture at the model's ground sample distance, or None where it stays as it is."""
+    from emra_deploy.resampling import ResampledSource, parse_gsd, picture_gsd, scale_factor
+
+    if gsd == "off":
+        return None
+    known = picture_gsd(georeference) if gsd == "auto" else parse_gsd(gsd)
+    factor = scale_factor(known, segmenter.manifest.gsd)
+    return None if factor == 1 else ResampledSource(source, factor)
 
 
 def _is_long(raster: RasterSource) -> bool:

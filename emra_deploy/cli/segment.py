@@ -53,6 +53,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add("--bands", type=str, metavar="R,G,B", default=None, help="band numbers of a TIFF, from 1, such as 3,2,1")
     add(
+        "--gsd",
+        type=str,
+        metavar="METRES|auto|off",
+        default="auto",
+        help="size of a pixel on the ground; where it and the model's are known (auto: from the georeference) and "
+        "differ, the model sees the picture at its own",
+    )
+    add(
         "--journal",
         type=str,
         choices=("auto", "on", "off"),
@@ -91,6 +99,7 @@ def run(options: Namespace) -> int:
             batch=options.batch,
             halo=options.halo,
             blend=options.blend,
+            gsd=options.gsd,
             bands=bands,
             scale=None if options.scale is None else Scale(*options.scale),
             opacity=options.opacity,
@@ -124,6 +133,7 @@ def _dry_run(options: Namespace, bands: tuple[int, ...] | None) -> int:
         batch=options.batch,
         halo=options.halo,
         blend=options.blend,
+        gsd=options.gsd,
         bands=bands,
         scale=None if options.scale is None else Scale(*options.scale),
     )
@@ -210,6 +220,8 @@ def _show(report: MapReport) -> None:
         console.print(f"overlay  {report.overlay}{reduced}")
     if report.polygons is not None:
         console.print(f"polygons {report.polygons}  ({report.polygon_count:,})")
+    if report.scale_factor != 1:
+        console.print(f"scale    the model saw the picture enlarged {report.scale_factor:.3g} times, to its own GSD")
     if report.resumed_rows:
         console.print(f"journal  {report.resumed_rows:,} of {report.height:,} rows were done by an earlier run")
     ran = f"{report.backend.get('backend', '')} {report.backend.get('version', '')}".strip()

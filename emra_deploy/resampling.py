@@ -1,0 +1,145 @@
+"""A picture at another ground sample distance (GSD): a model knows a roof by its size in pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from emra_deploy.errors import EmraError
+from emra_deploy.windows import Window
+
+if TYPE_CHECKING:
+    from emra_deploy.georeference import GeoReference
+    from emra_deploy.segmenter import Segmenter
+    from emra_deploy.sources import ImageSource
+
+TOLERANCE = 0.1
+"""Models are trained over a range of scales; a GSD that is off by less than this share is left as it is."""
+
+FACTORS = (1 / 16, 16.0)
+"""Beyond these, picture and model have nothing in common, or one of the two sizes is wrong."""
+
+
+def picture_gsd(georeference: GeoReference | None) -> float | None:
+    """Metres a pixel: the side of a square of a pixel's area; None where that is not known."""
+    if georeference is None:
+        return None
+    area, _ = georeference.pixel_area_m2()
+    return None if area is None else math.sqrt(area)
+
+
+def parse_gsd(value: float | str) -> float:
+    """Metres a pixel, as a user gave them.
+
+    Raises:
+        EmraError: ``gsd``.
+    """
+    try:
+        metres = float(value)
+    except ValueError:
+        metres = math.nan
+    if not 0 < metres < math.inf:
+        raise EmraError("gsd", f"GSD {value!r}, expected metres a pixel, auto or off", "Correct --gsd")
+    return metres
+
+
+def scale_factor(picture: float | None, model: float | None) -> float:
+    """By how much a picture has to be enlarged to look as a model's training data did.
+
+    Args:
+        picture: GSD in metres a pixel, or None.
+        model: Likewise, the Manifest's.
+
+    Returns:
+        1 where either is unknown or they differ by less than `TOLERANCE`.
+
+    Raises:
+        EmraError: ``gsd`` for a factor outside `FACTORS`.
+    """
+    if picture is None or model is None:
+        return 1.0
+    factor = picture / model
+    if abs(factor - 1) < TOLERANCE:
+        return 1.0
+    if not FACTORS[0] <= factor <= FACTORS[1]:
+        raise EmraError(
+            "gsd",
+            f"a pixel of the picture is {picture:.4g} m, the model was trained on {model:.4g} m",
+            "Use a model for such pictures; if a size is wrong, give the right one with --gsd, or --gsd off",
+        )
+    return factor
+
+
+class ResampledSource:
+    """A source enlarged or reduced, window by window; an `ImageSource`.
+
+    Pixels are interpolated linearly, and averaged where they are reduced. Every window gives the pixels that the whole
+    picture, resampled at once, would have, but for rounding.
+
+    Args:
+        source: The picture.
+        factor: New pixels per old one, on each side.
+    """
+
+    def __init__(self, source: ImageSource, factor: float) -> None:
+        self._source = source
+        self.factor = factor
+        self.height = max(1, round(source.height * factor))
+        self.width = max(1, round(source.width * factor))
+
+    def read(self, window: Window) -> npt.NDArray[np.uint8]:
+        """The pixels of a window: uint8 h×w×3."""
+        from PIL import Image
+
+        down, across = self._source.height / self.height, self._source.width / self.width
+        top, left, bottom, right = (
+            window.top * down,
+            window.left * across,
+            window.bottom * down,
+            window.right * across,
+        )
+        # What the filter reaches beyond the window: one old pixel, or one new one where that is larger.
+        y0, y1 = _reach(top, bottom, down, self._source.height)
+        x0, x1 = _reach(left, right, across, self._source.width)
+        picture = Image.fromarray(self._source.read(Window(y0, x0, y1 - y0, x1 - x0)))
+        box = (left - x0, top - y0, min(right, x1) - x0, min(bottom, y1) - y0)
+        return np.asarray(picture.resize((window.width, window.height), Image.Resampling.BILINEAR, box))
+
+    def valid(self, window: Window) -> npt.NDArray[np.bool_] | None:
+        """Which pixels hold data, of the old pixel in which the middle of the new one lies; None when all do."""
+        rows = _nearest(self.height, self._source.height)[window.top : window.bottom]
+        columns = _nearest(self.width, self._source.width)[window.left : window.right]
+        outer = Window(rows[0], columns[0], rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1)
+        valid = self._source.valid(outer)
+        return None if valid is None else valid[np.ix_(rows - rows[0], columns - columns[0])]
+
+    def rows(self, segmenter: Segmenter, start: int = 0) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
+        """Segment it, and give the labels on the grid of the source, from its row ``start`` on.
+
+        Each pixel of the source gets the label of the new pixel in which its middle lies.
+        """
+        rows = _nearest(self._source.height, self.height)
+        columns = _nearest(self._source.width, self.width)
+        if start >= self._source.height:
+            return
+        for window, labels in segmenter.segment_rows(self, int(rows[start])):
+            first, last = np.searchsorted(rows, [window.top, window.bottom])
+            first = max(int(first), start)
+            if first < last:
+                part = labels[rows[first:last] - window.top][:, columns]
+                yield Window(first, 0, int(last) - first, self._source.width), part
+
+
+def _reach(first: float, last: float, scale: float, length: int) -> tuple[int, int]:
+    margin = max(1.0, scale) + 1
+    return max(0, math.floor(first - margin)), min(length, math.ceil(last + margin))
+
+
+def _nearest(count: int, others: int) -> npt.NDArray[np.int64]:
+    """For each of ``count`` equal parts of a line, which of ``others`` equal parts its middle lies in."""
+    index: npt.NDArray[np.int64] = ((2 * np.arange(count, dtype=np.int64) + 1) * others) // (2 * count)
+    return index
