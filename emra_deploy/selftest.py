@@ -11,10 +11,15 @@ import logging
 import numpy as np
 
 from emra_deploy.backends.base import Backend
+from emra_deploy.engine.faults import known_fault, way_out
 from emra_deploy.errors import EmraError
 from emra_deploy.manifest import Manifest
 
 _log = logging.getLogger(__name__)
+
+TOLERANCES = {"fp32": 0.0, "fp16": 0.001, "int8": 0.01}
+"""Fraction of pixels that a precision may label otherwise than PyTorch, where the golden tile asks for less: what
+export/check.py allows a converted file."""
 
 
 def self_test(backend: Backend, manifest: Manifest) -> float | None:
@@ -28,8 +33,9 @@ def self_test(backend: Backend, manifest: Manifest) -> float | None:
         The fraction of pixels that differ, 0 to 1, or None when the model has no golden tile.
 
     Raises:
-        EmraError: ``self-test-failed`` when more pixels differ than the golden tile tolerates, ``class-count``
-            when there are labels beyond the Manifest's classes, ``golden-tile`` when it cannot be decoded.
+        EmraError: ``self-test-failed`` when more pixels differ than the golden tile and the precision allow,
+            ``class-count`` when there are labels beyond the Manifest's classes, ``golden-tile`` when it cannot be
+            decoded.
     """
     if manifest.golden is None:
         _log.warning("model %s has no golden tile: its results cannot be checked on this machine", manifest.name)
@@ -43,18 +49,16 @@ def self_test(backend: Backend, manifest: Manifest) -> float | None:
         )
     found = backend.run(manifest.golden.image()[np.newaxis])["classes"][0]
     different = float(np.mean(found != expected))
-    if different > manifest.golden.tolerance:
+    allowed = max(manifest.golden.tolerance, TOLERANCES.get(manifest.precision, 0.0))
+    if different > allowed:
+        facts = backend.describe()
+        library, version = backend.name, facts.get("version", "of unknown version")
+        fault = known_fault(library, version, manifest.precision)
         raise EmraError(
             "self-test-failed",
-            f"Model {manifest.name!r} labels {different:.2%} of its golden tile otherwise than PyTorch did;"
-            f" {manifest.golden.tolerance:.2%} are allowed",
-            f"Do not trust its results with {_describe(backend)}: use another version or backend, or export again",
+            f"Model {manifest.name!r} ({manifest.precision}) labels {different:.2%} of its golden tile otherwise than"
+            f" PyTorch did; {allowed:.2%} are allowed" + (f". {fault}" if fault else ""),
+            way_out(library, version, manifest.precision),
         )
     _log.debug("self-test of %s: %.4f%% of pixels differ", manifest.name, 100 * different)
     return different
-
-
-def _describe(backend: Backend) -> str:
-    """A backend and its version in a few words."""
-    facts = backend.describe()
-    return f"{backend.name} {facts.get('version', '')}".strip()

@@ -1,0 +1,118 @@
+"""What is checked of an engine before it is deserialised, which would run its code."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+
+from emra_deploy.engine.cuda import DeviceFacts
+from emra_deploy.engine.flavour import RTX, TITLES, Flavour, parse_version
+from emra_deploy.engine.plan import PlanHeader
+from emra_deploy.engine.sidecar import Gpu, Sidecar, check_digest, read_sidecar, sidecar_path
+from emra_deploy.errors import EmraError
+from emra_deploy.manifest import Manifest
+
+_log = logging.getLogger(__name__)
+
+REBUILD = "Build it on this machine with export/build_engine.py"
+"""What to do about an engine that does not belong here."""
+
+_AMPERE = (8, 0)
+
+
+def read_description(
+    path: str | os.PathLike[str], plan: bytes, manifest: Manifest | None, trusted: bool
+) -> tuple[Sidecar | None, Manifest]:
+    """The sidecar, where there is one that belongs to the engine, and the Manifest.
+
+    Args:
+        path: Of the engine.
+        plan: Its content.
+        manifest: The Manifest to use in place of the sidecar's, or None.
+        trusted: Whether an engine without a sidecar of its own may be loaded.
+
+    Raises:
+        EmraError: ``engine-sidecar``, ``engine-mismatch``, ``manifest-missing``.
+    """
+    found = read_sidecar(path)
+    if found is None and not trusted:
+        raise EmraError(
+            "engine-sidecar",
+            f"There is no {sidecar_path(path).name} beside the engine, so nobody knows what it is, and loading it runs"
+            " its code",
+            "Build it with export/build_engine.py; open_backend(..., trust_engine=True) loads one that you made with"
+            " trtexec, with the Manifest of its ONNX file",
+            path,
+        )
+    if found is not None:
+        try:
+            check_digest(path, found[0], len(plan), hashlib.sha256(plan).hexdigest())
+        except EmraError:
+            if not trusted:
+                raise
+            _log.warning("%s is loaded although its sidecar belongs to another file", os.fspath(path))
+        else:
+            return found[0], manifest or found[1]
+    if manifest is None:
+        raise EmraError(
+            "manifest-missing",
+            "The engine has no sidecar of its own and no Manifest was given, so its classes are unknown",
+            "Put the ONNX file that it was built of beside it, under the same name",
+            path,
+        )
+    return None, manifest
+
+
+def check_version(header: PlanHeader, flavour: Flavour, sidecar: Sidecar | None, path: str | os.PathLike[str]) -> None:
+    """Refuse an engine of another library or release, by its own header and by its sidecar.
+
+    Raises:
+        EmraError: ``engine-flavour``, ``engine-version``.
+    """
+    if sidecar is not None and sidecar.flavour != header.flavour:
+        raise EmraError(
+            "engine-flavour",
+            f"The engine is of {TITLES[header.flavour]}, and its sidecar says {TITLES[sidecar.flavour]}",
+            REBUILD,
+            path,
+        )
+    compatible = sidecar is not None and sidecar.flags.version_compatible
+    # Three numbers decide: the fourth is a build of the same release.
+    built, here = header.version[:3], flavour.version[:3]
+    if built == here or (compatible and built[0] == here[0] and built <= here):
+        return
+    if sidecar is None and built[0] == here[0] and built <= here:
+        # trtexec --versionCompatible leaves no trace in the header; the library itself checks.
+        _log.warning("the engine was built with %s, and %s is here", header.title, flavour.title)
+        return
+    raise EmraError(
+        "engine-version",
+        f"The engine was built with {header.title}, and {flavour.title} is here",
+        f"{REBUILD}, or with --version-compatible for later versions of the same major one",
+        path,
+    )
+
+
+def check_gpu(sidecar: Sidecar, here: DeviceFacts, path: str | os.PathLike[str]) -> None:
+    """Refuse an engine of another GPU.
+
+    Raises:
+        EmraError: ``engine-gpu``.
+    """
+    built = sidecar.machine.gpu
+    if built is None or built == Gpu(here.name, here.sm):
+        # TensorRT-RTX builds for all its GPUs, on machines that have none.
+        return
+    portable = sidecar.flags.hardware_compatible or sidecar.flavour == RTX
+    if portable and parse_version(here.sm) >= _AMPERE:
+        return
+    if here.sm == built.sm:
+        _log.warning("the engine was built on %s, and %s may run it slower than one of its own", built.name, here.name)
+        return
+    raise EmraError(
+        "engine-gpu",
+        f"The engine was built for {built.name} (compute capability {built.sm}), and {here.name} ({here.sm}) is here",
+        f"{REBUILD}, or with --hardware-compatible for other GPUs",
+        path,
+    )

@@ -1,0 +1,125 @@
+"""Will it fit? The memory an engine needs, against what is free, before anything is built or loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from emra_deploy.engine.device import FreeMemory
+from emra_deploy.engine.graph_memory import GraphMemory
+from emra_deploy.errors import EmraError
+from emra_deploy.manifest import Manifest
+
+MARGIN = 1.15
+"""Activations are counted too low by 9 to 12 % against what TensorRT-RTX 1.7 says of its engines of EMRA-Ti in FP32 and
+INT8 (docs/engines.md has the table and the command), so that much is added before the answer is trusted."""
+
+_STEP = 32
+_SMALLEST = 128
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What running an engine will take, in bytes.
+
+    Attributes:
+        graph: What the graph takes at the largest batch.
+        batch: That batch.
+    """
+
+    graph: GraphMemory
+    batch: int
+
+    @property
+    def needed(self) -> int:
+        """Weights, inputs, outputs, and activations with `MARGIN`."""
+        return self.graph.weights + self.graph.io + round(self.graph.activations * MARGIN)
+
+    @property
+    def certain(self) -> bool:
+        """Whether every value's size was known."""
+        return self.graph.unknown == 0
+
+    def describe(self) -> str:
+        """One line for people."""
+        graph = self.graph
+        attention = f", {_megabytes(graph.attention)} of them attention matrices" if graph.attention else ""
+        unsure = "" if self.certain else f"; {graph.unknown} values of unknown size are left out"
+        return (
+            f"memory at batch {self.batch}: about {_megabytes(self.needed)} (weights {_megabytes(graph.weights)},"
+            f" activations {_megabytes(graph.activations)}{attention}, input and output {_megabytes(graph.io)}{unsure})"
+        )
+
+
+def smaller_sizes(forecast: Forecast, manifest: Manifest, free: int) -> list[str]:
+    """What would fit into ``free`` bytes: options of to_onnx and build_engine, best first.
+
+    Attention matrices grow with the fourth power of the side, everything else but weights with the second.
+    """
+    graph, batch = forecast.graph, forecast.batch
+    ways = []
+    if batch > 1 and Forecast(_scaled(graph, 1 / batch, 1 / batch), 1).needed <= free:
+        ways.append("batch 1")
+    height, width = manifest.tile
+    shorter = min(height, width)
+    for side in range((shorter - 1) // _STEP * _STEP, _SMALLEST - 1, -_STEP):
+        share = side / shorter
+        if Forecast(_scaled(graph, share**4, share**2), batch).needed <= free:
+            ways.append(f"--size {round(height * share)} {round(width * share)} when exporting")
+            break
+    if manifest.aggregation != "plugin" and Forecast(_scaled(graph, 0.0, 1.0), batch).needed <= free:
+        forms = "the streamed or the plugin form" if manifest.aggregation == "explicit" else "the plugin form"
+        ways.append(f"{forms} (to_onnx --aggregation)")
+    return ways
+
+
+def check_fits(forecast: Forecast, manifest: Manifest, free: FreeMemory) -> None:
+    """Refuse a build whose engine would not fit.
+
+    Raises:
+        EmraError: ``memory-forecast``.
+    """
+    if forecast.needed <= free.bytes:
+        return
+    ways = smaller_sizes(forecast, manifest, free.bytes)
+    remedy = f"Use {' or '.join(ways)}" if ways else "Use a smaller backbone, or a device with more memory"
+    raise EmraError(
+        "memory-forecast",
+        f"The engine needs about {_gigabytes(forecast.needed)} at batch {forecast.batch}, and"
+        f" {_gigabytes(free.bytes)} of {free.kind} memory are free",
+        remedy + "; --ignore-memory builds all the same",
+    )
+
+
+def check_load(needed: int, free: FreeMemory, path: str) -> None:
+    """Refuse to load an engine that would not fit.
+
+    Args:
+        needed: Bytes, as its sidecar says.
+        free: What is free.
+        path: Of the engine.
+
+    Raises:
+        EmraError: ``memory-forecast``.
+    """
+    if needed > free.bytes:
+        raise EmraError(
+            "memory-forecast",
+            f"The engine needs {_gigabytes(needed)}, and {_gigabytes(free.bytes)} of {free.kind} memory are free",
+            "Close what else uses the memory, or build an engine with a smaller --max-batch or of a smaller --size",
+            path,
+        )
+
+
+def _scaled(graph: GraphMemory, attention: float, rest: float) -> GraphMemory:
+    """The same graph with its attention matrices, and all else but the weights, times these factors."""
+    squares = round(graph.attention * attention)
+    others = round((graph.activations - graph.attention) * rest)
+    return replace(graph, activations=squares + others, attention=squares, io=round(graph.io * rest))
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else _megabytes(size)

@@ -1,0 +1,218 @@
+"""Bytes that an ONNX graph takes while it runs: its weights, and its intermediate values while they are needed.
+
+Nodes run one after the other in the file's order. A value lives from the node that makes it to the last that reads
+it. What compilers never keep apart is not counted twice: views (Reshape and its kin) share the storage of their source,
+element-wise operators write over an input of the same size that nobody else needs, a value computed of constants is a
+weight, and Q/DQ pairs leave their 8-bit side.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from emra_deploy.errors import EmraError
+
+_VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "DequantizeLinear"})
+_ELEMENTWISE = frozenset(
+    {"Abs", "Add", "BatchNormalization", "Cast", "Clip", "Cos", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid"}
+    | {"HardSwish", "LayerNormalization", "LeakyRelu", "Log", "Max", "Min", "Mul", "Neg", "Pow", "Reciprocal", "Relu"}
+    | {"Sigmoid", "Sin", "Sqrt", "Sub", "Tanh", "Where"}
+)
+_BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16}
+_BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4}
+"""Bits of an element by ONNX's number of its type (``TensorProto.DataType``); text has no fixed size."""
+
+
+@dataclass(frozen=True)
+class GraphMemory:
+    """What one run takes, in bytes.
+
+    Attributes:
+        weights: Of constants, in the types that the graph computes with.
+        activations: Of intermediate values, at the node where most are needed at once.
+        attention: The part of ``activations`` that is attention matrices.
+        io: Of inputs and outputs.
+        peak: Name of the node where most is needed.
+        unknown: Values whose size could not be inferred, which count as nothing.
+    """
+
+    weights: int
+    activations: int
+    attention: int
+    io: int
+    peak: str
+    unknown: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.weights + self.activations + self.io
+
+
+def measure_graph(model: Any, batch: int) -> GraphMemory:
+    """Count the memory of a model for a batch.
+
+    Args:
+        model: ``onnx.ModelProto``; it is not changed. Functions count as what they hold.
+        batch: Pictures at once; it replaces whatever batch the graph leaves open.
+
+    Raises:
+        EmraError: ``model-unreadable`` when shapes cannot be inferred.
+    """
+    sized = _with_batch(model, batch)
+    return _Sweep(sized.graph).run()
+
+
+def _with_batch(model: Any, batch: int) -> Any:
+    import onnx
+    from onnx import inliner
+
+    try:
+        copy = inliner.inline_local_functions(model) if model.functions else onnx.ModelProto()
+        if not model.functions:
+            copy.CopyFrom(model)
+        # Sizes noted for another batch would be believed.
+        del copy.graph.value_info[:]
+        for value in (*copy.graph.input, *copy.graph.output):
+            dims = value.type.tensor_type.shape.dim
+            if dims and not dims[0].HasField("dim_value"):
+                dims[0].dim_value = batch
+        noted = {value.name: value for value in model.graph.value_info}
+        inferred = onnx.shape_inference.infer_shapes(copy, data_prop=True)
+    except Exception as error:  # The inliner and the inference raise errors of their own, without a common base.
+        raise EmraError(
+            "model-unreadable",
+            f"The shapes of the graph cannot be inferred ({' '.join(str(error).split())[:300]})",
+            "Export the model again with export/to_onnx.py",
+        ) from error
+    found = {value.name for value in inferred.graph.value_info}
+    # Operators of other domains, such as a plugin's, are known only by what their exporter noted.
+    inferred.graph.value_info.extend(value for name, value in noted.items() if name not in found)
+    for value in inferred.graph.value_info:
+        dims = value.type.tensor_type.shape.dim
+        if dims and not dims[0].HasField("dim_value"):
+            dims[0].dim_value = batch
+    return inferred
+
+
+class _Sweep:
+    """One walk over the nodes, with the storage that is in use at each."""
+
+    def __init__(self, graph: Any) -> None:
+        self.graph = graph
+        self.constants = {tensor.name: _tensor_bytes(tensor) for tensor in graph.initializer}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.sizes: dict[str, int] = {}
+        for value in (*graph.input, *graph.value_info, *graph.output):
+            shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+            bits = _BITS.get(value.type.tensor_type.elem_type)
+            known = value.type.tensor_type.HasField("shape") and all(size > 0 for size in shape)
+            if bits is not None and known:
+                self.shapes[value.name] = tuple(shape)
+                self.sizes[value.name] = math.prod(shape) * bits // 8
+        self.outputs = {value.name for value in graph.output}
+        self.inputs = {value.name for value in graph.input} - set(self.constants)
+        self.uses: Counter[str] = Counter()
+        self.storage: dict[str, str] = {}
+        """The value whose bytes a value is kept in."""
+        self.live: dict[str, int] = {}
+        self.unknown = 0
+
+    def run(self) -> GraphMemory:
+        """Walk, and report the worst moment."""
+        nodes = self._variable_nodes()
+        weights = self._weights(nodes)
+        for node in nodes:
+            self.uses.update(name for name in node.input if name and name not in self.constants)
+        most, attention, place = 0, 0, ""
+        for node in nodes:
+            self._enter(node)
+            total = sum(self.live.values())
+            if total > most:
+                most, place = total, node.name or node.op_type
+                attention = sum(size for name, size in self.live.items() if self._is_attention(name))
+            for name in node.input:
+                self._release(name)
+            for name in node.output:
+                if name and not self.uses[name]:
+                    self.uses[name] += 1
+                    self._release(name)
+        io = sum(self.sizes.get(name, 0) for name in self.inputs | self.outputs)
+        return GraphMemory(weights, most, attention, io, place, self.unknown)
+
+    def _variable_nodes(self) -> list[Any]:
+        """The nodes that depend on the input; what the others make is constant."""
+        variable = []
+        for node in self.graph.node:
+            fixed = all(not name or name in self.constants for name in node.input)
+            if node.op_type == "Constant":
+                for attribute in node.attribute:
+                    self.constants[node.output[0]] = _tensor_bytes(attribute.t) if attribute.HasField("t") else 8
+            elif fixed and node.op_type == "DequantizeLinear":
+                # A weight that the engine keeps in its 8 bits.
+                self.constants[node.output[0]] = self.constants[node.input[0]]
+            elif fixed:
+                for name in node.output:
+                    self.constants[name] = self.sizes.get(name, 0)
+            else:
+                variable.append(node)
+        return variable
+
+    def _weights(self, nodes: Iterable[Any]) -> int:
+        read = {name for node in nodes for name in node.input if name in self.constants}
+        return sum(self.constants[name] for name in read)
+
+    def _enter(self, node: Any) -> None:
+        for index, name in enumerate(node.output):
+            if not name or name in self.outputs:
+                # Outputs have memory of their own.
+                continue
+            source = self._shared(node, name) if index == 0 else None
+            if source is not None:
+                self.storage[name] = source
+                continue
+            size = self.sizes.get(name)
+            if size is None:
+                self.unknown += 1
+            self.storage[name] = name
+            self.live[name] = size or 0
+
+    def _shared(self, node: Any, output: str) -> str | None:
+        """The storage that a node's output can be kept in, of one of its inputs."""
+        if node.op_type in _VIEWS:
+            return self.storage.get(node.input[0])
+        if node.op_type not in _ELEMENTWISE:
+            return None
+        for name in node.input:
+            storage = self.storage.get(name)
+            if storage is None:
+                continue
+            # A node may read the same bytes twice, and then nobody else needs them either.
+            own = sum(self.storage.get(other) == storage for other in node.input)
+            if self._readers(storage) == own and self.live.get(storage, 0) >= self.sizes.get(output, 1 << 62):
+                return storage
+        return None
+
+    def _readers(self, storage: str) -> int:
+        return sum(self.uses[name] for name, kept in self.storage.items() if kept == storage and self.uses[name] > 0)
+
+    def _release(self, name: str) -> None:
+        if name not in self.storage:
+            return
+        self.uses[name] -= 1
+        storage = self.storage[name]
+        if self._readers(storage) == 0:
+            self.live.pop(storage, None)
+
+    def _is_attention(self, name: str) -> bool:
+        """Whether a value is a square matrix per head, as large as the tokens squared."""
+        shape = self.shapes.get(name, ())
+        return len(shape) >= 3 and shape[-1] == shape[-2] and shape[-1] > 64
+
+
+def _tensor_bytes(tensor: Any) -> int:
+    return int(math.prod(tensor.dims)) * _BITS.get(tensor.data_type, 0) // 8

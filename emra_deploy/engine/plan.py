@@ -1,0 +1,83 @@
+"""What an engine file shows without being deserialised, which would run its code."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from emra_deploy.engine.flavour import RTX, TENSORRT, TITLES, version_text
+from emra_deploy.errors import EmraError
+
+SUFFIXES = (".engine", ".plan", ".trt")
+"""Endings of the names of engine files."""
+
+# The tag and the place of the version are those that trtexec --getPlanVersionOnly reads (NVIDIA/TensorRT,
+# samples/common/sampleEngines.cpp); TensorRT-RTX 1.7 writes another tag and puts its version at the same place (tried).
+_TAGS = {b"ftrt": TENSORRT, b"vtrt": RTX}
+_HEADER = 28
+_VERSION_AT = 24
+
+
+@dataclass(frozen=True)
+class PlanHeader:
+    """The first bytes of an engine file.
+
+    Attributes:
+        flavour: ``"tensorrt"`` or ``"rtx"``.
+        version: Version of the library that built it, four numbers.
+    """
+
+    flavour: str
+    version: tuple[int, ...]
+
+    @property
+    def title(self) -> str:
+        """Name and version for people, such as ``"TensorRT 10.3.0.26"``."""
+        return f"{TITLES[self.flavour]} {version_text(self.version)}"
+
+
+def parse_header(data: bytes) -> PlanHeader | None:
+    """The header at the beginning of ``data``, or None when this is no engine."""
+    flavour = _TAGS.get(data[:4])
+    if flavour is None or len(data) < _HEADER:
+        return None
+    return PlanHeader(flavour, tuple(data[_VERSION_AT:_HEADER]))
+
+
+def read_header(path: str | os.PathLike[str]) -> PlanHeader:
+    """The header of an engine file.
+
+    Raises:
+        EmraError: ``model-missing``, ``model-unreadable``.
+    """
+    place = Path(path)
+    if not place.is_file():
+        what = "is a folder" if place.is_dir() else "does not exist"
+        raise EmraError("model-missing", f"The engine {what}", "Build it with export/build_engine.py", path)
+    try:
+        with place.open("rb") as stream:
+            header = parse_header(stream.read(_HEADER))
+    except OSError as error:
+        raise EmraError(
+            "model-unreadable", f"The engine cannot be read ({error.strerror})", "Check its permissions", path
+        ) from error
+    if header is None:
+        raise EmraError(
+            "model-unreadable",
+            "The file does not begin as engines of TensorRT or TensorRT-RTX do: it may be cut short, damaged or of"
+            " another kind",
+            "Copy the file again, or build it again with export/build_engine.py",
+            path,
+        )
+    return header
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """The hex sha256 of a file, read in parts."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as stream:
+        while part := stream.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()

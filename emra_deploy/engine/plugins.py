@@ -1,0 +1,74 @@
+"""The plugin library of an engine: one that this TensorRT can take, and the one that the engine was built with."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from emra_deploy.engine.flavour import Flavour
+from emra_deploy.engine.sidecar import Plugin
+from emra_deploy.errors import EmraError
+from emra_deploy.plugin_library import check_plugin_library, load_plugins
+
+_BUILD = "Build it for this machine and its TensorRT: cmake -B build && cmake --build build"
+
+
+def inspect_plugin(path: str | os.PathLike[str], flavour: Flavour) -> Plugin:
+    """Check that a file can be a plugin library here, without loading it.
+
+    Args:
+        path: Of the library, as its user wrote it down; it becomes absolute, with links followed.
+        flavour: The TensorRT that is to load it.
+
+    Raises:
+        EmraError: ``plugin-unsupported`` with TensorRT-RTX, ``plugin-abi`` for one that was linked with another
+            TensorRT, and those of `check_plugin_library`.
+    """
+    if not flavour.takes_plugins:
+        raise EmraError(
+            "plugin-unsupported",
+            f"{flavour.title} takes no plugins; it would end the process",
+            "Leave --plugin out: the file's own form of the operator is used; or use --flavor tensorrt",
+            path,
+        )
+    library = check_plugin_library(os.path.realpath(path))
+    # The name of the TensorRT that it was linked with stands in its table of strings.
+    linked = {int(number) for number in re.findall(rb"libnvinfer\.so\.(\d+)", library.path.read_bytes())}
+    if linked and flavour.version[0] not in linked:
+        releases = " and ".join(map(str, sorted(linked)))
+        raise EmraError(
+            "plugin-abi", f"The plugin was linked with TensorRT {releases}, and {flavour.title} is here", _BUILD, path
+        )
+    return Plugin(str(library.path), library.sha256)
+
+
+def load_plugin(plugin: Plugin, registry: Any, flavour: Flavour) -> None:
+    """Load a library into a plugin registry, if it is still the file it was.
+
+    Args:
+        plugin: Absolute path and sha256.
+        registry: ``get_plugin_registry()`` of a builder or runtime.
+        flavour: The TensorRT whose registry it is.
+
+    Raises:
+        EmraError: Those of `inspect_plugin` and of `load_plugins`.
+    """
+    if Path(plugin.path).is_file():
+        inspect_plugin(plugin.path, flavour)
+    load_plugins(plugin.path, registry, plugin.sha256)
+
+
+def check_creators(operators: Iterable[str], registry: Any, plugin: Plugin) -> None:
+    """Refuse a library that does not know the operators it was loaded for.
+
+    Raises:
+        EmraError: ``plugin-abi``.
+    """
+    known = {str(creator.name) for creator in registry.all_creators}
+    missing = sorted(set(operators) - known)
+    if missing:
+        lacks = " and no ".join(missing)
+        raise EmraError("plugin-abi", f"The plugin registers no {lacks}, which the model needs", _BUILD, plugin.path)
