@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emra_deploy.errors import EmraError
+
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-HELP = "Show the classes, input, precision and measured evidence of a model file."
+HELP = "Show the classes, input, precision and measured evidence of a model file or engine."
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the arguments of the verb."""
     parser.add_argument("model", type=str, nargs="?", default=None, help="model file (default: the shipped one)")
+    parser.add_argument(
+        "--manifest",
+        type=str,
+        default=None,
+        help="ONNX file that an engine without a sidecar was built of (default: the one of its name beside it)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
 
@@ -26,7 +33,7 @@ def run(options: Namespace) -> int:
         from emra_deploy.models import shipped_model
 
         path = str(shipped_model())
-    content = describe(path)
+    content = describe(path, options.manifest)
     if options.json:
         print(json.dumps(content))
     else:
@@ -34,29 +41,42 @@ def run(options: Namespace) -> int:
     return 0
 
 
-def describe(path: str) -> dict[str, Any]:
+def describe(path: str, manifest_of: str | None = None) -> dict[str, Any]:
     """What is known of a model file, as JSON values; the golden tile's pictures are left out.
+
+    Engines are not loaded: what is told of them comes from their first bytes, their sidecar and their ONNX file.
+
+    Args:
+        path: An ONNX file or an engine.
+        manifest_of: The ONNX file that an engine was built of.
 
     Raises:
         EmraError: Whatever is wrong with the file.
     """
-    from emra_deploy.backends import open_backend
+    from emra_deploy.backends import ENGINES, open_backend
+    from emra_deploy.engine.plan import file_sha256
 
-    backend, manifest = open_backend(path)
-    backend.close()
-    content: dict[str, Any] = json.loads(manifest.to_json())
-    golden = content.pop("golden")
-    digest, size = hashlib.sha256(), 0
-    with Path(path).open("rb") as stream:
-        while part := stream.read(2**20):
-            digest.update(part)
-            size += len(part)
+    if Path(path).suffix.lower() in ENGINES:
+        from emra_deploy.engine.about import about_engine
+
+        manifest, engine = about_engine(path, manifest_of)
+    else:
+        if manifest_of is not None:
+            raise EmraError(
+                "manifest-of-onnx", "--manifest is for engines; this file has its own", "Leave it out", path
+            )
+        backend, manifest = open_backend(path)
+        backend.close()
+        engine = None
+    content: dict[str, Any] = {"manifest": None} if manifest is None else json.loads(manifest.to_json())
+    golden = content.pop("golden", None)
     return {
         "path": path,
-        "bytes": size,
-        "sha256": digest.hexdigest(),
+        "bytes": Path(path).stat().st_size,
+        "sha256": file_sha256(path),
         **content,
-        "golden_tile": None if golden is None else {"tolerance": golden["tolerance"]},
+        **({} if manifest is None else {"golden_tile": None if golden is None else {"tolerance": golden["tolerance"]}}),
+        **({} if engine is None else {"engine": engine}),
     }
 
 
@@ -66,6 +86,15 @@ def _show(content: dict[str, Any]) -> None:
     from rich.text import Text
 
     console = Console(soft_wrap=True, highlight=False, markup=False)
+    if "engine" in content:
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        for key, value in content["engine"].items():
+            table.add_row(key.replace("_", " "), Text(_told(value), overflow="fold"))
+        console.print(table)
+        console.print()
+    if "classes" not in content:
+        console.print(f"file    {content['path']} ({content['bytes'] / 1e6:.2f} MB)\nsha256  {content['sha256']}")
+        return
     batch, height, width = content["input_shape"]
     golden = content["golden_tile"]
     gsd = content["gsd"]
@@ -99,6 +128,19 @@ def _show(content: dict[str, Any]) -> None:
     console.print("\nevidence")
     for line in _lines(content["evidence"], 2) or ["  none"]:
         console.print(line)
+
+
+def _told(value: Any) -> str:
+    """A fact about an engine; what nobody knows is said to be unknown."""
+    if value is None:
+        return "unknown"
+    if isinstance(value, dict):
+        return ", ".join(f"{key.replace('_', ' ')} {_told(item)}" for key, item in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(_told(item) for item in value) or "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return _short(value)
 
 
 def _lines(value: Any, indent: int) -> list[str]:
