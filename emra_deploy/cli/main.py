@@ -13,13 +13,13 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from emra_deploy import __version__
-from emra_deploy.cli import doctor, info, segment
+from emra_deploy.cli import doctor, info, segment, stream
 from emra_deploy.errors import EmraError
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-VERBS = {"segment": segment, "info": info, "doctor": doctor}
+VERBS = {"segment": segment, "stream": stream, "info": info, "doctor": doctor}
 
 
 def build_parser() -> ArgumentParser:

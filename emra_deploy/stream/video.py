@@ -65,7 +65,7 @@ class VideoSource:
         try:
             self._container = self._av.open(url, "r", format=form, options=demuxer, timeout=timeout)
         except (self._av.FFmpegError, OSError, ValueError, UnicodeError) as error:
-            raise translate(error, address, opening=True) from error
+            raise translate(error, address, opening=True, with_options=bool(options.input_options)) from error
         try:
             self._video = self._choose_stream()
         except BaseException:
@@ -184,7 +184,9 @@ def _demuxer_options(address: Address, options: StreamOptions) -> tuple[str, str
         )
     if address.kind is Kind.CAMERA:
         return address.target, "v4l2", {"avioflags": "direct", **own}
-    low_delay = {"fflags": "nobuffer", "flags": "low_delay", "analyzeduration": "1000000"}
+    # nobuffer throws away what was read to find out what the stream is, which a recording needs.
+    recorded = options.live is False
+    low_delay = {} if recorded else {"fflags": "nobuffer", "flags": "low_delay", "analyzeduration": "1000000"}
     scheme = address.target.partition(":")[0]
     if scheme in ("rtsp", "rtsps"):
         low_delay |= {"rtsp_transport": options.rtsp_transport, "allowed_media_types": "video"}

@@ -35,7 +35,9 @@ _FILE_READING = (
 )
 
 
-def translate(error: Exception, address: Address, *, opening: bool) -> EmraError | SourceLostError:
+def translate(
+    error: Exception, address: Address, *, opening: bool, with_options: bool = False
+) -> EmraError | SourceLostError:
     """The error to raise in place of one of PyAV's.
 
     PyAV's own text is never shown, because it repeats the URL with its password.
@@ -44,9 +46,13 @@ def translate(error: Exception, address: Address, *, opening: bool) -> EmraError
         error: What PyAV raised.
         address: What was being read.
         opening: Whether it was being opened, or was open already.
+        with_options: Whether the user gave options for the demuxer.
     """
     code = getattr(error, "errno", None)
     reason = getattr(error, "strerror", None) or type(error).__name__
+    if with_options and opening and code in (errno.EINVAL, errno.ERANGE):
+        cause = f"the input options do not suit it ({reason})"
+        return EmraError("stream-option", cause, "Correct --input-option", address.shown)
     if address.kind is Kind.FILE:
         if code in (errno.EACCES, errno.EPERM):
             return EmraError("input-unreadable", "you may not read this file", "Change its permissions", address.target)

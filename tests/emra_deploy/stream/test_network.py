@@ -1,0 +1,227 @@
+"""Real streams over the loopback: joined, lost, stalled and changed."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from emra_deploy.errors import EmraError
+from emra_deploy.stream import Stream, StreamOptions, StreamState
+from emra_deploy.stream.run import StreamResult
+from tests.emra_deploy.stream.fakes import label_all, reconciles, wait_for
+from tests.emra_deploy.stream.senders import (
+    HttpSender,
+    RtspServer,
+    free_port,
+    require_rtsp_server,
+    transport_stream,
+    udp_sender,
+)
+from tests.emra_deploy.stream.videos import number_of
+
+pytest.importorskip("av")
+
+QUICK = StreamOptions(stall_after=0.3, open_timeout=2.0, read_timeout=0.6)
+
+
+class Following:
+    """A stream that another thread iterates over."""
+
+    def __init__(self, source: str, options: StreamOptions = QUICK) -> None:
+        self.stream = Stream(source, label_all, options)
+        self.results: list[StreamResult] = []
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._iterate, daemon=True)
+        self.thread.start()
+
+    def _iterate(self) -> None:
+        try:
+            for result in self.stream:
+                self.results.append(result)
+        except BaseException as error:
+            self.error = error
+
+    def more(self, count: int = 3, such: Callable[[StreamResult], bool] = lambda _: True) -> None:
+        """Wait until some more results have come."""
+        start = len(self.results)
+        wait_for(lambda: sum(map(such, self.results[start:])) >= count, f"results, {self.stream.status()}")
+
+    def state(self, state: StreamState) -> None:
+        wait_for(lambda: self.stream.status().state is state, state.value)
+
+    def __enter__(self) -> Following:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stream.stop()
+        self.thread.join(20)
+        assert not self.thread.is_alive()
+        assert reconciles(self.stream.status().counters)
+
+
+def test_http_newer_and_newer_frames_come() -> None:
+    with HttpSender() as sender, Following(sender.url) as follower:
+        follower.more(20)
+        # Numbers start again after 255.
+        steps = [number_of(result.image) for result in follower.results[:20]]
+        assert all(0 < (after - before) % 256 < 128 for before, after in pairwise(steps))
+        assert follower.stream.status().state is StreamState.RUNNING
+
+
+def test_a_sender_that_dies_is_waited_for_and_resumed() -> None:
+    with HttpSender() as sender, Following(sender.url) as follower:
+        follower.more()
+        for connections in (2, 3):
+            sender.cut()
+            follower.state(StreamState.DEGRADED)
+            tries = follower.stream.status().counters.attempts
+            wait_for(lambda tries=tries: follower.stream.status().counters.attempts > tries)
+            sender.start()
+            follower.more(such=lambda result, wanted=connections: result.frame.connection == wanted)
+        assert follower.stream.status().state is StreamState.RUNNING
+        reasons = " ".join(change.reason for change in follower.stream.changes())
+        assert "connection refused; reconnecting" in reasons
+        assert "secret" not in reasons
+
+
+def test_a_sender_that_stalls_is_noticed_and_the_same_connection_goes_on() -> None:
+    options = StreamOptions(stall_after=0.2, open_timeout=5, read_timeout=30)
+    with HttpSender() as sender, Following(sender.url, options) as follower:
+        follower.more()
+        sender.stalled.set()
+        follower.state(StreamState.DEGRADED)
+        sender.stalled.clear()
+        follower.state(StreamState.RUNNING)
+        follower.more()
+        assert {result.frame.connection for result in follower.results} == {1}
+        assert follower.stream.status().counters.stalls == 1
+
+
+def test_a_stall_that_lasts_is_answered_by_a_new_connection() -> None:
+    with HttpSender() as sender, Following(sender.url) as follower:
+        follower.more()
+        sender.stalled.set()
+        wait_for(lambda: sender.requests >= 2, "a second request")
+        sender.stalled.clear()
+        follower.more(such=lambda result: result.frame.connection >= 2)
+
+
+def test_a_camera_that_changes_its_size_goes_on() -> None:
+    with HttpSender() as sender, Following(sender.url) as follower:
+        follower.more()
+        sender.size = (64, 128)
+        follower.more(such=lambda result: result.labels.shape == (64, 128))
+        resized = [result for result in follower.results if result.frame.resized]
+        assert [result.frame.image.shape for result in resized] == [(64, 128, 3)]
+        assert follower.stream.status().counters.resizes == 1
+        assert follower.stream.status().size == (64, 128)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        ("401 Unauthorized", "stream-refused"),
+        ("403 Forbidden", "stream-refused"),
+        ("404 Not Found", "stream-not-found"),
+    ],
+)
+def test_a_server_that_says_no_is_believed(status: str, code: str) -> None:
+    with HttpSender() as sender:
+        sender.status = status
+        with Following(sender.url) as follower:
+            wait_for(lambda: follower.error is not None)
+    assert isinstance(follower.error, EmraError)
+    assert follower.error.code == code
+    assert "secret" not in str(follower.error)
+    assert follower.error.path == f"http://***@127.0.0.1:{sender.port}/video"
+
+
+def test_a_server_in_trouble_is_tried_again() -> None:
+    with HttpSender() as sender:
+        sender.status = "503 Service Unavailable"
+        with Following(sender.url) as follower:
+            wait_for(lambda: sender.requests >= 2)
+            assert follower.stream.status().state is StreamState.CONNECTING
+            sender.status = "200 OK"
+            follower.more()
+
+
+def test_a_server_that_answers_nothing_is_left_in_time() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener, Following(f"http://127.0.0.1:{listener.getsockname()[1]}/", StreamOptions(open_timeout=0.2)) as it:
+        wait_for(lambda: it.stream.status().counters.attempts >= 2)
+        assert "no answer in time" in it.stream.status().reason
+        it.stream.stop()
+        it.thread.join(20)
+        assert not it.thread.is_alive()
+
+
+def test_nothing_of_ffmpeg_s_own_words_shows_the_password(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with Following(f"rtsp://user:secret@127.0.0.1:{free_port()}/live") as follower:
+        wait_for(lambda: follower.stream.status().counters.attempts >= 2)
+    assert "secret" not in caplog.text
+    assert "rtsp://***@127.0.0.1" in caplog.text
+
+
+def test_udp_is_joined_in_the_middle_and_found_again(tmp_path: Path) -> None:
+    port = free_port(socket.SOCK_DGRAM)
+    content = transport_stream(tmp_path)
+    content = content[len(content) // 3 // 188 * 188 :]
+    with udp_sender(content, port) as stalled, Following(f"udp://127.0.0.1:{port}") as follower:
+        follower.more()
+        stalled.set()
+        follower.state(StreamState.DEGRADED)
+        wait_for(lambda: "no data in time" in follower.stream.status().reason)
+        stalled.clear()
+        follower.more(such=lambda result: result.frame.connection >= 2)
+        assert all(number_of(result.image) < 50 for result in follower.results)
+
+
+def test_tcp_can_be_read_as_a_recording_every_frame_in_order(tmp_path: Path) -> None:
+    content = transport_stream(tmp_path)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.sendall(content)
+
+    threading.Thread(target=serve, daemon=True).start()
+    with listener, Stream(f"tcp://127.0.0.1:{listener.getsockname()[1]}", label_all, StreamOptions(live=False)) as it:
+        assert [number_of(result.image) for result in it] == list(range(50))
+
+
+@pytest.fixture
+def server() -> RtspServer:
+    require_rtsp_server()
+    return RtspServer()
+
+
+def test_rtsp_is_cut_and_resumed_with_another_size(server: RtspServer) -> None:
+    with server, Following(server.url, StreamOptions(stall_after=0.3)) as follower:
+        follower.more(10)
+        server.kill()
+        follower.state(StreamState.DEGRADED)
+        server.start(width=96)
+        follower.more(such=lambda result: result.frame.connection == 2 and result.frame.width == 96)
+        assert sum(result.frame.resized for result in follower.results) == 1
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_rtsp_stalls_and_goes_on(server: RtspServer, transport: str) -> None:
+    with server, Following(server.url, StreamOptions(stall_after=0.3, rtsp_transport=transport)) as follower:
+        follower.more(10)
+        assert server.process is not None
+        server.process.send_signal(signal.SIGSTOP)
+        follower.state(StreamState.DEGRADED)
+        server.process.send_signal(signal.SIGCONT)
+        follower.more(10)
+        assert follower.stream.status().state is StreamState.RUNNING
