@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import platform
 import re
 import subprocess
 import sys
@@ -55,8 +56,7 @@ def describe_machine() -> dict[str, Any]:
     names = [gpu["name"] for gpu in gpus] or [facts["processor"]["name"] or facts["machine"]]
     return {
         "device": (jetson or {}).get("board") or ", ".join(names),
-        "system": facts["platform"],
-        "architecture": facts["machine"],
+        "system": f"{platform.system()} {'.'.join(platform.release().split('.')[:2])} {facts['machine']}",
         "processor": facts["processor"],
         "memory_bytes": facts["memory"]["total"],
         "gpus": gpus,

@@ -47,6 +47,18 @@ class Nvml:
         """Power of all GPUs, averaged by the driver over up to a second."""
         return self._sum("nvmlDeviceGetPowerUsage")
 
+    def process_bytes(self) -> int | None:
+        """Memory of this process on all GPUs; None where the driver does not tell (containers, Windows)."""
+        import os
+
+        found = [
+            entry.usedGpuMemory
+            for handle in self.handles
+            for entry in self._try("nvmlDeviceGetComputeRunningProcesses", handle) or ()
+            if entry.pid == os.getpid() and entry.usedGpuMemory is not None
+        ]
+        return sum(found) if found else None
+
     def _sum(self, function: str) -> float | None:
         try:
             return sum(getattr(self._library, function)(handle) for handle in self.handles) / 1000

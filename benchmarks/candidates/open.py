@@ -1,0 +1,59 @@
+"""From a specification to something that runs; libraries are imported here, for what is asked for only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.candidates.runner import Runner
+from benchmarks.candidates.spec import Spec, installed
+from emra_deploy.errors import EmraError
+
+_GET = {
+    "onnxruntime": "pip install 'emra-deploy[runtime]'",
+    "openvino": "pip install 'emra-deploy[openvino]'",
+    "tensorrt": "on a Jetson: sudo apt install tensorrt; elsewhere: pip install 'emra-deploy[tensorrt]'",
+    "torch": "pip install 'emra-deploy[train]'",
+    "torch-compile": "pip install 'emra-deploy[train]'",
+}
+
+
+def open_runner(spec: Spec, check: bool = True) -> Runner:
+    """Load what a specification names.
+
+    Args:
+        spec: What is asked for.
+        check: Whether a file's self-test is run.
+
+    Raises:
+        EmraError: ``backend-missing``, and whatever is wrong with the model.
+    """
+    if not installed(spec.backend):
+        raise EmraError("backend-missing", f"{spec.backend} is not installed", f"Run: {_GET[spec.backend]}", spec.path)
+    if spec.kind in ("onnx", "engine"):
+        from benchmarks.candidates.files import open_file
+
+        return open_file(spec, check)
+    try:
+        from benchmarks.candidates.torch_models import open_torch
+    except ImportError as error:
+        raise EmraError("backend-missing", f"{error.name} is not installed", f"Run: {_GET['torch']}") from error
+    return open_torch(spec)
+
+
+def describe_manifest(runner: Runner) -> dict[str, Any] | None:
+    """What a model file says of itself that belongs beside its figures; None for what has no Manifest."""
+    manifest = getattr(runner, "manifest", None)
+    if manifest is None:
+        return None
+    return {
+        "name": manifest.name,
+        "precision": manifest.precision,
+        "backbone": manifest.backbone,
+        "aggregation": manifest.aggregation,
+        "zoom": manifest.zoom,
+        "input_shape": list(manifest.input_shape),
+        "classes": list(manifest.classes.names),
+        "parent_sha256": manifest.parent_sha256,
+        "tools": manifest.tools,
+        "evidence": manifest.evidence,
+    }

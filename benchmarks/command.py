@@ -1,0 +1,196 @@
+"""What the commands that measure have in common: their arguments, opening candidates, and how they end."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.candidates.open import describe_manifest, open_runner
+from benchmarks.candidates.runner import Runner
+from benchmarks.candidates.spec import BACKENDS, PEERS, Spec, make_specs, parse_batches, parse_sizes, with_size
+from benchmarks.provenance import describe_file, portable
+from emra_deploy.errors import EmraError
+from emra_deploy.files import check_output
+
+_log = logging.getLogger(__name__)
+PEER_SIZE = (512, 512)
+
+FAILED = 1
+"""Exit status when some candidates failed and the others' results were kept."""
+
+
+def add_candidates(parser: argparse.ArgumentParser) -> None:
+    """Declare what is measured, and where the result goes."""
+    add = parser.add_argument
+    add(
+        "models", nargs="*", type=Path, metavar="MODEL", help="ONNX files, engines and checkpoints' folders, in any mix"
+    )
+    add(
+        "--backend",
+        default="auto",
+        metavar="NAMES",
+        help=f"comma-separated: auto, all, {', '.join(BACKENDS)}; a colon adds a precision or graph, "
+        "as in openvino:bf16, torch:bf16, torch-compile:graph (auto)",
+    )
+    add("--peer", default="", metavar="NAMES", help=f"comma-separated: {', '.join(PEERS)}")
+    add("--batch", default="1", metavar="N,N", help="pictures at once (1)")
+    add("--sizes", metavar="H,HxW", help="heights and widths of the input, for models that take several (their own)")
+    add("--threads", type=int, metavar="N", help="threads of a processor's backend (its choice)")
+    add("--json", metavar="FILE", help="write all figures there")
+    add("--overwrite", action="store_true", help="replace existing outputs")
+
+
+def specs_of(arguments: argparse.Namespace) -> list[Spec]:
+    """The candidates that `add_candidates` was given.
+
+    Raises:
+        EmraError: A name, number or model that is none.
+    """
+    threads = arguments.threads
+    if threads is not None and threads < 1:
+        raise EmraError("threads", f"{threads} threads, expected at least 1", "Give as many as cores, or leave it out")
+    specs = make_specs(
+        arguments.models,
+        _words(arguments.peer),
+        backends=_words(arguments.backend),
+        batches=parse_batches(arguments.batch),
+        sizes=parse_sizes(arguments.sizes) if arguments.sizes else (),
+        threads=threads,
+    )
+    for path in arguments.models:
+        if not path.exists():
+            raise EmraError("model-missing", "The model does not exist", "Check the spelling", path)
+    return specs
+
+
+def check_outputs(arguments: argparse.Namespace, *names: str) -> None:
+    """Refuse outputs that cannot be written, before anything is measured.
+
+    Args:
+        arguments: Of the command.
+        names: Attributes that hold output names or None.
+
+    Raises:
+        EmraError: That of `emra_deploy.files.check_output`.
+    """
+    inputs = [path for path in getattr(arguments, "models", ()) if path.is_file()]
+    for name in names:
+        output = getattr(arguments, name)
+        if output:
+            check_output(output, overwrite=arguments.overwrite, inputs=inputs)
+
+
+def failure(candidate: str, error: Exception) -> dict[str, Any]:
+    """What is kept of a candidate that failed."""
+    code = error.code if isinstance(error, EmraError) else type(error).__name__
+    return {"candidate": candidate, "code": code, "message": portable(" ".join(str(error).split()))[:500]}
+
+
+class Opened:
+    """Candidates that could be loaded, in the order of their specifications, and the failures of the others.
+
+    Attributes:
+        runners: By specification, whose size is known now.
+        failures: As `failure` makes them.
+        models: Files, as `describe_file` gives them, with their Manifests; each once.
+    """
+
+    def __init__(self) -> None:
+        self.runners: dict[Spec, Runner] = {}
+        self.failures: list[dict[str, Any]] = []
+        self.models: list[dict[str, Any]] = []
+        self._files: dict[Path, dict[str, Any]] = {}
+
+    def add(self, spec: Spec) -> None:
+        """Load one; a failure is kept, not raised."""
+        try:
+            runner = open_runner(spec)
+        except Exception as error:
+            # A library for another machine fails in ways of its own, and must not lose the other candidates.
+            _log.debug("%s cannot be opened", spec.key, exc_info=True)
+            self.failures.append(failure(spec.key, error))
+            return
+        self.runners[with_size(spec, runner.size)] = runner
+        if spec.path is not None and spec.path not in self._files:
+            self._files[spec.path] = {**describe_file(spec.path), "manifest": describe_manifest(runner)}
+            self.models.append(self._files[spec.path])
+
+    def sha256(self, spec: Spec) -> str | None:
+        """Of the file of a candidate; None for a peer."""
+        return None if spec.path is None else self._files[spec.path]["sha256"]
+
+    def close(self) -> None:
+        """Free all."""
+        for runner in self.runners.values():
+            runner.close()
+
+
+def open_all(specs: Sequence[Spec], progress: Callable[[str], None] = lambda name: None) -> Opened:
+    """Load all candidates; peers without a size get those of the files.
+
+    Raises:
+        EmraError: ``nothing-measured``: not one of them can be loaded.
+    """
+    opened = Opened()
+    for spec in specs:
+        if spec.kind != "peer":
+            progress(spec.key)
+            opened.add(spec)
+    own = list(dict.fromkeys(spec.size for spec in opened.runners)) or [PEER_SIZE]
+    for spec in specs:
+        if spec.kind == "peer":
+            for size in [spec.size] if spec.size else own:
+                assert size is not None
+                progress(spec.key)
+                opened.add(with_size(spec, size))
+    if not opened.runners:
+        raise nothing(opened.failures)
+    return opened
+
+
+def nothing(failures: Sequence[dict[str, Any]]) -> EmraError:
+    """The error of a run in which every candidate failed, with the first cause in full."""
+    first = failures[0]
+    more = f", and {len(failures) - 1} more" if len(failures) > 1 else ""
+    return EmraError(
+        "nothing-measured",
+        f"No candidate could be measured; {first['candidate']}: {first['message']}{more}",
+        "Give models and backends that this machine can run",
+    )
+
+
+def describe_candidate(spec: Spec, runner: Runner, opened: Opened) -> dict[str, Any]:
+    """What every result says of a candidate."""
+    assert spec.size is not None
+    return {
+        "key": spec.key,
+        "name": spec.name,
+        "sha256": opened.sha256(spec),
+        "backend": runner.describe(),
+        "batch": spec.batch,
+        "height": spec.size[0],
+        "width": spec.size[1],
+        "precision": runner.precision,
+        "cuda_graph": runner.cuda_graph,
+    }
+
+
+def exit_status(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    """Run a command: its status, or 2 and one line on stderr for a mistake of the user's."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        return run(arguments)
+    except EmraError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted: nothing was written\n")
+        return 130
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]

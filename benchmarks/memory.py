@@ -1,0 +1,168 @@
+"""Memory of models on this machine: at most on host and device, weights, activations and workspace.
+
+python benchmarks/memory.py model.onnx --backend onnxruntime,openvino --batch 1,4 --json FILE
+
+Each measurement is of a fresh process, which loads one model, runs it and reports what the kernel counted. On a Jetson,
+whose GPU has no memory of its own, ``shared`` is what the whole machine had less of meanwhile, and swap is reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.candidates.spec import Spec, with_size
+from benchmarks.command import (
+    FAILED,
+    PEER_SIZE,
+    add_candidates,
+    check_outputs,
+    exit_status,
+    failure,
+    nothing,
+    specs_of,
+)
+from benchmarks.graph_cost import count_file
+from benchmarks.not_measured import list_unmeasured
+from benchmarks.provenance import REPOSITORY, describe_file, describe_machine
+from benchmarks.results_file import make_result, write_result
+from emra_deploy.errors import EmraError
+
+TIMEOUT = 1800
+"""Seconds after which a process counts as hung: torch.compile and engines take minutes."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="memory.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_candidates(made)
+    return made
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print and write.
+
+    Returns:
+        0, or `FAILED` when some candidates failed.
+
+    Raises:
+        EmraError: A bad argument, an output that cannot be written, or no candidate that can be measured.
+    """
+    from rich.console import Console
+
+    from benchmarks.tables import make_console, print_memory
+
+    check_outputs(arguments, "json")
+    machine = describe_machine()
+    candidates: list[dict[str, Any]] = []
+    failures: list[dict[str, Any]] = []
+    models: dict[Path, dict[str, Any]] = {}
+    with Console(stderr=True).status("measuring") as status:
+        for spec in _sized(specs_of(arguments)):
+            status.update(spec.key)
+            try:
+                report = start_probe(spec)
+                if spec.path is not None and spec.path not in models:
+                    models[spec.path] = {**describe_file(spec.path), "manifest": report["manifest"]}
+                sha256 = models[spec.path]["sha256"] if spec.path is not None else None
+                candidates.append(_candidate(spec, report, sha256, machine["jetson"] is not None))
+            except (EmraError, subprocess.SubprocessError) as error:
+                failures.append(failure(spec.key, error))
+    if not candidates:
+        raise nothing(failures)
+    result = make_result(
+        "memory",
+        "memory.py",
+        arguments.argv,
+        {"candidates": candidates},
+        models=list(models.values()),
+        failures=failures,
+        not_measured=list_unmeasured(machine, has_meter=True),
+    )
+    print_memory(result, make_console())
+    if arguments.json:
+        write_result(arguments.json, result, overwrite=arguments.overwrite)
+    return FAILED if failures else 0
+
+
+def start_probe(spec: Spec) -> dict[str, Any]:
+    """The report of a fresh process.
+
+    Raises:
+        EmraError: Whatever the process raised, and ``probe-failed`` for one that died, such as for want of memory.
+        subprocess.TimeoutExpired: It hangs.
+    """
+    asked = {**asdict(spec), "path": None if spec.path is None else str(spec.path.resolve())}
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.memory_probe"],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+        cwd=REPOSITORY,
+    )
+    if done.returncode != 0:
+        words = " ".join(done.stderr.split())[-300:]
+        died = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with {done.returncode}"
+        raise EmraError(
+            "probe-failed",
+            f"The process that measures {died}: {words or 'it said nothing'}",
+            "If memory ran out, give a smaller --batch; else report this",
+            spec.path,
+        )
+    report: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if "error" in report:
+        found = report["error"]
+        raise EmraError(found["code"], found["cause"], found["remedy"], found["path"])
+    return report
+
+
+def _sized(specs: Sequence[Spec]) -> list[Spec]:
+    return [with_size(spec, PEER_SIZE) if spec.kind == "peer" and spec.size is None else spec for spec in specs]
+
+
+def _candidate(spec: Spec, report: dict[str, Any], sha256: str | None, jetson: bool) -> dict[str, Any]:
+    spec = with_size(spec, tuple(report["size"]))
+    assert spec.size is not None
+    weights, activations = report["parameter_bytes"], None
+    if spec.kind == "onnx" and spec.path is not None:
+        cost = count_file(spec.path, spec.batch)
+        weights, activations = cost.weights_bytes, cost.activations_bytes
+    return {
+        "key": spec.key,
+        "name": spec.name,
+        "sha256": sha256,
+        "backend": report["backend"],
+        "batch": spec.batch,
+        "height": spec.size[0],
+        "width": spec.size[1],
+        "precision": report["precision"],
+        "cuda_graph": report["cuda_graph"],
+        "host": report["host"],
+        "device": report["device"],
+        # Other processes take and give memory, too: elsewhere than on a Jetson the host's figures are the better ones.
+        "shared": report["shared"] if jetson else None,
+        "weights_bytes": weights,
+        "activations_bytes": activations,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments = parser().parse_args(words)
+    arguments.argv = words
+    return exit_status(run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""One measurement of memory in a process of its own: reads a specification on stdin, prints a report.
+
+``python -m benchmarks.memory_probe`` is started by `benchmarks.memory`; nothing else should.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.candidates.open import describe_manifest, open_runner
+from benchmarks.candidates.spec import Spec
+from emra_deploy.errors import EmraError
+
+RUNS = 3
+_LIBRARIES = {
+    "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino", "onnx"),
+    "tensorrt": ("emra_deploy.backends.trt",),
+    "torch": ("benchmarks.candidates.torch_models",),
+    "torch-compile": ("benchmarks.candidates.torch_models",),
+}
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+def resident() -> tuple[int, int]:
+    """Bytes resident now, and at most since the process began or `reset_peak`.
+
+    From the kernel's own account; ``ru_maxrss`` would hold the parent's peak.
+    """
+    found = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="ascii").splitlines() if ":" in line)
+    now, peak = (int(found[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
+    return now, peak
+
+
+def reset_peak() -> bool:
+    """Begin a new peak; False where the kernel does not let us."""
+    try:
+        _CLEAR.write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+class Shared:
+    """The least memory that was free on the whole machine while it watched: all there is on a Jetson, GPU included."""
+
+    def __init__(self) -> None:
+        import psutil
+
+        self._psutil = psutil
+        self.free_before = self.least = psutil.virtual_memory().available
+        self.swap_before = self.swap_most = psutil.swap_memory().used
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="shared-memory", daemon=True)
+
+    def _look(self) -> None:
+        self.least = min(self.least, self._psutil.virtual_memory().available)
+        self.swap_most = max(self.swap_most, self._psutil.swap_memory().used)
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.02):
+            self._look()
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch while the block runs."""
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._look()
+            self._stop.set()
+            self._thread.join()
+
+    def to_dict(self) -> dict[str, int]:
+        """JSON values."""
+        return {"taken_bytes": self.free_before - self.least, "swap_bytes": self.swap_most - self.swap_before}
+
+
+def probe(spec: Spec) -> dict[str, Any]:
+    """Load, run, and say what it took.
+
+    Returns:
+        ``host`` with ``start_bytes`` (Python, NumPy and this project), ``library_bytes``, ``loaded_bytes`` (what
+        loading the model added), ``running_bytes`` (what running added at most; None where the kernel cannot tell) and
+        ``peak_bytes``; ``device``; ``shared``; and what describes the candidate.
+    """
+    shared = Shared()
+    with shared.watching():
+        start, _ = resident()
+        for module in _LIBRARIES[spec.backend]:
+            importlib.import_module(module)
+        library, _ = resident()
+        runner = open_runner(spec, check=False)
+        loaded, first_peak = resident()
+        separate = reset_peak()
+        batch = np.random.default_rng(0).integers(0, 256, (spec.batch, *runner.size, 3), np.uint8)
+        for _ in range(RUNS):
+            runner.run(batch)
+        _, peak = resident()
+    manifest = getattr(runner, "manifest", None)
+    return {
+        "host": {
+            "start_bytes": start,
+            "library_bytes": library - start,
+            "loaded_bytes": loaded - library,
+            "running_bytes": max(0, peak - loaded) if separate else None,
+            "peak_bytes": max(first_peak, peak),
+        },
+        "device": _device(spec, runner),
+        "shared": shared.to_dict(),
+        "size": list(runner.size),
+        "backend": runner.describe(),
+        "precision": runner.precision,
+        "cuda_graph": runner.cuda_graph,
+        "manifest": describe_manifest(runner) if manifest is not None else None,
+        "parameter_bytes": runner.parameter_bytes() if hasattr(runner, "parameter_bytes") else None,
+    }
+
+
+def _device(spec: Spec, runner: Any) -> dict[str, Any] | None:
+    """Device memory at most, and the workspace where the backend tells; None without a device."""
+    if spec.backend == "tensorrt":
+        from benchmarks.machine_state.nvml import Nvml
+
+        nvml = Nvml.open()
+        used = nvml.process_bytes() if nvml is not None else None
+        return {"peak_bytes": used, "workspace_bytes": runner.backend.memory()}
+    if spec.backend.startswith("torch"):
+        import torch
+
+        if torch.cuda.is_available():
+            return {
+                "peak_bytes": torch.cuda.max_memory_reserved(),
+                "workspace_bytes": torch.cuda.max_memory_allocated(),
+            }
+    return None
+
+
+def main() -> int:
+    """Read a specification, print a report; an `EmraError` becomes a report of its own."""
+    asked = json.load(sys.stdin)
+    path, size = asked.pop("path"), asked.pop("size")
+    spec = Spec(path=Path(path) if path else None, size=tuple(size) if size else None, **asked)
+    try:
+        report = probe(spec)
+    except EmraError as error:
+        report = {"error": error.to_dict()}
+    # Libraries print on stdout; the report is its last line.
+    sys.stdout.write("\n" + json.dumps(report) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""What a machine cannot measure, and the command that measures it elsewhere: never left out silently."""
+
+from __future__ import annotations
+
+from typing import Any
+
+GPU = (
+    "TensorRT engines, CUDA graphs, torch with SDPA on a GPU, ONNX Runtime CUDA",
+    "python benchmarks/latency.py model.engine CHECKPOINT --backend tensorrt,torch,torch-compile:graph --json gpu.json",
+)
+JETSON = (
+    "Jetson: latency, power and joules per picture",
+    "sudo nvpmodel -m 0 && sudo jetson_clocks && python benchmarks/latency.py model.engine --json jetson.json",
+)
+ENERGY = (
+    "energy",
+    "sudo chmod a+r /sys/class/powercap/intel-rapl:*/energy_uj, then the same command, on a machine that has counters",
+)
+
+
+def list_unmeasured(machine: dict[str, Any], *, has_meter: bool, why_no_meter: str = "") -> list[dict[str, str]]:
+    """What this machine leaves open.
+
+    Args:
+        machine: As `benchmarks.provenance.describe_machine` gives it.
+        has_meter: Whether energy was measured.
+        why_no_meter: And if not, why.
+    """
+    found = []
+    if not machine["gpus"] and machine["jetson"] is None:
+        found.append({"what": GPU[0], "why": "this machine has no CUDA device", "command": GPU[1]})
+    if machine["jetson"] is None:
+        found.append({"what": JETSON[0], "why": "this machine is no Jetson", "command": JETSON[1]})
+    if not has_meter:
+        found.append({"what": ENERGY[0], "why": why_no_meter, "command": ENERGY[1]})
+    return found

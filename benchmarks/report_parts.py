@@ -1,0 +1,459 @@
+"""What a report says, as values: sections of text, tables, charts and commands, made of result files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks import plots
+from benchmarks.tables import mebibytes, milliseconds
+
+
+@dataclass(frozen=True)
+class Source:
+    """One result file.
+
+    Attributes:
+        name: Of the file.
+        kind: Of `benchmarks.results_file.KINDS`, or ``"accuracy"`` or ``"runtime"``.
+        content: All of it.
+    """
+
+    name: str
+    kind: str
+    content: Mapping[str, Any]
+
+
+@dataclass
+class Table:
+    """Cells of text; ``words`` for text to the left instead of figures to the right."""
+
+    title: str
+    head: Sequence[str]
+    rows: list[list[str]]
+    words: bool = False
+
+
+@dataclass
+class Drawn:
+    """A chart."""
+
+    caption: str
+    svg: str
+
+
+@dataclass
+class Command:
+    """A command to repeat, on one line."""
+
+    title: str
+    command: str
+
+
+@dataclass
+class Noise:
+    """Why a file allows no conclusion."""
+
+    source: str
+    reasons: Sequence[str]
+
+
+@dataclass
+class Part:
+    """A section."""
+
+    id: str
+    title: str
+    texts: list[str] = field(default_factory=list)
+    noise: list[Noise] = field(default_factory=list)
+    figures: list[Drawn] = field(default_factory=list)
+    tables: list[Table] = field(default_factory=list)
+    commands: list[Command] = field(default_factory=list)
+
+
+class Charts:
+    """Numbers the charts of a page, so that their identifiers differ."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def draw(self, figure: Any, caption: str) -> Drawn:
+        """A chart for the page."""
+        self._count += 1
+        return Drawn(caption, plots.to_svg(figure, f"chart{self._count}"))
+
+
+def make_parts(sources: Sequence[Source]) -> list[Part]:
+    """All sections that the sources have something for, in reading order."""
+    charts = Charts()
+
+    def of(kind: str) -> list[Source]:
+        return [source for source in sources if source.kind == kind]
+
+    benchmarks = [source for source in sources if source.kind in ("latency", "memory", "roofline")]
+    parts = [
+        _latency(of("latency"), charts),
+        _accuracy(of("accuracy"), of("latency"), charts),
+        _memory(of("memory"), charts),
+        _roofline(of("roofline"), charts),
+        _runtime(of("runtime")),
+        _models(benchmarks),
+        _machines(benchmarks),
+        _not_measured(benchmarks),
+        _commands(sources),
+    ]
+    return [part for part in parts if part is not None]
+
+
+def _noise(sources: Iterable[Source]) -> list[Noise]:
+    found = []
+    for source in sources:
+        noise = source.content["content"].get("noise")
+        if noise is not None and not noise["quiet"]:
+            found.append(Noise(source.name, noise["reasons"]))
+    return found
+
+
+def _latency(sources: Sequence[Source], charts: Charts) -> Part | None:
+    if not sources:
+        return None
+    part = Part("latency", "Latency", noise=_noise(sources))
+    part.texts.append(
+        "Candidates of a file were measured in turns, in one process, on fresh pictures. Compute is what a batch takes "
+        "once it is in the model's memory; end to end is from JPEG files to areas per class."
+    )
+    for source in sources:
+        content = source.content["content"]
+        device = source.content["machine"]["device"]
+        where = f"{device}, {source.name}"
+        part.figures.append(charts.draw(plots.latency_figure(source.content), f"Stages, medians. {where}"))
+        drawn = plots.ratio_figure(source.content)
+        if drawn is not None:
+            part.figures.append(charts.draw(drawn, f"Compute over the baseline's. {where}"))
+        part.tables.append(
+            Table(
+                f"Milliseconds of a batch ({where})",
+                ("candidate", "mean", "p50", "p90", "p99", "std", "end to end p50", "pictures/s", "J/picture", "W"),
+                [_latency_row(entry) for entry in content["candidates"]],
+            )
+        )
+        part.tables.append(
+            Table(
+                "Stages, milliseconds, medians",
+                ("candidate", "decode", "upload", "compute", "download", "post", "computes in", "CUDA graph"),
+                [_stage_row(entry) for entry in content["candidates"]],
+            )
+        )
+        if content["ratios"]:
+            part.tables.append(
+                Table(
+                    f"Times the baseline, {content['ratios'][0]['against']}, with 95 % intervals",
+                    ("candidate", "stage", "ratio", "interval", "verdict"),
+                    [
+                        [
+                            ratio["key"],
+                            ratio["stage"].replace("_", " "),
+                            f"{ratio['value']:.3f}",
+                            f"{ratio['low']:.3f} to {ratio['high']:.3f}",
+                            ratio["verdict"],
+                        ]
+                        for ratio in content["ratios"]
+                    ],
+                )
+            )
+        for entry in content["candidates"]:
+            if entry["profile"]:
+                part.tables.append(_profile(entry))
+        if any(entry["energy"] for entry in content["candidates"]):
+            part.texts.append(f"Energy is that of the {content['energy_scope']}.")
+    return part
+
+
+def _latency_row(entry: Mapping[str, Any]) -> list[str]:
+    compute, energy = entry["stages"]["compute"], entry["energy"]
+    return [
+        entry["key"],
+        *(milliseconds(compute[name]) for name in ("mean", "p50", "p90", "p99", "std")),
+        milliseconds(entry["stages"]["end_to_end"]["p50"]),
+        f"{entry['throughput']:.2f}",
+        "-" if energy is None else f"{energy['joules_per_picture']:.3f}",
+        "-" if energy is None else f"{energy['watts']:.1f}",
+    ]
+
+
+def _stage_row(entry: Mapping[str, Any]) -> list[str]:
+    times = [entry["stages"][name] for name in ("decode", "upload", "compute", "download", "post")]
+    graph = {None: "-", True: "on", False: "off"}[entry["cuda_graph"]]
+    shown = ("-" if time is None else milliseconds(time["p50"]) for time in times)
+    return [entry["key"], *shown, entry["precision"], graph]
+
+
+def _profile(entry: Mapping[str, Any]) -> Table:
+    profile = entry["profile"]
+    rows = [
+        [kind["kind"], milliseconds(kind["seconds"]), f"{kind['share']:.1%}"]
+        for kind in profile["kinds"]
+        if kind["share"] >= 0.01
+    ]
+    return Table(
+        f"Where {entry['key']} spends its time ({profile['layers']} layers)", ("operator", "ms", "share"), rows
+    )
+
+
+def _accuracy(sources: Sequence[Source], latencies: Sequence[Source], charts: Charts) -> Part | None:
+    if not sources:
+        return None
+    part = Part("accuracy", "Accuracy")
+    rows, by_sha = [], {}
+    for source in sources:
+        content = source.content
+        model = content["model"]
+        by_sha[content["model_sha256"]] = content["miou"]
+        rows.append(
+            [
+                str(model.get("name", "?")),
+                f"{content['data']['name']}, {content['data']['split']}",
+                f"{content['miou']:.3f}",
+                f"{content['accuracy']:.3f}",
+                str(model.get("precision", "-")),
+                source.name,
+            ]
+        )
+    part.tables.append(Table("", ("model", "data", "mIoU", "accuracy", "precision", "file"), rows))
+    for source in latencies:
+        points = [
+            {
+                "key": entry["key"],
+                "milliseconds": 1000 * entry["stages"]["end_to_end"]["p50"] / entry["batch"],
+                "low": 1000 * entry["stages"]["end_to_end"]["p50"] / entry["batch"],
+                "high": 1000 * entry["stages"]["end_to_end"]["p90"] / entry["batch"],
+                "miou": by_sha[entry["sha256"]],
+            }
+            for entry in source.content["content"]["candidates"]
+            if entry["sha256"] in by_sha
+        ]
+        if points:
+            device = source.content["machine"]["device"]
+            part.figures.append(
+                charts.draw(plots.accuracy_figure(points), f"Accuracy against latency. {device}, {source.name}")
+            )
+    part.texts.append(
+        "A model is on the chart only where its accuracy was measured on the very file that was timed (same sha256)."
+    )
+    return part
+
+
+def _memory(sources: Sequence[Source], charts: Charts) -> Part | None:
+    if not sources:
+        return None
+    part = Part("memory", "Memory")
+    part.texts.append(
+        "Each row is a process of its own. Weights and activations are counted on the graph (activations: most that is "
+        "alive at once if no two operators are fused); the rest is what the kernel and the driver counted."
+    )
+    for source in sources:
+        content = source.content["content"]
+        part.figures.append(charts.draw(plots.memory_figure(source.content), f"Host memory. {source.name}"))
+        rows = []
+        for entry in content["candidates"]:
+            host, device, shared = entry["host"], entry["device"] or {}, entry["shared"] or {}
+            rows.append(
+                [
+                    entry["key"],
+                    *(
+                        mebibytes(host.get(name))
+                        for name in ("peak_bytes", "library_bytes", "loaded_bytes", "running_bytes")
+                    ),
+                    mebibytes(entry["weights_bytes"]),
+                    mebibytes(entry["activations_bytes"]),
+                    mebibytes(device.get("peak_bytes")),
+                    mebibytes(device.get("workspace_bytes")),
+                    mebibytes(shared.get("taken_bytes")),
+                    mebibytes(shared.get("swap_bytes")),
+                ]
+            )
+        head = (
+            "peak",
+            "library",
+            "loading",
+            "running",
+            "weights",
+            "activations",
+            "device",
+            "workspace",
+            "shared",
+            "swap",
+        )
+        part.tables.append(Table(f"MiB ({source.name})", ("candidate", *head), rows))
+    return part
+
+
+def _roofline(sources: Sequence[Source], charts: Charts) -> Part | None:
+    if not sources:
+        return None
+    part = Part("roofline", "Roofline", noise=_noise(sources))
+    part.texts.append(
+        "Operations and bytes are counted on the exported graph; ceilings are the best of several libraries on this "
+        "machine. Attained is the least time that the ceilings allow over the time that was measured."
+    )
+    for source in sources:
+        content = source.content["content"]
+        part.figures.append(charts.draw(plots.roofline_figure(source.content), f"Roofline. {source.name}"))
+        tops = []
+        for ceilings in filter(None, (content["ceilings"], content.get("gpu_ceilings"))):
+            name, bandwidth = ceilings["device"], ceilings["bandwidth"]
+            tops.append([f"{name}: copy", f"{bandwidth['per_second'] / 1e9:.1f} GB/s", bandwidth["by"]])
+            tops += [
+                [f"{name}: {precision} product", f"{top['per_second'] / 1e9:.0f} GFLOP/s", top["by"]]
+                for precision, top in ceilings["compute"].items()
+            ]
+        part.tables.append(Table("Ceilings", ("what", "measured", "by"), tops))
+        rows = [
+            [
+                row["key"],
+                f"{row['flops'] / 1e9:.2f}",
+                f"{row['bytes_fused'] / 1e6:.1f}",
+                f"{row['bytes_unfused'] / 1e6:.0f}",
+                milliseconds(row["seconds"]["p50"]),
+                f"{row['flops_per_second'] / 1e9:.1f}",
+                milliseconds(row["bound_seconds"]),
+                row["bound_by"] or "-",
+                "-" if row["attained"] is None else f"{row['attained']:.0%}",
+            ]
+            for row in content["models"]
+        ]
+        head = ("GFLOP", "MB fused", "MB unfused", "ms", "GFLOP/s", "bound ms", "bound by", "attained")
+        part.tables.append(Table("Models", ("candidate", *head), rows))
+    return part
+
+
+def _runtime(sources: Sequence[Source]) -> Part | None:
+    rows = []
+    for source in sources:
+        content = source.content
+        if "import" in content:
+            rows.append(["import emra_deploy", f"{content['import']['seconds']['median']:.3f} s", source.name])
+        if "cold" in content:
+            seconds = content["cold"]["seconds"]["median"]
+            rows.append(["shell to the first mask of 512 x 512 pixels", f"{seconds:.2f} s", source.name])
+        if "overhead" in content:
+            rows.append(["segmenting over the bare backend", f"{content['overhead']['ratio']:.3f} ×", source.name])
+        if "raster" in content:
+            rows.append(
+                ["peak memory, largest over smallest raster", f"{content['raster']['ratio']:.2f} ×", source.name]
+            )
+    if not rows:
+        return None
+    return Part("runtime", "Around the model", tables=[Table("", ("what", "measured", "file"), rows)])
+
+
+def _models(sources: Sequence[Source]) -> Part | None:
+    found: dict[str, Mapping[str, Any]] = {}
+    for source in sources:
+        for model in source.content["models"]:
+            found.setdefault(model["sha256"], model)
+    if not found:
+        return None
+    part = Part("models", "Models and their evidence")
+    for sha256, model in found.items():
+        rows = [["sha256", sha256], ["size", f"{model['bytes'] / 1e6:.2f} MB"]]
+        manifest = model.get("manifest")
+        if manifest:
+            rows += [[name, _words(value)] for name, value in manifest.items() if name != "evidence" and value]
+            rows += [[f"evidence: {name}", _words(value)] for name, value in _flat(manifest.get("evidence") or {})]
+        part.tables.append(Table(str(model["name"]), ("field", "value"), rows, words=True))
+    return part
+
+
+def _machines(sources: Sequence[Source]) -> Part | None:
+    if not sources:
+        return None
+    part = Part("machine", "Machine, versions and state")
+    seen: list[Any] = []
+    for source in sources:
+        machine, run = source.content["machine"], source.content["run"]
+        key = (machine["device"], machine["system"], run["versions"])
+        if key in seen:
+            continue
+        seen.append(key)
+        processor, jetson = machine["processor"], machine.get("jetson") or {}
+        rows = [
+            ["device", machine["device"]],
+            ["system", machine["system"]],
+            ["processor", f"{processor.get('name') or '?'}, {processor.get('usable_cores')} cores"],
+            ["instructions", ", ".join(processor.get("features") or []) or "-"],
+            ["memory", f"{(machine.get('memory_bytes') or 0) / 2**30:.1f} GiB"],
+            ["GPUs", ", ".join(gpu["name"] for gpu in machine.get("gpus") or []) or "none"],
+            *([[name, str(value)] for name, value in jetson.items() if value]),
+            *_state_rows(machine.get("state")),
+            ["versions", ", ".join(f"{name} {version}" for name, version in run["versions"].items())],
+        ]
+        part.tables.append(Table(source.name, ("field", "value"), rows, words=True))
+    return part
+
+
+def _state_rows(state: Mapping[str, Any] | None) -> list[list[str]]:
+    if state is None:
+        return []
+    after = state["after"]
+    mode, clocks = after["power_mode"], after["clocks"]
+    rows = [["power mode (nvpmodel)", "-" if mode is None else f"{mode['mode']} ({mode['number']})"]]
+    if clocks["cpu_hz"]:
+        rows.append(["clocks", f"{clocks['cpu_hz']['low'] / 1e6:.0f} to {clocks['cpu_hz']['high'] / 1e6:.0f} MHz"])
+    rows += [[f"clock of {name}", f"{gpu['hz'] / 1e6:.0f} MHz"] for name, gpu in clocks["gpus"].items()]
+    if after["celsius"]:
+        hottest = max(after["celsius"], key=after["celsius"].get)
+        rows.append(["hottest sensor", f"{hottest}, {after['celsius'][hottest]:.1f} °C"])
+    counts = ", ".join(f"{name} {count}" for name, count in after["throttling"].items())
+    rows.append(["throttling counters", counts or "none on this machine"])
+    return rows
+
+
+def _not_measured(sources: Sequence[Source]) -> Part | None:
+    rows: list[list[str]] = []
+    failed: list[list[str]] = []
+    for source in sources:
+        for missing in source.content["not_measured"]:
+            row = [missing["what"], missing["why"], missing["command"]]
+            if row not in rows:
+                rows.append(row)
+        failed += [[entry["candidate"], entry["message"], source.name] for entry in source.content["failures"]]
+    tables = []
+    if rows:
+        tables.append(Table("", ("what", "why not here", "command that measures it"), rows, words=True))
+    if failed:
+        tables.append(Table("Failed", ("candidate", "what happened", "file"), failed, words=True))
+    return Part("not-measured", "Not measured", tables=tables) if tables else None
+
+
+def _commands(sources: Sequence[Source]) -> Part:
+    part = Part("reproduce", "Commands to reproduce")
+    for source in sources:
+        run = source.content.get("run")
+        if run is None:
+            part.texts.append(f"{source.name} was written by an older command and names none.")
+            continue
+        git = run["git"]
+        revision = "outside of a repository" if git is None else f"revision {git['revision'][:12]}"
+        changed = " with changed files" if git and git["dirty"] else ""
+        part.commands.append(Command(f"{source.name}, {run['date'][:16]} UTC, {revision}{changed}", run["command"]))
+    return part
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}, ")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_words(item)}" for name, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_words(item) for item in value)
+    return str(value)

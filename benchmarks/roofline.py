@@ -1,0 +1,211 @@
+"""How much of this machine a model uses: counted operations and bytes against measured ceilings.
+
+python benchmarks/roofline.py model.onnx --backend onnxruntime,openvino --json FILE --plot FILE.svg
+
+Operations and bytes are counted on the graph (`benchmarks.graph_cost`), ceilings are measured here
+(`benchmarks.ceilings`), and so is each model's time. The least time that the ceilings allow is the larger of the matrix
+operations over their precision's ceiling and of the bytes that must be moved over the copy's; a model's attained
+fraction is that time over its own (S. Williams, A. Waterman, D. Patterson, "Roofline", CACM 52 (4), 2009).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.candidates.pictures import write_pictures
+from benchmarks.candidates.runner import Pipeline, Runner
+from benchmarks.candidates.spec import Spec
+from benchmarks.ceilings import measure_gpu, measure_host
+from benchmarks.command import (
+    FAILED,
+    Opened,
+    add_candidates,
+    check_outputs,
+    describe_candidate,
+    exit_status,
+    failure,
+    nothing,
+    open_all,
+    specs_of,
+)
+from benchmarks.graph_cost import GraphCost, count_file
+from benchmarks.measure import Plan, Series, Watch, measure, summarise
+from benchmarks.measure.noise import PROBE, Probe
+from benchmarks.not_measured import list_unmeasured
+from benchmarks.provenance import describe_machine
+from benchmarks.results_file import make_result, write_result
+from emra_deploy.errors import EmraError
+
+_COMPUTED_IN = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="roofline.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_candidates(made)
+    made.add_argument("--iterations", type=int, default=30, metavar="N", help="measured, of each (30)")
+    made.add_argument("--warmup", type=int, default=5, metavar="N", help="thrown away before, of each (5)")
+    made.add_argument("--plot", metavar="FILE", help="write a chart there: .svg, .png or .pdf")
+    return made
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Count, measure, print and write.
+
+    Returns:
+        0, or `FAILED` when some candidates failed.
+
+    Raises:
+        EmraError: A bad argument, an output that cannot be written, or no candidate that can be measured.
+    """
+    from rich.console import Console
+
+    from benchmarks.tables import make_console, print_roofline
+
+    check_outputs(arguments, "json", "plot")
+    if arguments.plot:
+        from benchmarks.plots import check_plot
+
+        check_plot(arguments.plot)
+    plan = Plan(arguments.iterations, arguments.warmup, min(10, max(1, arguments.iterations)))
+    specs = specs_of(arguments)
+    console = Console(stderr=True)
+    with console.status("loading") as status:
+        opened = open_all(specs, lambda name: status.update(f"loading {name}"))
+        try:
+            costs, failures = _count(opened)
+            status.update("measuring what this machine can do")
+            watch = Watch()
+            host, gpu = measure_host(arguments.threads), measure_gpu()
+            series = _time(opened, costs, plan, lambda words: status.update(words))
+            noise = watch.noise(series[PROBE].medians("end_to_end"))
+            rows = []
+            for spec, cost in costs.items():
+                error = series[spec.key].failure
+                if error is not None:
+                    failures.append(failure(spec.key, error))
+                    continue
+                # A runner that tells of CUDA graphs has a GPU.
+                runner = opened.runners[spec]
+                ceilings = host if runner.cuda_graph is None else gpu
+                rows.append(_row(spec, runner, opened, cost, series[spec.key], ceilings))
+        finally:
+            opened.close()
+    failures = [*opened.failures, *failures]
+    if not rows:
+        raise nothing(failures)
+    result = make_result(
+        "roofline",
+        "roofline.py",
+        arguments.argv,
+        {"ceilings": host, "gpu_ceilings": gpu, "noise": noise.to_dict(), "models": rows},
+        models=opened.models,
+        failures=failures,
+        not_measured=list_unmeasured(describe_machine(), has_meter=True),
+    )
+    print_roofline(result, make_console())
+    if arguments.json:
+        write_result(arguments.json, result, overwrite=arguments.overwrite)
+    if arguments.plot:
+        from benchmarks.plots import write_roofline_plot
+
+        write_roofline_plot(arguments.plot, result, overwrite=arguments.overwrite)
+    return FAILED if failures else 0
+
+
+def _count(opened: Opened) -> tuple[dict[Spec, GraphCost], list[dict[str, Any]]]:
+    """Counted graphs: of ONNX files, and of engines whose ONNX file is in the same command."""
+    costs: dict[Spec, GraphCost] = {}
+    failures = []
+    files = {opened.sha256(spec): spec.path for spec in opened.runners if spec.kind == "onnx"}
+    for spec, runner in opened.runners.items():
+        path = spec.path if spec.kind == "onnx" else None
+        if spec.kind == "engine":
+            path = files.get(getattr(runner, "manifest").parent_sha256)  # noqa: B009 (runners without one are no engines)
+        try:
+            if path is None:
+                raise EmraError(
+                    "graph-missing",
+                    "Only the graph of an ONNX file can be counted",
+                    "Give an ONNX file; for an engine, the one it was built from beside it",
+                    spec.path,
+                )
+            costs[spec] = count_file(path, spec.batch)
+        except EmraError as error:
+            failures.append(failure(spec.key, error))
+    return costs, failures
+
+
+def _time(opened: Opened, costs: Mapping[Spec, GraphCost], plan: Plan, say: Any) -> dict[str, Series]:
+    with tempfile.TemporaryDirectory(prefix="emra-roofline-") as name:
+        sizes = {spec.size: write_pictures(Path(name), spec.size) for spec in costs if spec.size}
+        pipelines = {
+            spec.key: Pipeline(opened.runners[spec], sizes[spec.size], spec.batch) for spec in costs if spec.size
+        }
+        return measure({PROBE: Probe(), **pipelines}, plan, lambda number, key: say(key))
+
+
+def _row(
+    spec: Spec, runner: Runner, opened: Opened, cost: GraphCost, series: Series, ceilings: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    times = summarise(series.samples("compute"))
+    row = {
+        **describe_candidate(spec, runner, opened),
+        **cost.to_dict(),
+        "seconds": times.to_dict(),
+        "flops_per_second": cost.flops / times.p50,
+        "intensity_fused": cost.flops / cost.bytes_fused,
+        "intensity_unfused": cost.flops / cost.bytes_unfused,
+        "bound_seconds": None,
+        "bound_by": None,
+        "attained": None,
+    }
+    if ceilings is None:
+        return row
+    bound = least_time(cost, ceilings, runner.describe().get("precision"))
+    if bound is not None:
+        row.update(bound_seconds=bound[0], bound_by=bound[1], attained=bound[0] / times.p50)
+    return row
+
+
+def least_time(cost: GraphCost, ceilings: Mapping[str, Any], computed_in: str | None) -> tuple[float, str] | None:
+    """Seconds that the ceilings allow at least, and whether ``"compute"`` or ``"memory"`` sets them.
+
+    Args:
+        cost: Of the graph.
+        ceilings: As `benchmarks.ceilings` gives them.
+        computed_in: What a backend that has a choice computes floating point in, such as OpenVINO's ``"bf16"``.
+
+    Returns:
+        None where the ceiling of a precision was not measured.
+    """
+    seconds = 0.0
+    for precision, flops in cost.matrix_flops.items():
+        name = precision
+        if computed_in is not None and precision in ("fp32", "fp16"):
+            name = _COMPUTED_IN.get(computed_in, precision)
+        ceiling = ceilings["compute"].get(name)
+        if ceiling is None:
+            return None
+        seconds += flops / ceiling["per_second"]
+    moving = cost.bytes_fused / ceilings["bandwidth"]["per_second"]
+    return (seconds, "compute") if seconds >= moving else (moving, "memory")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments = parser().parse_args(words)
+    arguments.argv = words
+    return exit_status(run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
