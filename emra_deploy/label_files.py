@@ -67,8 +67,8 @@ class LabelWriter:
     ) -> None:
         self._path, self._height, self._width = path, height, width
         self._rows = path.with_name(f"{path.stem}.rows{path.suffix}")
-        self._pending: list[NDArray[np.uint8]] = []
-        self._top = 0
+        self._block_rows = np.empty((min(BLOCK, height), width), np.uint8)
+        self._filled = self._top = 0
         self._dataset: Any = None
         # Nothing beside the file: a side-car would keep the temporary name.
         with gdal_session() as rasterio, rasterio.Env(GDAL_PAM_ENABLED="NO"), _writing(path):
@@ -118,20 +118,21 @@ class LabelWriter:
         Raises:
             EmraError: ``output-write``.
         """
-        # The caller may use its array again; what waits for its block has to be ours.
-        self._pending.append(labels.copy())
-        rows = sum(part.shape[0] for part in self._pending)
-        last = self._top + rows >= self._height
-        if rows >= BLOCK or last:
-            self._flush(rows if last else rows - rows % BLOCK)
+        taken = 0
+        while taken < labels.shape[0]:
+            rows = min(len(self._block_rows) - self._filled, labels.shape[0] - taken)
+            self._block_rows[self._filled : self._filled + rows] = labels[taken : taken + rows]
+            self._filled += rows
+            taken += rows
+            if self._filled == len(self._block_rows) or self._top + self._filled == self._height:
+                self._flush()
 
-    def _flush(self, rows: int) -> None:
-        labels = self._pending[0] if len(self._pending) == 1 else np.concatenate(self._pending)
-        self._pending = [labels[rows:].copy()] if rows < labels.shape[0] else []
+    def _flush(self) -> None:
         with gdal_session() as rasterio, _writing(self._path):
-            window = rasterio.windows.Window(0, self._top, self._width, rows)
-            self._dataset.write(labels[:rows], 1, window=window)
-        self._top += rows
+            window = rasterio.windows.Window(0, self._top, self._width, self._filled)
+            self._dataset.write(self._block_rows[: self._filled], 1, window=window)
+        self._top += self._filled
+        self._filled = 0
 
     def finish(self) -> None:
         """Make the COG and see that every block of it is on the disk.

@@ -111,8 +111,8 @@ def _row_bytes(width: int, segmenter: Segmenter) -> int:
     from emra_deploy.label_files import BLOCK
 
     _, height, _ = segmenter.backend.input_shape
-    # One row of tiles as it is put together, and up to two of blocks as they wait to be written.
-    held = width * (height + 2 * BLOCK)
+    # One row of tiles as it is put together, and one of blocks as it fills.
+    held = width * (height + BLOCK)
     if segmenter.blend:
         held += width * height * (4 * (len(segmenter.classes) + 1) + 1)
     return held
