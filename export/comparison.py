@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy.classes import ClassSet
+from emra_deploy.classes import IGNORE, ClassSet
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
 from emra_deploy.metrics import ConfusionMatrix, Scores
@@ -60,7 +60,7 @@ class TileDifference:
 
     Attributes:
         name: Of the picture.
-        pixels: In it.
+        pixels: In it, those without data aside.
         agreeing: Those with equal labels.
         logit_max: Largest difference of a logit over the largest absolute logit of the first model; infinite when the
             second gives a number that is not finite, None when logits cannot be had from both.
@@ -76,7 +76,7 @@ class TileDifference:
     @property
     def agreement(self) -> float:
         """Share of pixels with equal labels."""
-        return self.agreeing / self.pixels
+        return self.agreeing / self.pixels if self.pixels else 1.0
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Comparison:
     @property
     def agreement(self) -> float:
         """Share of all pixels with equal labels."""
-        return sum(tile.agreeing for tile in self.tiles) / self.pixels
+        return sum(tile.agreeing for tile in self.tiles) / self.pixels if self.pixels else 1.0
 
     @property
     def logit_max(self) -> float | None:
@@ -212,10 +212,12 @@ def compare(
         EmraError: ``class-mismatch`` when the classes differ, ``dataset-empty`` without any picture, and those of
             opening the models and reading the pictures.
     """
-    from export.runners import open_runner
+    from export.runners import open_pair, open_runner
 
-    first = open_runner(a, threads=threads) if isinstance(a, str | Path) else a
-    second = open_runner(b, threads=threads, size=first.input_shape[1:]) if isinstance(b, str | Path) else b
+    if isinstance(a, str | Path) and isinstance(b, str | Path):
+        first, second = open_pair(a, b, threads=threads)
+    else:
+        first, second = (open_runner(x, threads=threads) if isinstance(x, str | Path) else x for x in (a, b))
     classes = check_same_task(first, second)
     with_truth = labelled and not isinstance(pictures, np.ndarray)
     matrices = (ConfusionMatrix(len(classes)), ConfusionMatrix(len(classes))) if with_truth else None
@@ -308,10 +310,12 @@ class _Pair:
                 for window, part in walk:
                     labels[side][window.slices] = part
         known = count > 0 and scale > 0
+        # Both are without data in the same places, where there is nothing to agree on.
+        data = labels[0] != IGNORE
         result = TileDifference(
             name,
-            labels[0].size,
-            int((labels[0] == labels[1]).sum()),
+            int(data.sum()),
+            int((labels[0] == labels[1])[data].sum()),
             largest / scale if known else None,
             total / count / scale if known else None,
         )

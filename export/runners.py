@@ -199,6 +199,27 @@ def open_runner(
     return BackendRunner(*open_backend(path, backend, threads))
 
 
+def open_pair(
+    a: str | Path, b: str | Path, *, backends: tuple[str, str] = ("auto", "auto"), threads: int | None = None
+) -> tuple[Runner, Runner]:
+    """Open two models to compare: a checkpoint beside a file is run at the file's input size.
+
+    Args:
+        a: As `open_runner` takes it.
+        b: Likewise.
+        backends: Of both.
+        threads: Of one run.
+
+    Raises:
+        EmraError: Whatever is wrong with the files or folders.
+    """
+    if Path(a).is_dir() and not Path(b).is_dir():
+        second = open_runner(b, backend=backends[1], threads=threads)
+        return open_runner(a, backend=backends[0], threads=threads, size=second.manifest.tile), second
+    first = open_runner(a, backend=backends[0], threads=threads)
+    return first, open_runner(b, backend=backends[1], threads=threads, size=first.manifest.tile)
+
+
 def normalise(manifest: Manifest, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
     """uint8 B x H x W x 3 -> float32 B x 3 x H x W, as models of ``input_kind`` float take it."""
     unit = batch.astype(np.float64) / 255
