@@ -7,7 +7,6 @@ are placed, each tensor being cast at most once each way, and constants are stor
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from emra_deploy.errors import EmraError
 from export.audit import DtypeAudit
 from export.half_graph import FLOATS, GraphView
-from export.half_rules import ALWAYS_SINGLE, HALF, SINGLE, Kept, choose, half_holds, moves
+from export.half_rules import ALWAYS_SINGLE, HALF, SINGLE, Kept, choose, half_holds, is_mixed, moves
 
 MIN_OPSET = 17
 """LayerNormalization appeared in it."""
@@ -166,7 +165,8 @@ class _Writer:
                 inputs.append(self._plain(name))
             else:
                 inputs.append(self._read(name, SINGLE if (node.op_type, place) in ALWAYS_SINGLE else kind))
-        self._append(node, inputs, {name: kind for name in node.output if self._view.is_float(name)})
+        made = SINGLE if is_mixed(node) else kind
+        self._append(node, inputs, {name: made for name in node.output if self._view.is_float(name)})
 
     def _write_cast(self, index: int, node: onnx.NodeProto) -> None:
         source, made = node.input[0], node.output[0]
@@ -275,8 +275,3 @@ class _Writer:
             self._initialisers.append(numpy_helper.from_array(values.astype(dtype), stored))
             self._constants[name, kind] = stored
         return self._constants[name, kind]
-
-
-def count_kinds(model: onnx.ModelProto) -> Counter[str]:
-    """How many nodes of each operator a graph has."""
-    return Counter(node.op_type for node in model.graph.node)

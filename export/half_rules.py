@@ -48,6 +48,12 @@ ARITHMETIC = frozenset(
 ALWAYS_SINGLE = frozenset({("Resize", 1), ("Resize", 2)})
 """Inputs, by operator and place, that stay FP32 whatever the node computes in."""
 
+HALF_IN_SINGLE_OUT = frozenset({("emra", "AttentionAggregation")})
+"""Operators, by domain and name, that read FP16 and write FP32 sums: see `export.function_body`."""
+
+ADAPTING = frozenset({"QuantizeLinear", "DequantizeLinear"})
+"""Operators that take the type of the floating tensors around them."""
+
 REDUCTIONS = frozenset(
     {"CumSum", "GroupNormalization", "InstanceNormalization", "LogSoftmax", "MeanVarianceNormalization", "Pow"}
     | {f"Reduce{kind}" for kind in ("L1", "L2", "LogSum", "LogSumExp", "Mean", "Prod", "Sum", "SumSquare")}
@@ -115,11 +121,18 @@ def choose(view: GraphView, keep: Sequence[str] = (), layer_norm: str = "single"
             put(index, LAYER_NORM)
         elif node.op_type in REDUCTIONS:
             put(index, REDUCTION)
-        elif node.op_type not in ARITHMETIC | MOVES | {"Cast", "QuantizeLinear", "DequantizeLinear"}:
+        elif is_mixed(node):
+            continue
+        elif node.domain not in ("", "ai.onnx") or node.op_type not in ARITHMETIC | MOVES | ADAPTING | {"Cast"}:
             put(index, NO_HALF.format(op=node.op_type))
         elif reason := _bad_constant(view, node):
             put(index, reason)
     return {index: reason for index, reason in kept.items() if view.is_float_node(index)}
+
+
+def is_mixed(node: onnx.NodeProto) -> bool:
+    """Whether a node is of an operator that reads FP16 and writes FP32."""
+    return (node.domain, node.op_type) in HALF_IN_SINGLE_OUT
 
 
 def _asked(view: GraphView, keep: Sequence[str]) -> set[int]:
@@ -164,6 +177,8 @@ def _aggregation(view: GraphView) -> tuple[set[int], set[int]]:
     """What follows an average of attention rows, and the softmaxes that serve nothing but such an average."""
     rows, seeds = set(), []
     for index, node in enumerate(view.nodes):
+        if is_mixed(node):
+            seeds += view.consumers(node.output[0])
         if node.op_type != "Softmax":
             continue
         followers = view.consumers(node.output[0])
@@ -196,7 +211,7 @@ def _spreads(view: GraphView, index: int) -> bool:
 
 def _bad_constant(view: GraphView, node: onnx.NodeProto) -> str | None:
     for place, name in enumerate(node.input):
-        if (node.op_type, place) in ALWAYS_SINGLE or node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+        if (node.op_type, place) in ALWAYS_SINGLE or node.op_type in ADAPTING:
             continue
         values = view.constant(name)
         if values is None or values.dtype.kind != "f" or not values.size:
@@ -221,8 +236,7 @@ def moves(view: GraphView, kept: dict[int, str]) -> set[int]:
     while open_nodes:
         group, border = _group(view, open_nodes)
         open_nodes -= group
-        # Quantising and dequantising take either type, so they have no say.
-        deciding = {i for i in border if view.nodes[i].op_type not in ("QuantizeLinear", "DequantizeLinear")}
+        deciding = {i for i in border if view.nodes[i].op_type not in ADAPTING and not is_mixed(view.nodes[i])}
         if deciding and all(neighbour in kept for neighbour in deciding):
             single |= group
     return single
