@@ -8,23 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-BITS = 8
-"""Frame numbers are drawn as 8 black or white columns, which survive any lossy codec."""
+from benchmarks.streams.http_sender import number_of, numbered
 
-
-def numbered(number: int, height: int = 48, width: int = 64) -> np.ndarray:
-    """A picture of its number, modulo 256: uint8 H×W×3."""
-    bits = [(number >> bit) & 1 for bit in range(BITS)]
-    row = np.repeat(np.asarray(bits, np.uint8) * 255, width // BITS)
-    row = np.pad(row, (0, width - row.size), mode="edge")
-    return np.ascontiguousarray(np.broadcast_to(row[None, :, None], (height, width, 3)))
-
-
-def number_of(image: np.ndarray) -> int:
-    """The number that a picture of `numbered` was made of."""
-    width = image.shape[1] // BITS
-    columns = [image[:, bit * width + width // 4 : (bit + 1) * width - width // 4].mean() for bit in range(BITS)]
-    return sum(1 << bit for bit, value in enumerate(columns) if value > 127)
+__all__ = ["number_of", "numbered", "save_video"]
 
 
 def save_video(

@@ -1,0 +1,1 @@
+"""Live streams under stress: what sends them, and what is measured of them."""
