@@ -1,0 +1,356 @@
+"""ONNX file -> TensorRT engine and its sidecar, checked before they get their names. Needs no PyTorch.
+
+python export/build_engine.py model.fp16.onnx --output model.fp16.engine --max-batch 4
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from emra_deploy import __version__
+from emra_deploy.engine.cuda import Cuda, open_cuda
+from emra_deploy.engine.device import describe_machine, free_memory
+from emra_deploy.engine.flavour import FLAVOURS, RTX, Flavour, load_flavour, version_text
+from emra_deploy.engine.forecast import Forecast, check_fits
+from emra_deploy.engine.graph_memory import measure_graph
+from emra_deploy.engine.plan import SUFFIXES
+from emra_deploy.engine.plugins import inspect_plugin
+from emra_deploy.engine.precision import check_realised, parse_inspector, parse_layer_lines, realised
+from emra_deploy.engine.sidecar import (
+    NO_GOLDEN,
+    NOT_RUN,
+    PASSED,
+    Flags,
+    MemoryNeed,
+    Precision,
+    SelfTest,
+    Sidecar,
+    sidecar_path,
+    to_json,
+)
+from emra_deploy.errors import EmraError
+from emra_deploy.files import atomic_output, check_output
+from export.engine_builder import Built, Request, build, check_request, make_profile
+from export.engine_progress import BuildProgress, run_shown
+from export.engine_source import Source, read_source
+from export.trtexec import trtexec_command
+
+_MAX_TIMINGS = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What `build_engine` made.
+
+    Attributes:
+        path: The engine.
+        sidecar: What is written beside it.
+        lines: What was checked, one line each, in order.
+    """
+
+    path: Path
+    sidecar: Sidecar
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """What the GPU here said of the engine."""
+
+    self_test: SelfTest
+    layers: str | None = None
+    activations: int | None = None
+
+
+def build_engine(
+    model: str | Path,
+    output: str | Path,
+    *,
+    flavour: str | None = None,
+    plugin: str | Path | None = None,
+    min_batch: int | None = None,
+    opt_batch: int | None = None,
+    max_batch: int | None = None,
+    flags: Flags | None = None,
+    timing_cache: str | Path | None = None,
+    ignore_memory: bool = False,
+    overwrite: bool = False,
+) -> Engine:
+    """Build, check, and only then give the files their names.
+
+    Args:
+        model: The ONNX file, with a Manifest.
+        output: The engine to write; its sidecar gets the same name and ``.json``.
+        flavour: ``"tensorrt"`` or ``"rtx"``; None takes the first that is here.
+        plugin: Library that runs the operators of the domain ``emra``.
+        min_batch: Smallest batch, 1 unless given.
+        opt_batch: Batch to tune for, the largest unless given.
+        max_batch: Largest batch, 1 unless given.
+        flags: How to build.
+        timing_cache: File of timings, read where it exists, and written.
+        ignore_memory: Whether to build though the engine is not expected to fit.
+        overwrite: Whether existing outputs may be replaced.
+
+    Raises:
+        EmraError: A bad argument or file, what this machine lacks, or a check that failed; no file is left then.
+        KeyboardInterrupt: When it was stopped; no file is left then.
+    """
+    output, flags = Path(output), flags or Flags()
+    _check_outputs(output, model, overwrite)
+    library = load_flavour(flavour)
+    check_request(library, flags, timing_cache=timing_cache is not None)
+    found_plugin = None if plugin is None else inspect_plugin(plugin, library)
+    source = read_source(model, library, plugin=plugin is not None)
+    _check_room(output, source)
+    profile = make_profile(source, min_batch, opt_batch, max_batch)
+    timings = None if timing_cache is None else (_read_timings(Path(timing_cache)), Path(timing_cache))
+
+    cuda = _cuda()
+    forecast = Forecast(measure_graph(source.model, profile.maximum[0]), profile.maximum[0])
+    free = free_memory(cuda)
+    lines = [forecast.describe() + ("" if free is None else f"; {free.bytes / 1e9:.1f} GB of {free.kind} memory free")]
+    if free is not None and not ignore_memory:
+        check_fits(forecast, source.manifest, free)
+
+    progress = BuildProgress()
+    request = Request(profile, flags, found_plugin, timings)
+    built = run_shown(lambda: build(source, request, library, progress), progress)
+    lines.append(f"{library.title}: a strongly typed network of {built.layers} layers, {len(built.plan) / 1e6:.1f} MB")
+    tried = _try_out(built, source, library, cuda)
+    precision = _read_precision(built, tried, source, library)
+    lines += [_precision_line(precision), _self_test_line(tried.self_test)]
+
+    command = trtexec_command(
+        source.path,
+        output,
+        library,
+        profile,
+        flags,
+        dynamic=source.manifest.input_shape[0] is None,
+        plugins=() if found_plugin is None else (found_plugin,),
+        timing_cache=None if timings is None else timings[1],
+    )
+    sidecar = Sidecar(
+        sha256=hashlib.sha256(built.plan).hexdigest(),
+        bytes=len(built.plan),
+        flavour=library.name,
+        version=version_text(library.version),
+        machine=describe_machine(cuda),
+        plugins=() if found_plugin is None else (found_plugin,),
+        profile=profile,
+        flags=Flags(**{**vars(flags), "timing_cache": timings is not None}),
+        precision=precision,
+        memory=MemoryNeed(
+            built.messages.sizes.get("weights", forecast.graph.weights),
+            tried.activations or built.messages.sizes.get("activations"),
+            forecast.graph.io,
+        ),
+        self_test=tried.self_test,
+        onnx_sha256=source.sha256,
+        command=command,
+        tools=_tools(),
+    )
+    _write(output, built, sidecar, source, timings, overwrite)
+    return Engine(output, sidecar, (*lines, f"the same engine by hand: {command}"))
+
+
+def _check_outputs(output: Path, model: str | Path, overwrite: bool) -> None:
+    if output.suffix.lower() not in SUFFIXES:
+        raise EmraError(
+            "export-argument", f"the output's name does not end in {', '.join(SUFFIXES)}", "Name it FILE.engine", output
+        )
+    place = check_output(output, overwrite=overwrite, inputs=(model,))
+    check_output(sidecar_path(output), overwrite=overwrite, inputs=(model,))
+    if not os.access(place.parent, os.W_OK | os.X_OK):
+        # Told now, not after a build of minutes.
+        raise EmraError("output-unwritable", f"you may not write to {place.parent}", "Choose another folder", output)
+
+
+def _check_room(output: Path, source: Source) -> None:
+    needed, free = source.path.stat().st_size, shutil.disk_usage(output.resolve().parent).free
+    if free < needed:
+        raise EmraError(
+            "output-write",
+            f"the disk has {free / 1e6:.1f} MB left, and the engine will be about as large as the model,"
+            f" {needed / 1e6:.1f} MB",
+            "Make room on the disk or choose another",
+            output,
+        )
+
+
+def _read_timings(path: Path) -> bytes:
+    if not path.exists():
+        check_output(path)
+        return b""
+    try:
+        if path.stat().st_size > _MAX_TIMINGS:
+            raise EmraError("timing-cache", f"The file has more than {_MAX_TIMINGS} bytes", "Name another file", path)
+        return path.read_bytes()
+    except OSError as error:
+        raise EmraError(
+            "timing-cache", f"The timing cache cannot be read ({error.strerror})", "Name another file", path
+        ) from error
+
+
+def _cuda() -> Cuda | None:
+    try:
+        return open_cuda()
+    except EmraError as error:
+        if error.code not in ("backend-missing", "no-gpu"):
+            raise
+        return None
+
+
+def _try_out(built: Built, source: Source, library: Flavour, cuda: Cuda | None) -> _Tried:
+    """Run the golden tile through the engine, where there is a GPU."""
+    from emra_deploy.backends.trt import TensorRTBackend
+    from emra_deploy.selftest import self_test
+
+    if cuda is None:
+        return _Tried(SelfTest(NOT_RUN, reason="no GPU"))
+    try:
+        backend = TensorRTBackend.of_plan(bytes(built.plan), library, source.manifest, cuda)
+    except EmraError as error:
+        if library.name != RTX or error.code != "model-unreadable":
+            raise
+        # TensorRT-RTX builds for its GPUs on any machine, also on one whose GPU is none of them.
+        return _Tried(SelfTest(NOT_RUN, reason=f"the GPU here cannot run it: {error.cause}"[:1000]))
+    try:
+        different = self_test(backend, source.manifest)
+        result = SelfTest(NO_GOLDEN) if different is None else SelfTest(PASSED, different)
+        return _Tried(result, backend.layers(), backend.memory())
+    finally:
+        backend.close()
+
+
+def _read_precision(built: Built, tried: _Tried, source: Source, library: Flavour) -> Precision:
+    """What the engine computes in; an error when it is not what the file asks for."""
+    sources = (
+        ("engine inspector", parse_inspector(tried.layers or "")),
+        ("builder's layer list", parse_layer_lines(built.messages.layers)),
+    )
+    for name, layers in sources:
+        found = realised(layers, source.asked)
+        if found.counts:
+            check_realised(found, library.title)
+            return Precision(source.manifest.precision, found.counts, name)
+    return Precision(source.manifest.precision, {}, "not readable")
+
+
+def _precision_line(precision: Precision) -> str:
+    if not precision.counts:
+        return f"precision: {precision.asked} asked; the engine does not say what it computes in"
+    counts = ", ".join(f"{count} in {name}" for name, count in sorted(precision.counts.items()))
+    return f"precision: {precision.asked} asked; matrix products and convolutions: {counts} ({precision.source})"
+
+
+def _self_test_line(result: SelfTest) -> str:
+    if result.different is not None:
+        return f"self-test: passed, {result.different:.4%} of the golden tile's pixels differ"
+    return f"self-test: {result.status}{f': {result.reason}' if result.reason else ''}"
+
+
+def _write(
+    output: Path, built: Built, sidecar: Sidecar, source: Source, timings: tuple[bytes, Path] | None, overwrite: bool
+) -> None:
+    # The sidecar gets its name first: alone it names an engine that is not there, and beside an old one its sha256 is
+    # wrong. A new engine never stands without it.
+    with atomic_output(output, overwrite=overwrite) as part:
+        part.write_bytes(built.plan)
+        with atomic_output(sidecar_path(output), overwrite=overwrite) as beside:
+            beside.write_text(to_json(sidecar, source.manifest), encoding="utf-8")
+    if timings is not None and built.timings is not None:
+        with atomic_output(timings[1], overwrite=True) as part:
+            part.write_bytes(built.timings)
+
+
+def _tools() -> dict[str, str]:
+    tools = {"emra-deploy": __version__}
+    for package in ("onnx", "numpy"):
+        with contextlib.suppress(PackageNotFoundError):
+            tools[package] = version(package)
+    return tools
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="build_engine.py", description="Build a TensorRT engine of an ONNX file, with a sidecar that describes it."
+    )
+    add = made.add_argument
+    add("model", metavar="MODEL.onnx", help="file that to_onnx, to_fp16 or to_int8 wrote")
+    add("--output", required=True, metavar="MODEL.engine", help="file to write; MODEL.engine.json is written beside it")
+    add("--flavor", choices=FLAVOURS, help="tensorrt or rtx, TensorRT-RTX (the first that is here)")
+    add("--plugin", metavar="LIB.so", help="library that runs the attention aggregation, in place of the graph's form")
+    add("--min-batch", type=int, metavar="N", help="smallest batch (1)")
+    add("--opt-batch", type=int, metavar="N", help="batch to tune for (the largest)")
+    add("--max-batch", type=int, metavar="N", help="largest batch (1)")
+    add("--workspace", type=float, metavar="MIB", help="most scratch memory of a layer (no limit)")
+    add("--timing-cache", metavar="FILE", help="timings of earlier builds; made where it is not there")
+    add("--hardware-compatible", action="store_true", help="run on other GPUs of the Ampere generation and later")
+    add("--version-compatible", action="store_true", help="run with later TensorRT of the same major version")
+    add("--dla", action="store_true", help="run what it can on the deep learning accelerator")
+    add("--no-tf32", action="store_true", help="compute FP32 products in full FP32")
+    add("--ignore-memory", action="store_true", help="build though it is not expected to fit into memory")
+    add("--overwrite", action="store_true", help="replace existing outputs")
+    add("--verbose", action="store_true", help="print all that the builder says")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    arguments = parser().parse_args(argv)
+    if arguments.verbose:
+        logging.basicConfig(level=logging.DEBUG, format="%(message)s")
+    try:
+        engine = build_engine(
+            arguments.model,
+            arguments.output,
+            flavour=arguments.flavor,
+            plugin=arguments.plugin,
+            min_batch=arguments.min_batch,
+            opt_batch=arguments.opt_batch,
+            max_batch=arguments.max_batch,
+            flags=_flags(arguments),
+            timing_cache=arguments.timing_cache,
+            ignore_memory=arguments.ignore_memory,
+            overwrite=arguments.overwrite,
+        )
+    except EmraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; no output was changed", file=sys.stderr, flush=True)
+        # The builder may still be at work in its thread, and cannot be waited for.
+        os._exit(130)
+    for line in engine.lines:
+        print(line)
+    print(f"wrote {engine.path} and {sidecar_path(engine.path).name}: {engine.sidecar.bytes / 1e6:.1f} MB")
+    return 0
+
+
+def _flags(arguments: argparse.Namespace) -> Flags:
+    limit = arguments.workspace
+    if limit is not None and not 1 <= limit <= 2**20:
+        raise EmraError("export-argument", f"workspace of {limit:g} MiB, expected 1 to {2**20}", "Change --workspace")
+    return Flags(
+        hardware_compatible=arguments.hardware_compatible,
+        version_compatible=arguments.version_compatible,
+        dla=arguments.dla,
+        tf32=not arguments.no_tf32,
+        workspace=None if limit is None else round(limit * 2**20),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""How far a build has come, and how to stop it: TensorRT's progress monitor on one side, a terminal on the other."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+REFRESH = 0.1
+"""Seconds between two looks at a build, which runs in a thread of its own."""
+
+
+@dataclass
+class _Phase:
+    name: str
+    parent: str | None
+    steps: int
+    done: int = 0
+    ended: int = 0
+    """Phases within the current step that are over."""
+
+
+class BuildProgress:
+    """Keeps the phases of a build; its builder's threads and the terminal's may call at once.
+
+    A phase has steps, and while it runs a step it may start phases of its own, whose progress is a part of that step.
+    How many these will be is not known before: the first counts half of the step, the second half of the rest, and so on.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._phases: dict[str, _Phase] = {}
+        self._fraction = 0.0
+        self._cancelled = False
+        self.phase = ""
+
+    def start(self, name: str, parent: str | None, steps: int) -> None:
+        """A phase has begun."""
+        with self._lock:
+            self._phases[name] = _Phase(name, parent, max(1, steps))
+            self.phase = name
+            self._update()
+
+    def step(self, name: str, step: int) -> bool:
+        """A phase has done a step, counted from 0; the answer is whether to go on."""
+        with self._lock:
+            phase = self._phases.get(name)
+            if phase is not None:
+                phase.done = max(phase.done, min(step + 1, phase.steps))
+                phase.ended = 0
+                self._update()
+            return not self._cancelled
+
+    def finish(self, name: str) -> None:
+        """A phase is over."""
+        with self._lock:
+            ended = self._phases.pop(name, None)
+            parent = None if ended is None or ended.parent is None else self._phases.get(ended.parent)
+            if parent is not None:
+                parent.ended += 1
+                self.phase = parent.name
+
+    def cancel(self) -> None:
+        """Make the builder stop at its next step."""
+        with self._lock:
+            self._cancelled = True
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the build was told to stop."""
+        return self._cancelled
+
+    @property
+    def fraction(self) -> float:
+        """Share of the build that is done, 0 to 1; it never goes back."""
+        return self._fraction
+
+    def _update(self) -> None:
+        roots = [phase for phase in self._phases.values() if phase.parent not in self._phases]
+        if roots:
+            self._fraction = max(self._fraction, min(self._share(roots[0]), 1.0))
+
+    def _share(self, phase: _Phase) -> float:
+        inner = [self._share(child) for child in self._phases.values() if child.parent == phase.name]
+        now = sum(inner) / len(inner) if inner else 0.0
+        part = 1 - 0.5**phase.ended * (1 - now / 2)
+        return min((phase.done + part) / phase.steps, 1.0)
+
+
+def make_monitor(trt: Any, progress: BuildProgress) -> Any:
+    """A monitor of the library's own kind that reports to ``progress``."""
+
+    class Monitor(trt.IProgressMonitor):
+        """The base class is known only once the library is loaded."""
+
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            progress.start(phase_name, parent_phase, num_steps)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            return progress.step(phase_name, step)
+
+        def phase_finish(self, phase_name: str) -> None:
+            progress.finish(phase_name)
+
+    return Monitor()
+
+
+def run_shown(work: Callable[[], _T], progress: BuildProgress) -> _T:
+    """Run a build in a thread while the terminal shows how far it is.
+
+    The builder holds no lock of Python's while it works, so this thread stays free to see Ctrl-C, which makes the
+    builder stop at its next step.
+
+    Args:
+        work: The build.
+        progress: What it reports to.
+
+    Raises:
+        KeyboardInterrupt: After the build has stopped; a second one while it is stopping comes through at once.
+        Exception: Whatever the build raised.
+    """
+    result: list[_T] = []
+    failure: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            result.append(work())
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=target, name="emra-build", daemon=True)
+    thread.start()
+    try:
+        _watch(thread, progress)
+    except KeyboardInterrupt:
+        progress.cancel()
+        print("stopping at the builder's next step; Ctrl-C again to stop at once", file=sys.stderr, flush=True)
+        while thread.is_alive():
+            thread.join(REFRESH)
+        raise
+    if failure:
+        raise failure[0]
+    return result[0]
+
+
+def _watch(thread: threading.Thread, progress: BuildProgress) -> None:
+    from rich import progress as bars
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        print("building", file=sys.stderr, flush=True)
+        while thread.is_alive():
+            thread.join(REFRESH)
+        return
+    columns = (
+        bars.TextColumn("building"),
+        bars.BarColumn(),
+        bars.TaskProgressColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TextColumn("about"),
+        bars.TimeRemainingColumn(),
+        bars.TextColumn("to go: {task.description}"),
+    )
+    with bars.Progress(*columns, console=console, transient=True) as shown:
+        task = shown.add_task("", total=1.0)
+        while thread.is_alive():
+            thread.join(REFRESH)
+            shown.update(task, completed=progress.fraction, description=progress.phase)
