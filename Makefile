@@ -7,13 +7,15 @@ TEST_ENV := .venv-test
 TEST_EXTRAS := runtime,raster,vector,video,openvino,export,quant,rtx,train,report,bench,dev,docs
 OUT ?= demo
 
-.PHONY: help demo test lint check-python clean
+.PHONY: help demo test lint plugin plugin-aarch64 check-python clean
 
 help:
 	@echo "make demo                  segment a generated scene whose truth is known, and score it"
 	@echo "make demo INPUT=your.tif   segment your picture (JPEG, PNG, TIFF, GeoTIFF)"
 	@echo "make test                  install everything, then check style, types and behaviour"
 	@echo "make lint                  style and types only (after make test)"
+	@echo "make plugin                the CUDA kernels and the TensorRT plugin, into build/"
+	@echo "make plugin-aarch64        the same for Orin, by a cross-compiler, into build/aarch64/"
 	@echo "make clean                 remove both environments and the demo's output"
 
 check-python:
@@ -44,5 +46,28 @@ lint: $(TEST_ENV)/.stamp
 	$(TEST_ENV)/bin/ruff format --check .
 	$(TEST_ENV)/bin/mypy
 
+# One architecture builds fastest: make plugin PLUGIN_OPTIONS=-DCMAKE_CUDA_ARCHITECTURES=87
+PLUGIN_OPTIONS ?=
+plugin:
+	cmake -B build/native $(PLUGIN_OPTIONS)
+	cmake --build build/native --parallel
+	cmake --install build/native --prefix build/plugin
+	@echo "The plugin: $(CURDIR)/build/plugin"
+
+# An x86 toolkit has no CUDA runtime for aarch64; its package for that machine does, at the toolkit's own version.
+CUDA_VERSION = $(shell nvcc --version | sed -n 's/.*release \([0-9]*\.[0-9]*\).*/\1/p')
+build/cudart-aarch64/libcudart_static.a:
+	$(PYTHON) -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.11 \
+	  --platform manylinux2014_aarch64 --dest build/cudart-aarch64 'nvidia-cuda-runtime==$(CUDA_VERSION).*'
+	$(PYTHON) -m zipfile --extract build/cudart-aarch64/nvidia_cuda_runtime-*.whl build/cudart-aarch64/wheel
+	mv build/cudart-aarch64/wheel/nvidia/cu*/lib/libcudart_static.a $@
+
+plugin-aarch64: build/cudart-aarch64/libcudart_static.a
+	cmake -B build/native-aarch64 --toolchain cmake/aarch64-linux-gnu.cmake -DEMRA_CUDART_STATIC=$(CURDIR)/$< \
+	  $(or $(PLUGIN_OPTIONS),-DCMAKE_CUDA_ARCHITECTURES=87)
+	cmake --build build/native-aarch64 --parallel
+	cmake --install build/native-aarch64 --prefix build/aarch64
+	@echo "The plugin: $(CURDIR)/build/aarch64"
+
 clean:
-	rm -rf $(DEMO_ENV) $(TEST_ENV) demo
+	rm -rf $(DEMO_ENV) $(TEST_ENV) demo build

@@ -14,11 +14,14 @@ set(TensorRT_MINIMUM 10.3)
 if(NOT TensorRT_INCLUDE_DIR)
   set(origin "TensorRT_ROOT")
   find_path(TensorRT_INCLUDE_DIR NvInferRuntime.h
-            PATHS "${TensorRT_ROOT}" ENV TensorRT_ROOT ENV TENSORRT_ROOT
+            PATHS "${TensorRT_ROOT}" ENV TensorRT_ROOT
             PATH_SUFFIXES include include/${CMAKE_SYSTEM_PROCESSOR}-linux-gnu NO_DEFAULT_PATH NO_CMAKE_FIND_ROOT_PATH)
-  if(NOT TensorRT_INCLUDE_DIR AND (TensorRT_ROOT OR DEFINED ENV{TensorRT_ROOT}))
-    message(FATAL_ERROR "TensorRT_ROOT is '${TensorRT_ROOT}$ENV{TensorRT_ROOT}', and NvInferRuntime.h is neither in it "
-                        "nor in its folder include")
+  set(root "${TensorRT_ROOT}")
+  if(NOT root)
+    set(root "$ENV{TensorRT_ROOT}")
+  endif()
+  if(root AND NOT TensorRT_INCLUDE_DIR)
+    message(FATAL_ERROR "TensorRT_ROOT is '${root}', and NvInferRuntime.h is neither in it nor in its folder include")
   endif()
 endif()
 if(NOT TensorRT_INCLUDE_DIR)

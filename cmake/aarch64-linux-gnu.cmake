@@ -3,9 +3,9 @@
 #   apt-get install g++-aarch64-linux-gnu
 #   cmake -B build-aarch64 --toolchain cmake/aarch64-linux-gnu.cmake -DCMAKE_CUDA_ARCHITECTURES=87
 #
-# nvcc compiles for the GPU and hands the rest to the cross-compiler. The CUDA runtime of the target is the one thing
-# that an x86 toolkit lacks: install cuda-cudart-cross-aarch64 or -sbsa, or pass -DEMRA_CUDART_STATIC=libcudart_static.a
-# of the PyPI package nvidia-cuda-runtime for aarch64 (docs/plugin.md).
+# nvcc compiles for the GPU and hands the rest to the cross-compiler. An x86 toolkit lacks only the CUDA runtime of the
+# target: install NVIDIA's cuda-cross-aarch64 or cuda-cross-sbsa, or pass -DEMRA_CUDART_STATIC=.../libcudart_static.a of
+# the PyPI package nvidia-cuda-runtime for aarch64, of the toolkit's own version (docs/plugin.md).
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)
 
@@ -18,8 +18,13 @@ set(CMAKE_C_COMPILER "${EMRA_CROSS_CC}")
 set(CMAKE_CXX_COMPILER "${EMRA_CROSS_CXX}")
 set(CMAKE_CUDA_HOST_COMPILER "${EMRA_CROSS_CXX}")
 
-# CMake tries nvcc by linking a program; the toolkit of the build machine has no libraries of the target to link.
-set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY)
+# nvcc takes headers and libraries from a folder named after the target, which an x86 toolkit does not have. Its own
+# headers serve as well; its libraries are of the wrong machine, and the linker skips them.
+if(EMRA_CUDART_STATIC)
+  list(APPEND CMAKE_TRY_COMPILE_PLATFORM_VARIABLES EMRA_CUDART_STATIC)
+  get_filename_component(EMRA_CUDART_FOLDER "${EMRA_CUDART_STATIC}" DIRECTORY)
+  set(CMAKE_CUDA_FLAGS_INIT "--target-directory=${CMAKE_HOST_SYSTEM_PROCESSOR}-linux -L${EMRA_CUDART_FOLDER}")
+endif()
 
 set(CMAKE_FIND_ROOT_PATH_MODE_PROGRAM NEVER)
 set(CMAKE_FIND_ROOT_PATH_MODE_LIBRARY ONLY)

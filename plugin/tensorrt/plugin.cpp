@@ -104,8 +104,7 @@ bool AttentionAggregationPlugin::describe(const nvinfer1::Dims& dims, DataType t
       dims.d[2] / (3 * heads) > limit) {
     log(Severity::kERROR, layer_.data(),
         "inputs of %" PRId64 " x %" PRId64 " x %" PRId64 ", expected batch x tokens x 3 * %" PRId64 " heads * width",
-        static_cast<std::int64_t>(dims.d[0]), static_cast<std::int64_t>(dims.d[1]),
-        static_cast<std::int64_t>(dims.d[2]), heads);
+        dims.d[0], dims.d[1], dims.d[2], heads);
     return false;
   }
   shape = EmraAggregationShape{};
@@ -121,7 +120,7 @@ bool AttentionAggregationPlugin::describe(const nvinfer1::Dims& dims, DataType t
     log(Severity::kERROR, layer_.data(),
         "inputs of %" PRId32 " x %" PRId32 " x %" PRId64 " with %" PRId64 " heads and %" PRId32
         " class tokens are not supported: %s",
-        shape.batch, shape.tokens, static_cast<std::int64_t>(dims.d[2]), heads, shape.num_class_tokens, reason);
+        shape.batch, shape.tokens, dims.d[2], heads, shape.num_class_tokens, reason);
     return false;
   }
   return true;
@@ -174,7 +173,7 @@ std::int32_t AttentionAggregationPlugin::getOutputShapes(const nvinfer1::DimsExp
       }
       if (mine->isConstant() && its->isConstant() && mine->getConstantValue() != its->getConstantValue()) {
         log(Severity::kERROR, layer_.data(), "input %d has %" PRId64 " in dimension %d and input 0 has %" PRId64, i,
-            static_cast<std::int64_t>(mine->getConstantValue()), j, static_cast<std::int64_t>(its->getConstantValue()));
+            mine->getConstantValue(), j, its->getConstantValue());
         return kFailed;
       }
       if (mine->isConstant()) {

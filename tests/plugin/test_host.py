@@ -4,72 +4,14 @@ tests/plugin/host/ is built by the project's CMake with the address and undefine
 plugin library with a test double of the CUDA kernels, so that the plugin's code runs from createPlugin to enqueue.
 """
 
-import importlib.util
-import os
-import shutil
 import struct
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.plugin.headers import tensorrt_roots
-
-PROJECT = Path(__file__).resolve().parents[2]
-
-
-def cuda_include() -> Path | None:
-    """The folder of CUDA's headers: the toolkit's, or those of PyTorch's CUDA packages."""
-    places = [Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"), "include")]
-    if (spec := importlib.util.find_spec("nvidia")) is not None and spec.submodule_search_locations:
-        places += [Path(place, "cu13", "include") for place in spec.submodule_search_locations]
-    return next((place for place in places if (place / "cuda_runtime_api.h").is_file()), None)
-
-
-def build_host(folder: Path, *options: str) -> "Host":
-    for tool in ("cmake", "ninja", "c++"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed")
-    if (include := cuda_include()) is None:
-        pytest.skip("no CUDA headers: neither a toolkit nor nvidia-cuda-runtime")
-    if not tensorrt_roots():
-        pytest.skip("no TensorRT headers: pip install --no-deps kernel-lens, or set TensorRT_ROOT")
-    arguments = ["-G", "Ninja", "-DEMRA_CUDA=OFF", "-DEMRA_TESTS=ON", f"-DPython3_EXECUTABLE={sys.executable}"]
-    arguments += [f"-DEMRA_CUDA_INCLUDE_DIR={include}", "-DCMAKE_CXX_FLAGS=-Werror", *options]
-    for command in (["cmake", "-S", str(PROJECT), "-B", str(folder), *arguments], ["cmake", "--build", str(folder)]):
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-    return Host(folder / "tests" / "plugin" / "host")
-
-
-class Host:
-    """The built host and the libraries it loads."""
-
-    def __init__(self, folder: Path) -> None:
-        self.program = folder / "plugin_host"
-        self.plugins = folder / "libemra_plugins_on_host.so"
-        self.registrar = folder / "libemra_plugins_register_on_host.so"
-        self.nvinfer = next(folder.glob("libnvinfer.so.1?"))
-
-    def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([self.program, *map(str, arguments)], capture_output=True, text=True, timeout=120)
-
-    def case(self, name: str) -> subprocess.CompletedProcess[str]:
-        return self.run(self.plugins, self.registrar, self.nvinfer, name)
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Host:
-    return build_host(tmp_path_factory.mktemp("plugin-host"))
-
-
-def case_names() -> list[str]:
-    """The names in the host's sources, so that each is a test of its own before anything is built."""
-    sources = sorted((Path(__file__).parent / "host").glob("*_cases.cpp"))
-    lines = [line for source in sources for line in source.read_text().splitlines()]
-    return [line[len("CASE(") : line.index(")")] for line in lines if line.startswith("CASE(")]
+from tests.plugin.building import Host, case_names
 
 
 @pytest.mark.parametrize("name", case_names())

@@ -1,4 +1,5 @@
 // The build phase: shapes, types, formats, ranges, workspace.
+#include <algorithm>
 #include <cstring>
 
 #include "harness.h"
@@ -215,24 +216,30 @@ CASE(profiles_are_checked) {
   EXPECT(f.library.logger().has(Severity::kERROR, {"input 3", "input 0"}));
 }
 
-CASE(workspace_is_enough_for_the_largest_and_for_all_smaller_shapes) {
+// The kernels' workspace does not only grow: they cut a small batch into more parts. So does the double's.
+CASE(workspace_is_the_largest_of_all_shapes_of_a_profile) {
   Fixture f(paths);
-  const auto largest = tensors(4, DataType::kHALF, dims({1, 7, kWidth}), dims({16, 1030, kWidth}));
-  const std::size_t bytes = workspace(*f.plugin, largest);
-  // kernels_on_host.cpp asks for the most at a batch of 8, and for less at 16.
-  EXPECT(bytes == std::size_t{256} * (8 + 24) * 1030);
-  for (const std::int64_t batch : {1, 8, 16}) {
-    for (const std::int64_t tokens : {7, 205, 1030}) {
+  const std::int64_t fewest = 60;
+  const std::int64_t most = 205;
+  std::size_t largest = 0;
+  for (std::int64_t batch = 1; batch <= 16; ++batch) {
+    for (std::int64_t tokens = fewest; tokens <= most; ++tokens) {
       const Dims shape = dims({batch, tokens, kWidth});
-      EXPECT(workspace(*f.plugin, tensors(4, DataType::kHALF, shape, shape)) <= bytes);
+      const std::size_t bytes = workspace(*f.plugin, tensors(4, DataType::kHALF, shape, shape));
+      EXPECT(bytes > 0);
+      largest = std::max(largest, bytes);
     }
   }
+  const auto profile = tensors(4, DataType::kHALF, dims({1, fewest, kWidth}), dims({16, most, kWidth}));
+  EXPECT(workspace(*f.plugin, profile) == largest);
 }
 
 CASE(workspace_of_an_open_range_starts_at_the_smallest_legal_shape) {
   Fixture f(paths);
   const auto open = tensors(4, DataType::kHALF, dims({0, -1, kWidth}), dims({16, 70, kWidth}));
-  EXPECT(workspace(*f.plugin, open) == std::size_t{256} * (8 + 24) * 70);
+  const auto whole = tensors(4, DataType::kHALF, dims({1, 7, kWidth}), dims({16, 70, kWidth}));
+  EXPECT(workspace(*f.plugin, open) > 0);
+  EXPECT(workspace(*f.plugin, open) == workspace(*f.plugin, whole));
 }
 
 CASE(no_workspace_for_what_is_not_supported) {
