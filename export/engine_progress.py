@@ -28,7 +28,8 @@ class BuildProgress:
     """Keeps the phases of a build; its builder's threads and the terminal's may call at once.
 
     A phase has steps, and while it runs a step it may start phases of its own, whose progress is a part of that step.
-    How many these will be is not known before: the first counts half of the step, the second half of the rest, and so on.
+    How many these will be is not known before: the first counts half of the step, the second half of the rest, and so
+    on.
     """
 
     def __init__(self) -> None:

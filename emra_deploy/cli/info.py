@@ -62,9 +62,7 @@ def describe(path: str, manifest_of: str | None = None) -> dict[str, Any]:
         manifest, engine = about_engine(path, manifest_of)
     else:
         if manifest_of is not None:
-            raise EmraError(
-                "manifest-of-onnx", "--manifest is for engines; this file has its own", "Leave it out", path
-            )
+            raise EmraError("manifest-unused", "--manifest is for engines; this file has its own", "Leave it out", path)
         backend, manifest = open_backend(path)
         backend.close()
         engine = None

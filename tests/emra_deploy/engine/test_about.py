@@ -56,7 +56,7 @@ def test_an_engine_with_its_sidecar(engine: Path, capsys: pytest.CaptureFixture[
     assert facts["precision"] == {"asked": "int8", "int8": 49, "fp16": 16, "by": "engine inspector"}
     assert facts["plugins"] == ["/opt/emra/libemra_plugins.so"]
     assert main(["info", str(engine)]) == 0
-    shown = capsys.readouterr().out
+    shown = " ".join(capsys.readouterr().out.split())
     for text in ("jetpack", "6.2", "540.4.0", "workspace 1024 MiB", "when built: passed", *CLASSES.names):
         assert text in shown
 
