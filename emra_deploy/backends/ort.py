@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from emra_deploy.backends import contract
 from emra_deploy.backends.base import Outputs, check_batch
+from emra_deploy.backends.external_data import check_external_data
 from emra_deploy.errors import EmraError
 from emra_deploy.manifest import Manifest
 
@@ -110,6 +111,7 @@ def _open_session(path: Path, threads: int | None) -> onnxruntime.InferenceSessi
         raise EmraError(
             "backend-missing", "onnxruntime is not installed", "Run: pip install 'emra-deploy[runtime]'"
         ) from error
+    check_external_data(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:

@@ -1,0 +1,109 @@
+"""Which other files an ONNX file says its weights are in, found without the onnx package.
+
+ONNX Runtime confines such files to the model's folder, symbolic links followed, but a hard link in that folder to a
+file elsewhere looks like any file of the folder. So their names are read here first, from the protobuf wire format
+(https://protobuf.dev/programming-guides/encoding/), by the field numbers of onnx.proto.
+"""
+
+from __future__ import annotations
+
+import mmap
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from emra_deploy.errors import EmraError
+
+# Message -> field number -> message in that field: all ways from a model to its tensors.
+_FIELDS: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {13: "entry"},
+}
+_MAX_DEPTH = 64
+
+
+def check_external_data(path: Path) -> None:
+    """Refuse a model whose weights lie in a file that has other names, which may be outside its folder.
+
+    Damaged files pass: whoever loads them says what is wrong.
+
+    Raises:
+        EmraError: ``model-external-data``.
+    """
+    for location in external_locations(path):
+        try:
+            found = (path.parent / location).stat()
+        except (OSError, ValueError):
+            continue
+        if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
+            raise EmraError(
+                "model-external-data",
+                f"Weights are in {location[:100]!r}, a hard link: the same file has {found.st_nlink - 1} other names",
+                "Copy it instead of linking it, or get the model from a source you trust",
+                path,
+            )
+
+
+def external_locations(path: Path) -> tuple[str, ...]:
+    """The ``location`` of all external tensors of an ONNX file, each once, as far as the file can be followed."""
+    found: dict[str, None] = {}
+    try:
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            for key, value in _entries(data, 0, len(data), "model", 0):
+                if key == b"location":
+                    found[value.decode("utf-8", "replace")] = None
+    except (OSError, ValueError, IndexError):
+        pass
+    return tuple(found)
+
+
+def _entries(data: mmap.mmap, start: int, end: int, kind: str, depth: int) -> Iterator[tuple[bytes, bytes]]:
+    """Keys and values of the external_data entries in a message."""
+    if kind == "entry":
+        pair = {number: data[low:high] for number, low, high in _parts(data, start, end)}
+        yield pair.get(1, b""), pair.get(2, b"")
+        return
+    if depth > _MAX_DEPTH:
+        return
+    inner = _FIELDS[kind]
+    for number, low, high in _parts(data, start, end):
+        if number in inner:
+            yield from _entries(data, low, high, inner[number], depth + 1)
+
+
+def _parts(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Number, start and end of the length-delimited fields of a message; others are passed over."""
+    while start < end:
+        tag, start = _varint(data, start)
+        wire = tag & 7
+        if wire == 0:
+            _, start = _varint(data, start)
+        elif wire == 1:
+            start += 8
+        elif wire == 5:
+            start += 4
+        elif wire == 2:
+            length, start = _varint(data, start)
+            if start + length > end:
+                raise ValueError("a field reaches beyond its message")
+            yield tag >> 3, start, start + length
+            start += length
+        else:
+            raise ValueError("a wire type that onnx.proto does not use")
+
+
+def _varint(data: mmap.mmap, start: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[start]
+        start += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, start
+    raise ValueError("a number longer than 64 bits")
