@@ -1,0 +1,269 @@
+"""FP32 ONNX -> INT8 ONNX with explicit Q/DQ, calibrated on real tiles and compared with its parent.
+
+python export/to_int8.py model.onnx --calibration DIR --output model.int8.onnx
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from emra_deploy.errors import EmraError
+from emra_deploy.evaluation import LabelledTile, check_bands, check_classes
+from emra_deploy.files import check_output
+from emra_deploy.manifest import Manifest
+from export.calibration import DEFAULT_COUNT, CalibrationSet, choose_tiles
+from export.comparison import TOLERANCES
+from export.int8_file import (
+    HIGH_PRECISIONS,
+    Parent,
+    Recipe,
+    Written,
+    build,
+    compare_with_parent,
+    publish,
+    read_parent,
+    refuse,
+)
+from export.linears import Linear, choose_linears, find_linears
+from export.ranges import METHODS, PERCENTILE, Magnitudes, collect_magnitudes, ranges_of
+from export.runners import OnnxRunner
+from export.tiles import real_tiles
+
+CHECK_TILES = 16
+"""Calibration tiles that the file is compared with its parent on when no other pictures are given."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A model with what was measured on its calibration tiles.
+
+    Attributes:
+        parent: The FP32 file.
+        linears: Its candidates.
+        calibration: The tiles.
+        magnitudes: Histograms of the inputs of the linears.
+    """
+
+    parent: Parent
+    linears: tuple[Linear, ...]
+    calibration: CalibrationSet
+    magnitudes: dict[str, Magnitudes]
+
+
+def calibrate(
+    model: str | Path,
+    folder: str | Path,
+    count: int = DEFAULT_COUNT,
+    progress: Progress = lambda text, done, total: None,
+) -> Calibrated:
+    """Choose calibration tiles and measure activations on them.
+
+    Args:
+        model: The FP32 file.
+        folder: Images, or a data set.
+        count: Tiles.
+        progress: See `Progress`.
+
+    Raises:
+        EmraError: Those of `read_parent`, `find_linears` and `choose_tiles`.
+    """
+    parent = read_parent(model)
+    linears = find_linears(parent.model)
+    manifest = parent.manifest
+    runner = OnnxRunner(parent.model, manifest)
+    calibration = choose_tiles(
+        folder,
+        lambda tiles: runner.run(tiles)["classes"],
+        len(manifest.classes),
+        manifest.tile,
+        count,
+        lambda done, total: progress("looking at candidate tiles", done, total),
+    )
+    runner.close()
+    done = iter(range(1, count + 1))
+    magnitudes = collect_magnitudes(
+        parent.model,
+        linears,
+        manifest,
+        calibration.tiles,
+        progress=lambda: progress("measuring activations", next(done), count),
+    )
+    return Calibrated(parent, linears, calibration, magnitudes)
+
+
+def to_int8(
+    model: str | Path,
+    calibration: str | Path,
+    output: str | Path,
+    *,
+    method: str = METHODS[0],
+    percentile: float = PERCENTILE,
+    high_precision: str = "fp32",
+    count: int = DEFAULT_COUNT,
+    exclude: Sequence[str] = (),
+    check_data: str | Path | None = None,
+    overwrite: bool = False,
+    progress: Progress = lambda text, done, total: None,
+) -> Written:
+    """Quantise a model file.
+
+    Args:
+        model: The FP32 file that `export.to_onnx` wrote.
+        calibration: Folder of images, or a data set whose training pictures are used.
+        output: File to write, ``.onnx``.
+        method: One of `METHODS`.
+        percentile: Of the magnitudes, in per cent, for the method of that name.
+        high_precision: Of what is not INT8, ``"fp32"`` or ``"fp16"``.
+        count: Calibration tiles.
+        exclude: Linears, blocks or endings of names that stay in high precision.
+        check_data: Data set whose validation pictures, or folder whose images, the file is compared with its parent
+            on; None takes `CHECK_TILES` of the calibration tiles.
+        overwrite: Whether an existing output may be replaced.
+        progress: See `Progress`.
+
+    Raises:
+        EmraError: A bad argument or input, or a check that failed; no file is left then.
+    """
+    output = Path(output)
+    check_output(output, overwrite=overwrite, inputs=(model,))
+    check_arguments(output, method, percentile, high_precision)
+    parent = read_parent(model)
+    # All that can be refused is, before minutes of calibration.
+    chosen = choose_linears(find_linears(parent.model), exclude)
+    pictures = None if check_data is None else open_pictures(check_data, parent.manifest)
+    found = calibrate(model, calibration, count, progress)
+    recipe = Recipe(
+        found.linears,
+        chosen,
+        ranges_of(found.magnitudes, method, percentile),
+        describe_method(method, percentile),
+        found.calibration,
+        high_precision,
+    )
+    tiles, labelled = pictures or (found.calibration.tiles[:CHECK_TILES], False)
+    progress("comparing with the FP32 file", 0, 0)
+    quantized = build(parent, recipe)
+    comparison = compare_with_parent(parent, quantized, tiles, labelled=labelled)
+    refuse(comparison.failures(TOLERANCES["int8"]))
+    progress("checking the file in other libraries", 0, 0)
+    return publish(parent, recipe, quantized, comparison, output, overwrite=overwrite)
+
+
+def open_pictures(
+    folder: str | Path, manifest: Manifest, split: str = "val"
+) -> tuple[np.ndarray | Sequence[LabelledTile], bool]:
+    """What a file is compared on, and whether it has labels: a split of a data set, or the middles of some images.
+
+    Raises:
+        EmraError: The folder holds neither, or the data set does not fit the model.
+    """
+    from training.data.catalogue import open_dataset, recognise
+
+    folder = Path(folder)
+    try:
+        kind = recognise(folder)
+    except EmraError:
+        return real_tiles(folder, *manifest.tile), False
+    data = open_dataset(kind, folder, split)
+    check_bands(manifest.bands, data.bands)
+    check_classes(manifest.classes, data.classes)
+    return data.tiles, data.labelled
+
+
+def check_arguments(output: Path, method: str, percentile: float, high_precision: str) -> None:
+    """Refuse what no file can be made with.
+
+    Raises:
+        EmraError: ``quantize-argument``.
+    """
+    if output.suffix.lower() != ".onnx":
+        raise EmraError("quantize-argument", "the output's name does not end in .onnx", "Name it FILE.onnx", output)
+    if method not in METHODS:
+        raise EmraError("quantize-argument", f"method {method!r}, expected {', '.join(METHODS)}", "Change --method")
+    if not 50 < percentile <= 100:
+        raise EmraError(
+            "quantize-argument", f"percentile {percentile}, expected above 50 and up to 100", "Change --percentile"
+        )
+    if high_precision not in HIGH_PRECISIONS:
+        raise EmraError(
+            "quantize-argument",
+            f"high precision {high_precision!r}, expected {' or '.join(HIGH_PRECISIONS)}",
+            "Change --high-precision",
+        )
+
+
+def describe_method(method: str, percentile: float) -> str:
+    """The method as the Manifest names it."""
+    return f"percentile {percentile:g}" if method == "percentile" else method
+
+
+def add_calibration_arguments(made: argparse.ArgumentParser) -> None:
+    """Declare how ranges are measured; `export.optimize` takes the same."""
+    add = made.add_argument
+    add("--count", type=int, default=DEFAULT_COUNT, metavar="N", help=f"calibration tiles ({DEFAULT_COUNT})")
+    add("--method", choices=METHODS, default=METHODS[0], help=f"how ranges are chosen ({METHODS[0]})")
+    add("--percentile", type=float, default=PERCENTILE, metavar="P", help=f"for that method ({PERCENTILE})")
+    add("--overwrite", action="store_true", help="replace existing outputs")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="to_int8.py", description="Quantise an FP32 ONNX file to INT8 with Q/DQ.")
+    add = made.add_argument
+    add("model", metavar="MODEL.onnx", help="FP32 file that to_onnx.py wrote")
+    add("--calibration", required=True, metavar="DIR", help="images or a data set, to measure activations on")
+    add("--output", required=True, metavar="FILE.onnx", help="file to write")
+    add("--high-precision", choices=HIGH_PRECISIONS, default="fp32", help="of what is not INT8 (fp32)")
+    add("--exclude", default="", metavar="NAMES", help="linears or blocks that stay, such as blocks.0,mlp.fc2")
+    add("--check-data", metavar="DIR", help="data set or images to compare with the FP32 file on")
+    add_calibration_arguments(made)
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    arguments = parser().parse_args(argv)
+    from export.bars import bars
+
+    try:
+        with bars() as progress:
+            written = to_int8(
+                arguments.model,
+                arguments.calibration,
+                arguments.output,
+                method=arguments.method,
+                percentile=arguments.percentile,
+                high_precision=arguments.high_precision,
+                count=arguments.count,
+                exclude=[word.strip() for word in arguments.exclude.split(",") if word.strip()],
+                check_data=arguments.check_data,
+                overwrite=arguments.overwrite,
+                progress=progress,
+            )
+    except EmraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; no output is left half-written", file=sys.stderr)
+        return 130
+    for line in written.checks:
+        print(line)
+    told = written.manifest.evidence["int8"]
+    print(
+        f"wrote {written.path}: {written.size / 1e6:.1f} MB, {told['quantized']} of {told['candidates']} linears INT8,"
+        f" the rest in {told['high_precision'].upper()}, {told['method']} of {told['calibration']['tiles']} tiles"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
