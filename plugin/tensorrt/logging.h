@@ -1,4 +1,5 @@
-// Messages of the plugin: to the logger that TensorRT hands to the library, to stderr where it hands none.
+// Messages of the plugin: to the logger that TensorRT's finder knows, to stderr where it knows none. It knows one inside
+// engines and contexts; while a network is parsed and the plugin is made of a node's attributes, it returns null.
 #pragma once
 
 #include <NvInferRuntime.h>
