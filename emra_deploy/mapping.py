@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -319,13 +320,27 @@ def _stream(
         side = STREAMED_SIDE if isinstance(source, RasterSource) else MAX_SIDE
         preview = Preview(source, segmenter.classes, opacity, side)
     counts = np.zeros(256, np.int64)
-    for window, labels in rows:
+
+    def take(window: Window, labels: npt.NDArray[np.uint8]) -> int:
         sink.write(labels)
-        counts += count_labels(labels)
+        counts[:] += count_labels(labels)
         if preview is not None:
             preview.add(window.top, labels)
+        return window.bottom
+
+    def report(bottom: int) -> None:
         if progress is not None:
-            progress(window.bottom, source.height)
+            progress(bottom, source.height)
+
+    # One row of tiles is compressed and written while the model runs on the next; no more than one waits.
+    with ThreadPoolExecutor(1, thread_name_prefix="emra-write") as writer:
+        written: Future[int] | None = None
+        for window, labels in rows:
+            if written is not None:
+                report(written.result())
+            written = writer.submit(take, window, labels)
+        if written is not None:
+            report(written.result())
     sink.finish()
     if preview is None or over is None:
         return counts, 1
