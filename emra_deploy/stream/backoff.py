@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 FIRST = 0.1
 """Seconds before the first new try."""
 
-SHORT_OUTAGE_CAP = 0.8
+SHORT_OUTAGE_CAP = 0.5
 """Longest wait in seconds while the outage is young."""
 
 OUTAGE_SHARE = 20

@@ -186,7 +186,8 @@ def _demuxer_options(address: Address, options: StreamOptions) -> tuple[str, str
         return address.target, "v4l2", {"avioflags": "direct", **own}
     # nobuffer throws away what was read to find out what the stream is, which a recording needs.
     recorded = options.live is False
-    low_delay = {} if recorded else {"fflags": "nobuffer", "flags": "low_delay", "analyzeduration": "1000000"}
+    # fpsprobesize: without frames read only to guess their rate, a connection stands half a second earlier.
+    low_delay = {} if recorded else {"fflags": "nobuffer", "fpsprobesize": "0", "analyzeduration": "1000000"}
     scheme = address.target.partition(":")[0]
     if scheme in ("rtsp", "rtsps"):
         low_delay |= {"rtsp_transport": options.rtsp_transport, "allowed_media_types": "video"}

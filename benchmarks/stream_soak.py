@@ -1,0 +1,156 @@
+"""Live streams under stress: memory over a long run, ages, outages, a slow consumer, signals.
+
+    python benchmarks/stream_soak.py [--only soak leak outages slow stops] [--model FILE] [--json FILE]
+
+The sender is GStreamer's RTSP server, in a process of its own; Debian has it as gir1.2-gst-rtsp-server-1.0, with
+gstreamer1.0-tools, gstreamer1.0-plugins-good, gstreamer1.0-plugins-ugly and python3-gi.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.provenance import describe_machine, describe_run
+from benchmarks.streams.outages import cut_and_stall, slow_consumer
+from benchmarks.streams.rtsp import RtspServer, why_no_rtsp_server
+from benchmarks.streams.soak import soak
+from benchmarks.streams.stops import stop_many
+from emra_deploy.errors import EmraError
+from emra_deploy.files import atomic_output
+from emra_deploy.segmenter import Segmenter
+
+PARTS = ("soak", "leak", "outages", "slow", "stops")
+SIDE = 256
+FPS = 50
+SLOW_LIMIT = 0.5
+"""Age limit in seconds for the consumer that takes a fifth of a second a frame."""
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Measure the parts that are wanted.
+
+    Raises:
+        EmraError: Whatever is wrong with the model, or ``missing-library`` without an RTSP server.
+    """
+    missing = why_no_rtsp_server()
+    if missing is not None:
+        raise EmraError("missing-library", missing, "Install it and run this again")
+    parts: dict[str, Any] = {}
+    with Segmenter.open(arguments.model) as segmenter, tempfile.TemporaryDirectory() as scratch:
+        parts["model"] = segmenter.manifest.name
+        server = RtspServer()
+        server.start(SIDE, SIDE, FPS)
+        try:
+            if "soak" in arguments.only:
+                parts["soak"] = soak(segmenter, server.url, arguments.frames, Path(scratch) / "soak.mp4")
+            if "leak" in arguments.only:
+                # A few kilobytes a result are what a forgotten list of numbers loses.
+                parts["leak"] = soak(segmenter, server.url, arguments.frames, leak=arguments.leak)
+            if "slow" in arguments.only:
+                parts["slow"] = slow_consumer(
+                    segmenter.segment_source, server.url, FPS, SLOW_LIMIT, arguments.slow_results
+                )
+            if "stops" in arguments.only:
+                folder = Path(scratch) / "stops"
+                folder.mkdir()
+                parts["stops"] = stop_many(server.url, arguments.model, folder, arguments.stops)
+        finally:
+            server.kill()
+        if "outages" in arguments.only:
+            parts["outages"] = cut_and_stall(segmenter.segment_source, arguments.cuts, arguments.stalls)
+    return parts
+
+
+def lines(parts: dict[str, Any]) -> list[str]:
+    """The figures for people."""
+    said = []
+    for name in ("soak", "leak"):
+        if name in parts:
+            part = parts[name]
+            planted = part["planted_leak_bytes"]
+            said.append(
+                f"{name}: {part['received']:,} frames received, {part['delivered']:,} segmented, "
+                f"{part['seconds']:.0f} s" + (f", {planted} bytes lost on purpose with each" if planted else "")
+            )
+            said.append(
+                f"  resident memory {part['warm_bytes'] / 2**20:.1f} -> {part['end_bytes'] / 2**20:.1f} MiB "
+                f"({100 * part['growth']:+.2f} %: {'LEAKS' if part['leaks'] else 'no leak'}), "
+                f"{part['descriptors_lost']} descriptors lost"
+            )
+            said.append(
+                f"  age of results: p50 {_ms(part['age_p50'])}, p99 {_ms(part['age_p99'])}; counts {_reconcile(part)}"
+            )
+    if "outages" in parts:
+        part = parts["outages"]
+        said.append(
+            f"server killed {part['cuts']} times: {part['cuts_resumed']} resumed, after it was back p50 "
+            f"{_ms(part['cut_resume_p50'])}, p95 {_ms(part['cut_resume_p95'])}"
+        )
+        said.append(
+            f"server stopped {part['stalls']} times: {part['stalls_noticed']} noticed, after at most "
+            f"{_ms(part['stall_noticed_max'])}; resumed p95 {_ms(part['stall_resume_p95'])}; counts {_reconcile(part)}"
+        )
+    if "slow" in parts:
+        part = parts["slow"]
+        said.append(
+            f"consumer 10 times too slow: age p50 {_ms(part['age_p50'])}, p99 {_ms(part['age_p99'])} "
+            f"(limit {_ms(part['max_age'])}), at most {part['most_held']} frames held; "
+            f"received {part['received']} = {part['delivered']} delivered + {part['dropped']} dropped + "
+            f"{part['expired']} expired + {part['left']} left: {_reconcile(part)}"
+        )
+    if "stops" in parts:
+        part = parts["stops"]
+        said.append(
+            f"SIGTERM {part['signals']} times: exit after p50 {_ms(part['exit_p50'])}, "
+            f"at most {_ms(part['exit_max'])}; {part['within_limit']} within 2 s, "
+            f"{part['exit_status_0']} with status 0, {part['overlays_whole']} overlays whole, "
+            f"{part['left_over']} files left over"
+        )
+    return said
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print, and write the figures down."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure (all)")
+    parser.add_argument("--model", default=None, help="model file (the shipped one)")
+    parser.add_argument("--frames", type=int, default=21_600, help="frames of the soak (21600)")
+    parser.add_argument("--leak", type=int, default=4096, help="bytes to lose a result in the part leak (4096)")
+    parser.add_argument("--cuts", type=int, default=50, help="times to kill the server (50)")
+    parser.add_argument("--stalls", type=int, default=20, help="times to stop the server (20)")
+    parser.add_argument("--slow-results", type=int, default=300, help="results of the slow consumer (300)")
+    parser.add_argument("--stops", type=int, default=100, help="times to send SIGTERM (100)")
+    parser.add_argument("--json", metavar="FILE", default=None, help="write all figures there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing FILE")
+    arguments = parser.parse_args(words)
+    try:
+        parts = measure(arguments)
+        for line in lines(parts):
+            print(line)
+        if arguments.json is not None:
+            content = {**describe_run("stream_soak.py", words), "machine": describe_machine(), **parts}
+            with atomic_output(arguments.json, overwrite=arguments.overwrite) as part:
+                part.write_text(json.dumps(content, indent=1) + "\n")
+    except EmraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _ms(seconds: float | None) -> str:
+    return "none" if seconds is None else f"{1000 * seconds:.0f} ms"
+
+
+def _reconcile(part: dict[str, Any]) -> str:
+    return "reconcile" if part["reconciles"] else "DO NOT RECONCILE"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""A stream that a thread iterates over, and what came of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from emra_deploy.errors import EmraError
+from emra_deploy.stream import Stream, StreamResult, StreamState
+
+PATIENCE = 60.0
+"""Seconds after which something that does not happen ends the measurement with an error."""
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A result that was delivered, without its arrays.
+
+    Attributes:
+        moment: When, ``time.monotonic()``.
+        connection: Number of the connection that its frame came by.
+        age: Seconds from frame to result.
+    """
+
+    moment: float
+    connection: int
+    age: float
+
+
+class Follower:
+    """Iterates over a stream in a thread, and keeps what was delivered.
+
+    Args:
+        stream: What to iterate over. It is closed with this.
+        keep: Given every result, while it is there.
+    """
+
+    def __init__(self, stream: Stream, keep: Callable[[StreamResult], None] | None = None) -> None:
+        self.stream = stream
+        self.delivered: list[Delivered] = []
+        self._keep = keep
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._iterate, daemon=True)
+        self._thread.start()
+
+    def wait(self, condition: Callable[[], bool], what: str) -> float:
+        """Wait until something holds, and give the moment.
+
+        Raises:
+            EmraError: ``benchmark-stuck`` when it does not come to pass, or the stream's own error.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            if self._error is not None:
+                raise self._error
+            if time.monotonic() > deadline:
+                cause = f"{what}: not within {PATIENCE:g} s; the stream is {self.stream.status().to_dict()}"
+                raise EmraError("benchmark-stuck", cause, "Look at the sender")
+            time.sleep(0.001)
+        return time.monotonic()
+
+    def wait_state(self, state: StreamState) -> float:
+        """Wait for a state, and give the moment."""
+        return self.wait(lambda: self.stream.status().state is state, state.value)
+
+    def wait_results(self, count: int, *, after: float = 0.0) -> float:
+        """Wait for so many results after a moment, and give the moment of the last of them."""
+
+        def later() -> list[Delivered]:
+            return [one for one in self.delivered[-count - 50 :] if one.moment > after]
+
+        self.wait(lambda: len(later()) >= count, "results")
+        return later()[count - 1].moment
+
+    def close(self) -> None:
+        """End the stream."""
+        self.stream.stop()
+        self._thread.join(PATIENCE)
+
+    def __enter__(self) -> Follower:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _iterate(self) -> None:
+        try:
+            for result in self.stream:
+                if self._keep is not None:
+                    self._keep(result)
+                self.delivered.append(Delivered(time.monotonic(), result.frame.connection, result.age))
+        except BaseException as error:
+            self._error = error
+
+
+def percentile(values: list[float], share: float) -> float | None:
+    """The value that ``share`` (0 to 1) of the values do not exceed; None of none."""
+    if not values:
+        return None
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def reconciles(stream: Stream) -> bool:
+    """Whether every frame that was received is in exactly one place."""
+    counters = stream.status().counters
+    parts = ("skipped", "dropped", "expired", "delivered", "left", "waiting")
+    return counters.received == sum(getattr(counters, part) for part in parts)

@@ -1,0 +1,103 @@
+"""A server that is killed and one that stands still: when is it noticed, when does the picture come back?"""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from typing import Any
+
+from benchmarks.streams.follow import Follower, percentile, reconciles
+from benchmarks.streams.rtsp import RtspServer
+from emra_deploy.segmentation import Segmentation
+from emra_deploy.sources import ImageSource
+from emra_deploy.stream import Stream, StreamState
+
+
+def cut_and_stall(label: Any, cuts: int, stalls: int, seed: int = 0) -> dict[str, Any]:
+    """Kill GStreamer's RTSP server and start it again; then stop it and let it go on.
+
+    Args:
+        label: Segments a picture: a function of an `ImageSource`.
+        cuts: How often to kill.
+        stalls: How often to stop.
+        seed: Of the lengths of outages.
+    """
+    chance = random.Random(seed)
+    back, noticed, resumed = [], [], []
+    server = RtspServer()
+    server.start()
+    try:
+        with Follower(Stream(server.url, label)) as follower:
+            follower.wait_results(10)
+            for _ in range(cuts):
+                server.kill()
+                follower.wait_state(StreamState.DEGRADED)
+                time.sleep(chance.uniform(0.2, 3.0))
+                server.start()
+                since = time.monotonic()
+                back.append(follower.wait_results(1, after=since) - since)
+                follower.wait_results(10, after=since)
+            for _ in range(stalls):
+                assert server.process is not None
+                server.process.send_signal(signal.SIGSTOP)
+                stopped = time.monotonic()
+                noticed.append(follower.wait_state(StreamState.DEGRADED) - stopped)
+                time.sleep(chance.uniform(0.2, 3.0))
+                server.process.send_signal(signal.SIGCONT)
+                since = time.monotonic()
+                resumed.append(follower.wait_results(1, after=since) - since)
+                follower.wait_results(10, after=since)
+        counters = follower.stream.status().counters
+    finally:
+        server.kill()
+    return {
+        "cuts": cuts,
+        "cuts_resumed": len(back),
+        "cut_resume_p50": percentile(back, 0.5),
+        "cut_resume_p95": percentile(back, 0.95),
+        "stalls": stalls,
+        "stalls_noticed": len(noticed),
+        "stall_noticed_max": max(noticed, default=None),
+        "stall_resume_p95": percentile(resumed, 0.95),
+        "connections": counters.connections,
+        "reconciles": reconciles(follower.stream),
+    }
+
+
+def slow_consumer(label: Any, url: str, fps: int, max_age: float, results: int) -> dict[str, Any]:
+    """A segmenter that takes ten times as long as frames take to come.
+
+    Args:
+        label: Segments a picture.
+        url: A live source.
+        fps: Its frames a second.
+        max_age: The limit on results, seconds.
+        results: How many to wait for.
+    """
+    from emra_deploy.stream import StreamOptions
+
+    def slowly(source: ImageSource) -> Segmentation:
+        time.sleep(10 / fps)
+        segmentation: Segmentation = label(source)
+        return segmentation
+
+    most = 0
+    with Follower(Stream(url, slowly, StreamOptions(max_age=max_age))) as follower:
+        while len(follower.delivered) < results:
+            follower.wait_results(1, after=time.monotonic())
+            most = max(most, follower.stream.status().counters.waiting)
+    ages = [one.age for one in follower.delivered]
+    counters = follower.stream.status().counters
+    return {
+        "max_age": max_age,
+        "age_p50": percentile(ages, 0.5),
+        "age_p99": percentile(ages, 0.99),
+        "received": counters.received,
+        "delivered": counters.delivered,
+        "dropped": counters.dropped,
+        "expired": counters.expired,
+        "left": counters.left,
+        "most_held": most,
+        "reconciles": reconciles(follower.stream),
+    }

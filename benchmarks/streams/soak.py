@@ -1,0 +1,87 @@
+"""A long run: does memory grow, are descriptors lost, how old are results?"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.streams.follow import Follower, percentile, reconciles
+from emra_deploy.segmenter import Segmenter
+from emra_deploy.stream import StreamResult
+from emra_deploy.stream.outputs import open_output
+
+WARM_UP = 0.2
+"""Share of the run after which memory is compared: allocators and codecs fill their pools first."""
+
+WINDOW = 0.1
+"""Share of the run over whose samples a median is taken, at either end."""
+
+GROWTH_LIMIT = 0.01
+"""Growth of resident memory from which a run counts as leaking."""
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process, from the kernel."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def open_descriptors() -> int:
+    """Open descriptors of this process."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def soak(segmenter: Segmenter, url: str, frames: int, overlay: Path | None = None, leak: int = 0) -> dict[str, Any]:
+    """Follow a live source until so many frames were received.
+
+    Args:
+        segmenter: What segments them.
+        url: The source.
+        frames: Frames to receive.
+        overlay: Where to write an MP4 besides, or None.
+        leak: Bytes to lose on purpose with each result, to see that this would be noticed.
+    """
+    lost: list[bytes] = []
+    output = None if overlay is None else open_output(str(overlay))
+    before = open_descriptors()
+
+    def keep(result: StreamResult) -> None:
+        if output is not None:
+            output.write(result.overlay(), result.frame.time)
+        if leak:
+            lost.append(os.urandom(leak))
+
+    samples: list[tuple[int, int]] = []
+    began = time.monotonic()
+    with Follower(segmenter.stream(url), keep) as follower:
+        wanted = 0
+        while wanted < frames:
+            wanted = min(frames, wanted + max(1, frames // 200))
+            follower.wait(lambda wanted=wanted: follower.stream.status().counters.received >= wanted, "frames")
+            samples.append((wanted, resident_bytes()))
+    seconds = time.monotonic() - began
+    if output is not None:
+        output.close()
+    # Threads that were told to end have a moment for it.
+    time.sleep(0.5)
+    warm = statistics.median(size for at, size in samples if WARM_UP <= at / frames <= WARM_UP + WINDOW)
+    end = statistics.median(size for at, size in samples if at / frames >= 1 - WINDOW)
+    ages = [one.age for one in follower.delivered]
+    growth = end / warm - 1
+    return {
+        "received": follower.stream.status().counters.received,
+        "delivered": len(ages),
+        "seconds": seconds,
+        "warm_bytes": warm,
+        "end_bytes": end,
+        "growth": growth,
+        "leaks": growth >= GROWTH_LIMIT,
+        "descriptors_lost": open_descriptors() - before,
+        "age_p50": percentile(ages, 0.5),
+        "age_p99": percentile(ages, 0.99),
+        "reconciles": reconciles(follower.stream),
+        "planted_leak_bytes": leak,
+    }
