@@ -187,8 +187,14 @@ def roofline_figure(result: Mapping[str, Any]) -> Figure:
         axes.plot([row["intensity_unfused"]], [height], "|", color=colour, markersize=9)
         share = "" if row["attained"] is None else f", {row['attained']:.0%}"
         handles.append(_patch(colour, f"{names[number]}: {height:.1f}{share}"))
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
     axes.set_xscale("log")
     axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        # No powers of ten: their exponents are too small to read on a phone.
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("operations per byte: | unfused, ● all fused")
     axes.set_ylabel("GFLOP/s")
     figure.legend(handles=handles, loc="outside lower center", fontsize=8.5, frameon=False)

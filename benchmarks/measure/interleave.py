@@ -111,6 +111,8 @@ def measure(
         plan: How much.
         progress: Called before each visit with the round (from 0; -1 is the warm-up) and the candidate's name.
     """
+    # Once: with PyTorch loaded, a collection takes a second, and its garbage is not ours.
+    gc.collect()
     results = {name: Series() for name in candidates}
     numbers = dict.fromkeys(candidates, 0)
 
@@ -151,8 +153,7 @@ def measure(
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Collect garbage before, not during."""
-    gc.collect()
+    """Let no collection of garbage fall into a visit."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -104,7 +104,7 @@ def test_memory(tmp_path: Path, peak: int, status: int) -> None:
 
 
 @given(st.floats(0.5, 2), st.integers(0, 5))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_worse_one_way_is_better_the_other(factor: float, seed: int) -> None:
     old, new = result(100), result(100 * factor, seed=seed)
     opposite = {module.WORSE: module.BETTER, module.BETTER: module.WORSE}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.measure import Noise, Plan, Ratio, Watch, measure, paired_ratio, summarise, unpaired_ratio
@@ -139,6 +139,7 @@ def test_a_slow_minute_cancels_in_a_paired_ratio() -> None:
     assert (found.low, found.value, found.high) == pytest.approx((2, 2, 2))
 
 
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.floats(1e-3, 1e3), min_size=3, max_size=20))
 def test_swapping_sides_turns_the_ratio_over(blocks: list[float]) -> None:
     other = list(reversed(blocks))

@@ -1,0 +1,3 @@
+from tests.checkpoints import small_backbone, small_checkpoint
+
+__all__ = ["small_backbone", "small_checkpoint"]

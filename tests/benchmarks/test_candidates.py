@@ -1,0 +1,293 @@
+"""Candidates: what the command line makes of names, the pipeline around a model, and the copies timed apart."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.candidates.files import EngineRunner, FileRunner, TimedCuda, open_file
+from benchmarks.candidates.open import describe_manifest, open_runner
+from benchmarks.candidates.pictures import write_pictures
+from benchmarks.candidates.profiles import parse_onnxruntime
+from benchmarks.candidates.runner import Layer, Pipeline, describe_profile
+from benchmarks.candidates.spec import Spec, installed, make_specs, parse_batches, parse_sizes
+from emra_deploy.errors import EmraError
+from emra_deploy.golden import GoldenTile
+from emra_deploy.images import read_image
+from tests.onnx_models import build_model, make_manifest, nearest_colour, scene
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    build_model(path, size=(64, 64))
+    return path
+
+
+def spec_of(path: Path, backend: str = "onnxruntime", option: str | None = None, **changes: Any) -> Spec:
+    return Spec(**{"name": path.name, "kind": "onnx", "backend": backend, "option": option, "batch": 1, "size": None,
+                   "path": path, "threads": 1, **changes})  # fmt: skip
+
+
+def test_every_combination_has_a_key_of_its_own(model: Path) -> None:
+    specs = make_specs(
+        [model],
+        ["timm-vit-base"],
+        backends=["onnxruntime", "openvino:bf16", "torch"],
+        batches=(1, 4),
+        sizes=((64, 64), (64, 96)),
+    )
+    keys = [spec.key for spec in specs]
+    assert len(set(keys)) == len(keys) == 12
+    assert "model.onnx | openvino bf16 | b4 | 64x96" in keys
+    assert "timm-vit-base | torch | b1 | 64x64" in keys
+
+
+def test_auto_takes_the_usual_backend_and_all_the_installed_ones(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    models = [model, tmp_path / "checkpoint", tmp_path / "a.engine"]
+    assert [spec.backend for spec in make_specs(models, [])] == ["onnxruntime", "torch", "tensorrt"]
+    found = {spec.backend for spec in make_specs([model], [], backends=["all"])}
+    assert found == {name for name in ("onnxruntime", "openvino") if installed(name)}
+
+
+def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    paths = [tmp_path / "a/model.onnx", tmp_path / "b/model.onnx", tmp_path / "b/model.onnx"]
+    assert [spec.name for spec in make_specs(paths, [])] == ["a/model.onnx", "b/model.onnx #1", "b/model.onnx #2"]
+
+
+@pytest.mark.parametrize(
+    ("models", "peers", "backends", "code"),
+    [
+        ([], [], ["auto"], "no-models"),
+        ([], ["resnet"], ["auto"], "peer-unknown"),
+        (["a.onnx"], [], ["caffe"], "backend-unknown"),
+        (["a.onnx"], [], ["openvino:int4"], "backend-unknown"),
+        (["a.onnx"], [], ["onnxruntime:bf16"], "backend-unknown"),
+        (["a.onnx"], [], ["torch"], "backend-unknown"),
+        (["a.tflite"], [], ["auto"], "model-format"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(models: list[str], peers: list[str], backends: list[str], code: str) -> None:
+    with pytest.raises(EmraError) as caught:
+        make_specs([Path(name) for name in models], peers, backends=backends)
+    assert caught.value.code == code
+
+
+def test_sizes_and_batches() -> None:
+    assert parse_sizes("256, 512x640,256") == ((256, 256), (512, 640))
+    assert parse_batches("1,4,1") == (1, 4)
+    for text in ("", "0", "8", "9000", "256x", "x", "1e3", "256;512"):
+        with pytest.raises(EmraError) as caught:
+            parse_sizes(text)
+        assert caught.value.code == "size"
+    for text in ("", "0", "-1", "1.5", "a", "99999", "²"):
+        with pytest.raises(EmraError) as caught:
+            parse_batches(text)
+        assert caught.value.code == "batch-size"
+
+
+def test_pictures_are_distinct_and_of_their_size(tmp_path: Path) -> None:
+    paths = write_pictures(tmp_path, (40, 72), count=6)
+    pictures = [read_image(path) for path in paths]
+    assert {picture.shape for picture in pictures} == {(40, 72, 3)}
+    assert len({picture.tobytes() for picture in pictures}) == 6
+
+
+def test_the_pipeline_rotates_pictures_and_its_stages_add_up(model: Path, tmp_path: Path) -> None:
+    paths = write_pictures(tmp_path, (64, 64), count=3)
+    seen = []
+
+    class Watching(FileRunner):
+        def run(self, batch: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+            seen.append(batch.copy())
+            return super().run(batch)
+
+    plain = open_file(spec_of(model, batch=2))
+    runner = Watching(spec_of(model, batch=2), plain.backend, plain.manifest)
+    pipeline = Pipeline(runner, paths, 2)
+    pictures = [read_image(path) for path in paths]
+    for number in range(3):
+        stages = pipeline(number)
+        parts = stages["decode"] + stages["compute"] + stages["post"]
+        assert set(stages) == {"decode", "compute", "post", "end_to_end"}
+        assert 0 < parts <= stages["end_to_end"]
+    expected = [(0, 1), (2, 0), (1, 2)]
+    for batch, (first, second) in zip(seen, expected, strict=True):
+        np.testing.assert_array_equal(batch, np.stack([pictures[first], pictures[second]]))
+
+
+def test_a_file_answers_as_it_should_and_describes_itself(model: Path) -> None:
+    runner = open_runner(spec_of(model))
+    picture = scene(64, 64)
+    labels, stages = runner.run(picture[None])
+    np.testing.assert_array_equal(labels[0], nearest_colour(picture))
+    assert set(stages) == {"compute"}
+    manifest = describe_manifest(runner)
+    assert manifest is not None
+    assert manifest["evidence"] == {"miou": 0.5}
+    assert (runner.size, runner.cuda_graph, runner.precision) == ((64, 64), None, "fp32")
+
+
+def test_other_sizes_and_batches_than_the_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "fixed.onnx"
+    build_model(path, size=(32, 32), batch=2)
+    for changes, code in (({"size": (64, 64)}, "model-size"), ({"batch": 1}, "model-batch")):
+        with pytest.raises(EmraError) as caught:
+            open_file(spec_of(path, **{"batch": 2, **changes}))
+        assert caught.value.code == code
+
+
+def test_a_fast_wrong_answer_is_no_benchmark(tmp_path: Path) -> None:
+    path = tmp_path / "wrong.onnx"
+    picture = scene(32, 32)
+    wrong = GoldenTile.encode(picture, (nearest_colour(picture) + 1) % 5, 0.0)
+    build_model(path, manifest=replace(make_manifest(), golden=wrong))
+    with pytest.raises(EmraError) as caught:
+        open_file(spec_of(path))
+    assert caught.value.code == "self-test-failed"
+    assert open_file(spec_of(path), check=False).size == (32, 32)
+
+
+def test_a_backend_that_is_not_installed_is_told(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.candidates.open.installed", lambda backend: False)
+    with pytest.raises(EmraError) as caught:
+        open_runner(spec_of(model, "openvino"))
+    assert caught.value.code == "backend-missing"
+    assert "emra-deploy[openvino]" in caught.value.remedy
+
+
+class FakeCuda:
+    """A GPU whose copies and computing take a known time, and that only works when it is waited for."""
+
+    def __init__(self) -> None:
+        self.pending = 0.0
+        self.calls: list[str] = []
+
+    def upload(self, address: int, memory: Any, stream: int) -> None:
+        self.calls.append("upload")
+        self.pending += 0.02
+
+    def download(self, memory: Any, address: int, stream: int) -> None:
+        self.calls.append("download")
+        self.pending += 0.01
+
+    def synchronize(self, stream: int) -> None:
+        time.sleep(self.pending)
+        self.pending = 0.0
+
+    def facts(self) -> str:
+        return "facts"
+
+
+class FakeEngine:
+    """A backend over `TimedCuda`, in the order in which the TensorRT backend calls it."""
+
+    name = "tensorrt"
+    input_shape = (None, 8, 8)
+
+    def __init__(self, cuda: Any, device: FakeCuda) -> None:
+        self.cuda, self.device = cuda, device
+
+    def describe(self) -> dict[str, str]:
+        return {"backend": self.name}
+
+    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        self.cuda.upload(0, batch, 0)
+        self.device.pending += 0.05
+        self.cuda.download(batch, 0, 0)
+        self.cuda.download(batch, 0, 0)
+        self.cuda.synchronize(0)
+        return {"classes": batch[..., 0]}
+
+
+def test_copies_and_computing_of_a_gpu_are_told_apart() -> None:
+    device = FakeCuda()
+    clock = TimedCuda(device)
+    spec = Spec("a.engine", "engine", "tensorrt", None, 1, None, Path("a.engine"))
+    runner = EngineRunner(spec, FakeEngine(clock, device), make_manifest(size=(8, 8)), clock, False)  # type: ignore[arg-type]
+    for _ in range(2):
+        begin = time.perf_counter()
+        _, stages = runner.run(np.zeros((1, 8, 8, 3), np.uint8))
+        total = time.perf_counter() - begin
+        # Sleeping takes at least as long as asked; what belongs to another stage must not be in it.
+        assert stages["upload"] >= 0.02
+        assert stages["compute"] >= 0.05
+        assert stages["download"] >= 0.02
+        assert sum(stages.values()) == pytest.approx(total, rel=0.05)
+    assert device.calls == ["upload", "download", "download"] * 2
+    assert clock.facts() == "facts"
+    assert runner.cuda_graph is False
+
+
+def test_an_engine_here_is_a_clear_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.engine"
+    path.write_bytes(b"no engine")
+    spec = Spec("a.engine", "engine", "tensorrt", None, 1, None, path)
+    with pytest.raises(EmraError) as caught:
+        open_runner(spec)
+    assert caught.value.code in {"backend-missing", "no-gpu", "model-unreadable", "cuda-missing"}
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_profiles_name_layers_and_their_times(model: Path, backend: str) -> None:
+    pytest.importorskip(backend)
+    runner = open_runner(spec_of(model, backend))
+    layers = runner.profile(np.zeros((1, 64, 64, 3), np.uint8), 2)
+    assert layers
+    assert any("conv" in layer.kind.lower() for layer in layers)
+    assert all(layer.seconds >= 0 for layer in layers)
+    found = describe_profile(layers)
+    assert sum(kind["share"] for kind in found["kinds"]) == pytest.approx(1)
+
+
+def test_the_first_run_is_not_in_a_profile() -> None:
+    def event(name: str, duration: int) -> dict[str, Any]:
+        return {"cat": "Node", "name": f"{name}_kernel_time", "dur": duration, "args": {"op_name": "Conv"}}
+
+    events = [event("a", 9000), event("a", 10), event("a", 30), {"cat": "Session", "name": "x", "dur": 1}]
+    assert parse_onnxruntime(events, 2) == [Layer("a", "Conv", 20e-6)]
+
+
+def test_a_checkpoint_runs_with_torch(small_checkpoint: Path) -> None:
+    spec = Spec("checkpoint", "checkpoint", "torch", None, 2, (64, 96), small_checkpoint, 1)
+    runner = open_runner(spec)
+    labels, stages = runner.run(np.stack([scene(64, 96, seed) for seed in range(2)]))
+    assert labels.shape == (2, 64, 96)
+    assert stages["compute"] > 0
+    assert runner.size == (64, 96)
+    assert runner.parameter_bytes() > 1000  # type: ignore[attr-defined]
+    layers = runner.profile(np.zeros((2, 64, 96, 3), np.uint8), 1)
+    assert layers
+    runner.close()
+
+
+def test_bf16_differs_from_fp32_but_little(small_checkpoint: Path) -> None:
+    picture = scene(64, 64)[None]
+    found = {}
+    for option in (None, "bf16"):
+        spec = Spec("checkpoint", "checkpoint", "torch", option, 1, None, small_checkpoint, 1)
+        runner = open_runner(spec)
+        found[option] = runner.run(picture)[0]
+    assert "bf16" in runner.precision
+    assert float(np.mean(found[None] == found["bf16"])) > 0.9
+
+
+@pytest.mark.parametrize("name", ["smp-unet-resnet34", "timm-vit-base"])
+def test_peers_label_pictures(name: str) -> None:
+    pytest.importorskip("segmentation_models_pytorch")
+    runner = open_runner(Spec(name, "peer", "torch", None, 1, (64, 64), None, 1))
+    labels, _ = runner.run(scene(64, 64)[None])
+    assert labels.shape == (1, 64, 64)
+    assert labels.max() < len(runner.classes)
+
+
+def test_a_peer_of_an_odd_size_is_refused() -> None:
+    with pytest.raises(EmraError) as caught:
+        open_runner(Spec("timm-vit-base", "peer", "torch", None, 1, (64, 50), None, 1))
+    assert caught.value.code == "model-size"
