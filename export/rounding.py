@@ -49,3 +49,23 @@ def with_rounding(half: onnx.ModelProto) -> onnx.ModelProto:
                 graph.node.append(helper.make_node("Cast", [exact], [rounded], name=rounded, to=HALF))
                 graph.node.append(helper.make_node("Cast", [rounded], [name], name=f"{name}_back", to=FLOAT))
     return model
+
+
+def first_overflow(half: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> onnx.NodeProto | None:
+    """The first node whose FP16 result is infinite or no number, None when all are finite.
+
+    Every FP16 tensor of the run is held in memory at once, so this is for finding a fault, not for looking for one.
+
+    Args:
+        half: As for `with_rounding`.
+        feeds: The graph's inputs.
+    """
+    from export.runners import open_session
+
+    view = GraphView(half)
+    model = with_rounding(half)
+    made = [(node, name) for node in view.nodes for name in node.output if view.type(name) == HALF]
+    del model.graph.output[:]
+    model.graph.output.extend(helper.make_tensor_value_info(name, FLOAT, None) for _, name in made)
+    found = open_session(model).run([name for _, name in made], feeds)
+    return next((node for (node, _), value in zip(made, found, strict=True) if not np.isfinite(value).all()), None)

@@ -28,7 +28,7 @@ from export.comparison import TOLERANCES
 from export.half import LAYER_NORMS, MIN_OPSET, convert_to_half
 from export.model_file import OPSET, file_sha256, read_model, write_model
 from export.reference import Parent
-from export.rounding import with_rounding
+from export.rounding import first_overflow, with_rounding
 from export.runners import OnnxRunner
 from export.tiles import real_tiles
 
@@ -135,7 +135,17 @@ def check_rounding(half: onnx.ModelProto, parent: Parent, tiles: np.ndarray) -> 
         EmraError: ``export-check-failed``.
     """
     runner = OnnxRunner(with_rounding(half), parent.runner.manifest)
-    return verify.measure_runner(runner, parent, tiles, verify.ROUNDED)
+    try:
+        return verify.measure_runner(runner, parent, tiles, verify.ROUNDED)
+    except EmraError as error:
+        batch = next(parent.batches(tiles))
+        node = first_overflow(half, {"image": parent.feed(batch)})
+        if node is None:
+            cause, remedy = error.cause, "find the nodes at fault by keeping one operator after the other"
+        else:
+            cause = f"{error.cause}; node {node.name!r} ({node.op_type}) is the first to leave FP16's range"
+            remedy = f"keep it in FP32: --keep {node.name}"
+        raise EmraError(error.code, cause, f"Nothing was written; {remedy}, or use the FP32 file") from error
 
 
 def run_checks(path: Path, parent: Parent, tiles: np.ndarray) -> tuple[str, ...]:

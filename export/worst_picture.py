@@ -18,7 +18,7 @@ PANEL = 1024
 """Longest side of a panel in pixels; larger pictures are thinned out."""
 
 MARKS = ((213, 94, 0), (0, 114, 178), (204, 121, 167), (0, 158, 115))
-"""Colours to mark differences in, of Okabe and Ito's palette: each stands out from pale grey for every colour vision."""
+"""Colours to mark differences in, of Okabe and Ito's palette: each stands out from pale grey, for every eye."""
 
 Colour = tuple[int, int, int]
 _GAP = 12
