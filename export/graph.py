@@ -9,6 +9,7 @@ Whether the two agree is not argued but measured, by `export.verify`, for every 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from training.model import EMRAProxy
 from training.model.config import CELLS, PATCH
 from training.model.emra import enlarge
 from training.model.hra import NEIGHBOURS, border_bias
+from training.model.operator import attention_aggregation
 
 HEADS = ("classes", "logits", "confidence")
 """Outputs a deployed model may have, in the order in which they are written."""
@@ -117,19 +119,18 @@ class Deployed(nn.Module):
         gca = aggregation.result().reshape(-1, c, *self.grid)
         return model.fusion(hsmf, gca)
 
-    def block(self, block: nn.Module, x: Tensor, aggregation: Streamed | Explicit | None) -> Tensor:
-        """One transformer block, B x T x D -> B x T x D; its queries and keys are shown to the aggregation."""
+    def block(self, block: nn.Module, x: Tensor, aggregation: Streamed | Explicit | Plugin | None) -> Tensor:
+        """One transformer block, B x T x D -> B x T x D; its attention is shown to the aggregation."""
         attention = block.attn
         tokens, width = x.shape[1], x.shape[2]
         heads, head_width = attention.num_heads, attention.head_dim
-        q, k, v = (
-            part.reshape(-1, tokens, heads, head_width) for part in attention.qkv(block.norm1(x)).split(width, dim=-1)
-        )
+        packed = attention.qkv(block.norm1(x))
+        q, k, v = (part.reshape(-1, tokens, heads, head_width) for part in packed.split(width, dim=-1))
         q = q.transpose(1, 2) * attention.scale
         k = k.permute(0, 2, 3, 1)
         share = (q @ k).softmax(dim=-1)
         if aggregation is not None:
-            aggregation.see(q, k, share)
+            aggregation.see(Seen(packed, q, k, share))
         attended = (share @ v.transpose(1, 2)).transpose(1, 2).reshape(-1, tokens, width)
         x = x + block.ls1(attention.proj(attended))
         return x + block.ls2(block.mlp(block.norm2(x)))
@@ -152,6 +153,22 @@ class Deployed(nn.Module):
         return F.pixel_shuffle(cells, CELLS)
 
 
+class Seen(NamedTuple):
+    """What one block shows of its attention.
+
+    Attributes:
+        packed: As the qkv linear wrote it, B x T x 3D.
+        q: Queries times the scale, B x heads x T x d.
+        k: Keys, B x heads x d x T.
+        share: softmax(q k), B x heads x T x T.
+    """
+
+    packed: Tensor
+    q: Tensor
+    k: Tensor
+    share: Tensor
+
+
 class Streamed:
     """GCA in O(T) memory: class rows, then ordinary attention whose values are c2p^T."""
 
@@ -160,12 +177,12 @@ class Streamed:
         self.seen: list[tuple[Tensor, Tensor]] = []
         self.rows: Tensor | None = None
 
-    def see(self, q: Tensor, k: Tensor, share: Tensor) -> None:
-        """Scaled queries B x heads x T x d, keys B x heads x d x T, and their softmax, of one block."""
-        # Not cut out of ``share``: a second reader of it would keep TensorRT from fusing the block's attention.
-        rows = (q[:, :, : self.classes] @ k).softmax(dim=-1).mean(dim=1)
+    def see(self, block: Seen) -> None:
+        """One of the last P blocks, oldest first."""
+        # Not cut out of the block's ``share``: a second reader of it would keep TensorRT from fusing the attention.
+        rows = (block.q[:, :, : self.classes] @ block.k).softmax(dim=-1).mean(dim=1)
         self.rows = rows if self.rows is None else self.rows + rows
-        self.seen.append((q, k))
+        self.seen.append((block.q, block.k))
 
     def result(self) -> Tensor:
         """GCA, B x C x N."""
@@ -190,9 +207,9 @@ class Explicit:
         self.blocks = deployed.model.config.mca_blocks
         self.total: Tensor | None = None
 
-    def see(self, q: Tensor, k: Tensor, share: Tensor) -> None:
+    def see(self, block: Seen) -> None:
         """As `Streamed.see`."""
-        mean = share.mean(dim=1)
+        mean = block.share.mean(dim=1)
         self.total = mean if self.total is None else self.total + mean
 
     def result(self) -> Tensor:
@@ -203,4 +220,22 @@ class Explicit:
         return attention[:, :c, c:] @ attention[:, c:, c:].transpose(1, 2)
 
 
-AGGREGATION = {"streamed": Streamed, "explicit": Explicit}
+class Plugin:
+    """GCA by one operator over the packed qkv: a node that TensorRT has a plugin for; see `export.function_body`."""
+
+    def __init__(self, deployed: Deployed) -> None:
+        self.classes = deployed.model.config.num_classes
+        self.heads = deployed.model.backbone.num_heads
+        self.scale = deployed.model.backbone.scale
+        self.packed: list[Tensor] = []
+
+    def see(self, block: Seen) -> None:
+        """As `Streamed.see`."""
+        self.packed.append(block.packed)
+
+    def result(self) -> Tensor:
+        """GCA, B x C x N."""
+        return attention_aggregation(self.packed, self.heads, self.classes, self.scale)
+
+
+AGGREGATION = {"streamed": Streamed, "explicit": Explicit, "plugin": Plugin}

@@ -6,12 +6,15 @@ import contextlib
 import io
 import logging
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from export import function_body
 from export.graph import HALF_FROM_BYTES, Deployed
 from export.model_file import OPSET
 
@@ -44,11 +47,24 @@ def trace(deployed: Deployed, batch: int | None) -> onnx.ModelProto:
             dynamic_shapes=free,
             optimize=True,
             verbose=False,
+            custom_translation_table={torch.ops.emra.attention_aggregation.default: _aggregation_node},
         )
     assert program is not None
     model = program.model_proto
     trim(model)
+    if deployed.model.config.aggregation == "plugin":
+        function_body.mark_for_plugin(model)
+        function_body.add_body(model, deployed.model.backbone.blocks[0].attn.head_dim)
     return model
+
+
+def _aggregation_node(qkv: Sequence[Any], num_heads: int, num_class_tokens: int, scale: float) -> Any:
+    """What the tracer writes for the operator."""
+    from onnxscript.values import Op, Opset
+
+    domain = Opset(function_body.DOMAIN, function_body.DOMAIN_VERSION)
+    operator = Op(domain, function_body.OPERATOR, function_body.schema())
+    return operator(*qkv, num_heads=num_heads, num_class_tokens=num_class_tokens, scale=scale)
 
 
 def trim(model: onnx.ModelProto) -> None:

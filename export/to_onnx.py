@@ -25,8 +25,10 @@ from emra_deploy.golden import GoldenTile
 from emra_deploy.manifest import Manifest
 from export import tiles as pictures
 from export import verify
+from export.function_body import DOMAIN, OPERATOR, drop_body
 from export.graph import HEADS, Deployed, round_weights
 from export.onnx_file import store_halves, trace
+from export.reference import Reference
 from training.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
 from training.model.config import AGGREGATIONS
 
@@ -62,6 +64,7 @@ def to_onnx(
     size: tuple[int, int] | None = None,
     batch: int | None = None,
     aggregation: str | None = None,
+    function_body: bool = True,
     heads: Sequence[str] = ("classes",),
     input_kind: str = "uint8",
     weights: str = "float32",
@@ -77,7 +80,10 @@ def to_onnx(
         output: File to write, ``.onnx``.
         size: (height, width) of the input, multiples of 16; None keeps the checkpoint's.
         batch: The one batch size the file takes, None for any.
-        aggregation: ``"streamed"`` or ``"explicit"``; None keeps the checkpoint's.
+        aggregation: ``"streamed"``, ``"explicit"``, or ``"plugin"`` for one node that TensorRT has a plugin for; None
+            keeps the checkpoint's.
+        function_body: Whether that node carries its meaning in standard operators, for who has no plugin. Without it
+            nothing but TensorRT with the plugin reads the file; TensorRT before 10.7 takes the plugin only then.
         heads: Outputs, of ``"classes"``, ``"logits"``, ``"confidence"``.
         input_kind: ``"uint8"`` or ``"float"`` (normalised by the caller).
         weights: ``"float32"``, or ``"float16"`` for a file of half the size whose weights are rounded; it still
@@ -99,9 +105,15 @@ def to_onnx(
         model.set_image_size(*size)
     if aggregation is not None:
         model.set_aggregation(aggregation)
+    if not function_body and model.config.aggregation != "plugin":
+        raise EmraError(
+            "export-argument",
+            f"aggregation {model.config.aggregation!r} has no function body to leave out",
+            "Add --aggregation plugin",
+        )
     if weights == "float16":
         round_weights(model)
-    reference = verify.Reference(model, loaded.mean, loaded.std, input_kind, batch)
+    reference = Reference(model, loaded.mean, loaded.std, input_kind, batch)
     height, width = model.config.image_size
 
     image = pictures.golden_image(golden, height, width)
@@ -137,6 +149,8 @@ def to_onnx(
     with atomic_output(output, overwrite=overwrite) as part:
         write_model(loaded, manifest, weights, part)
         checks = run_checks(part, reference, tiles)
+        if not function_body:
+            checks = (*checks, leave_body_out(part))
         written = part.stat().st_size
     return Exported(output, manifest, checks, written)
 
@@ -151,7 +165,22 @@ def write_model(loaded: Checkpoint, manifest: Manifest, weights: str, path: Path
     onnx.save_model(model, path)
 
 
-def run_checks(path: Path, reference: verify.Reference, tiles: np.ndarray) -> tuple[str, ...]:
+def leave_body_out(path: Path) -> str:
+    """Take the operator's meaning out of a file that was checked with it, and check what is left.
+
+    Raises:
+        EmraError: ``export-check-failed``.
+    """
+    model = onnx.load(path)
+    drop_body(model)
+    onnx.save_model(model, path)
+    verify.check_structure(path)
+    return (
+        f"without the function body of {DOMAIN}::{OPERATOR}: for TensorRT with the plugin; checked with it"
+    )
+
+
+def run_checks(path: Path, reference: Reference, tiles: np.ndarray) -> tuple[str, ...]:
     """All checks of `export.verify`, cheapest first.
 
     Args:
@@ -253,6 +282,7 @@ def parser() -> argparse.ArgumentParser:
     add("--size", nargs=2, type=int, metavar=("H", "W"), help="input in pixels, multiples of 16 (the checkpoint's)")
     add("--batch", type=_batch, default=None, metavar="N|dynamic", help="fixed batch, or dynamic (dynamic)")
     add("--aggregation", choices=AGGREGATIONS, help="how class attention is computed (the checkpoint's)")
+    add("--no-function-body", action="store_true", help="with plugin: the file for TensorRT before 10.7, for it alone")
     add("--heads", default="classes", metavar="LIST", help="classes,logits,confidence or some of them (classes)")
     add("--input", choices=("uint8", "float"), default="uint8", help="uint8: BxHxWx3 RGB; float: normalised Bx3xHxW")
     add("--weights", choices=("float32", "float16"), default="float32", help="float16 halves the file (float32)")
@@ -273,6 +303,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             size=None if arguments.size is None else tuple(arguments.size),
             batch=arguments.batch,
             aggregation=arguments.aggregation,
+            function_body=not arguments.no_function_body,
             heads=[head.strip() for head in arguments.heads.split(",") if head.strip()],
             input_kind=arguments.input,
             weights=arguments.weights,
