@@ -49,9 +49,7 @@ def schema() -> OpSchema:
         type_constraints=[("T", ["tensor(float)", "tensor(float16)"], "all alike")],
         attributes=[
             OpSchema.Attribute("num_heads", OpSchema.AttrType.INT, "heads of each block", required=True),
-            OpSchema.Attribute(
-                "num_class_tokens", OpSchema.AttrType.INT, "C, the first tokens", required=True
-            ),
+            OpSchema.Attribute("num_class_tokens", OpSchema.AttrType.INT, "C, the first tokens", required=True),
             OpSchema.Attribute("scale", OpSchema.AttrType.FLOAT, "factor on Q K^T", required=True),
         ],
     )

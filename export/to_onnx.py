@@ -175,9 +175,7 @@ def leave_body_out(path: Path) -> str:
     drop_body(model)
     onnx.save_model(model, path)
     verify.check_structure(path)
-    return (
-        f"without the function body of {DOMAIN}::{OPERATOR}: for TensorRT with the plugin; checked with it"
-    )
+    return f"without the function body of {DOMAIN}::{OPERATOR}: for TensorRT with the plugin; checked with it"
 
 
 def run_checks(path: Path, reference: Reference, tiles: np.ndarray) -> tuple[str, ...]:
