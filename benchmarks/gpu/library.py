@@ -1,0 +1,187 @@
+"""The aggregation kernels as a shared library: built with nvcc, bound with ctypes, called with torch tensors."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emra_deploy.errors import EmraError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PROJECT = Path(__file__).resolve().parents[2]
+SOURCE = PROJECT / "plugin/attention_aggregation.cu"
+VERSION = 1
+"""EMRA_AGGREGATION_VERSION of the header that `_Shape` mirrors."""
+
+_FP32, _FP16 = 0, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One shape of the operator, by the names of ``plugin/attention_aggregation.h``."""
+
+    tokens: int
+    batch: int = 1
+    classes: int = 7
+    heads: int = 12
+    width: int = 64
+    blocks: int = 4
+    half: bool = True
+
+    @property
+    def scale(self) -> float:
+        """The usual factor on Q K^T."""
+        return self.width**-0.5
+
+    @property
+    def patches(self) -> int:
+        """N."""
+        return self.tokens - self.classes
+
+    @property
+    def exponentials(self) -> int:
+        """T * T per image, head and block: what any form of the operator must compute at least once."""
+        return self.batch * self.heads * self.blocks * self.tokens**2
+
+    def __str__(self) -> str:
+        kind = "fp16" if self.half else "fp32"
+        return f"{kind} T={self.tokens} B={self.batch} C={self.classes} {self.heads}x{self.width} P={self.blocks}"
+
+
+class _Shape(ctypes.Structure):
+    _fields_ = (
+        ("batch", ctypes.c_int32),
+        ("tokens", ctypes.c_int32),
+        ("num_class_tokens", ctypes.c_int32),
+        ("num_heads", ctypes.c_int32),
+        ("head_width", ctypes.c_int32),
+        ("num_blocks", ctypes.c_int32),
+        ("scale", ctypes.c_float),
+        ("type", ctypes.c_int32),
+    )
+
+
+def find_tool(name: str) -> str | None:
+    """A program of the CUDA toolkit, on the PATH or where toolkits are installed."""
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    places = [os.environ.get("PATH", ""), f"{home}/bin", f"{home}/compute-sanitizer"]
+    return shutil.which(name, path=os.pathsep.join(places))
+
+
+def nvcc_command(sources: Sequence[Path], target: Path, capability: tuple[int, int], *options: str) -> list[str]:
+    """The command that compiles CUDA sources for one GPU.
+
+    Raises:
+        EmraError: There is no nvcc.
+    """
+    nvcc = find_tool("nvcc")
+    if nvcc is None:
+        raise EmraError("nvcc-missing", "nvcc was not found", "Install the CUDA toolkit, or set CUDA_HOME")
+    architecture = f"-arch=sm_{capability[0]}{capability[1]}"
+    return [nvcc, "-std=c++17", "-O3", architecture, *options, "-o", str(target), *map(str, sources)]
+
+
+def compile_cuda(sources: Sequence[Path], target: Path, capability: tuple[int, int], *options: str) -> Path:
+    """Compile CUDA sources; ``target`` is what was made.
+
+    Raises:
+        EmraError: There is no nvcc, or it fails; its message is in the cause.
+    """
+    done = subprocess.run(nvcc_command(sources, target, capability, *options), capture_output=True, text=True)
+    if done.returncode:
+        message = " ".join((done.stdout + done.stderr).split())[-800:]
+        raise EmraError("nvcc-failed", f"nvcc failed: {message}", "Mend the source or the toolkit", sources[0])
+    return target
+
+
+SHARED_LIBRARY = ("--shared", "-Xcompiler", "-fPIC")
+
+
+class Aggregation:
+    """The library, ready to be called."""
+
+    def __init__(self, path: Path) -> None:
+        self._library = ctypes.CDLL(str(path))
+        self._library.emra_aggregation_check.restype = ctypes.c_char_p
+        self._library.emra_aggregation_workspace.restype = ctypes.c_size_t
+        self._library.emra_aggregation_launch.argtypes = [
+            ctypes.POINTER(_Shape),
+            ctypes.POINTER(ctypes.c_void_p),
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+        ]
+        version = self._library.emra_aggregation_version()
+        if version != VERSION:
+            raise EmraError(
+                "library-version", f"The library has version {version}, expected {VERSION}", "Rebuild it", path
+            )
+
+    @staticmethod
+    def _shape(problem: Problem) -> _Shape:
+        return _Shape(
+            problem.batch,
+            problem.tokens,
+            problem.classes,
+            problem.heads,
+            problem.width,
+            problem.blocks,
+            problem.scale,
+            _FP16 if problem.half else _FP32,
+        )
+
+    def workspace_bytes(self, problem: Problem) -> int:
+        """Device memory that a call needs.
+
+        Raises:
+            EmraError: The kernels do not support the shape.
+        """
+        shape = self._shape(problem)
+        expected = self._library.emra_aggregation_check(ctypes.byref(shape))
+        if expected is not None:
+            raise EmraError("shape-unsupported", f"{problem}: {expected.decode()}", "Choose another shape")
+        return int(self._library.emra_aggregation_workspace(ctypes.byref(shape)))
+
+    def launch(
+        self, problem: Problem, qkv: Sequence[Tensor], gca: Tensor, workspace: Tensor, stream: int | None = None
+    ) -> None:
+        """Enqueue the kernels.
+
+        Args:
+            problem: The shape.
+            qkv: P CUDA tensors, B x T x 3 * heads * width, contiguous, 16-byte aligned.
+            gca: CUDA tensor, B x C x N, FP32, contiguous; overwritten.
+            workspace: CUDA tensor of at least `workspace_bytes` bytes.
+            stream: CUDA stream as a number; torch's current one where it is None.
+
+        Raises:
+            RuntimeError: The launch returned an error.
+        """
+        if stream is None:
+            import torch
+
+            stream = torch.cuda.current_stream().cuda_stream
+        shape = self._shape(problem)
+        pointers = (ctypes.c_void_p * len(qkv))(*(x.data_ptr() for x in qkv))
+        error = self._library.emra_aggregation_launch(
+            ctypes.byref(shape), pointers, gca.data_ptr(), workspace.data_ptr(), stream
+        )
+        if error:
+            raise RuntimeError(f"{problem}: the launch returned CUDA error {error}")
+
+    def __call__(self, problem: Problem, qkv: Sequence[Tensor]) -> Tensor:
+        """GCA, B x C x N, in newly allocated memory."""
+        import torch
+
+        gca = torch.empty(problem.batch, problem.classes, problem.patches, device=qkv[0].device)
+        workspace = torch.empty(self.workspace_bytes(problem), dtype=torch.uint8, device=qkv[0].device)
+        self.launch(problem, qkv, gca, workspace)
+        return gca
