@@ -33,8 +33,8 @@ def add_candidates(parser: argparse.ArgumentParser) -> None:
         "--backend",
         default="auto",
         metavar="NAMES",
-        help=f"comma-separated: auto, all, {', '.join(BACKENDS)}; a colon adds a precision or graph, "
-        "as in openvino:bf16, torch:bf16, torch-compile:graph (auto)",
+        help=f"comma-separated: auto, all, {', '.join(BACKENDS)}; a colon adds an option, "
+        "as in openvino:bf16, torch:bf16, torch-compile:graph, onnxruntime:cuda (auto)",
     )
     add("--peer", default="", metavar="NAMES", help=f"comma-separated: {', '.join(PEERS)}")
     add("--batch", default="1", metavar="N,N", help="pictures at once (1)")

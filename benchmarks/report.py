@@ -2,7 +2,8 @@
 
 python benchmarks/report.py benchmarks/results/*.json --html report.html --markdown report.md
 
-Takes what latency.py, memory.py, roofline.py, accuracy.py and runtime.py wrote with --json. The page fetches nothing.
+Takes what latency.py, memory.py, roofline.py, accuracy.py, runtime.py and gpu_suite.py wrote with --json. The page
+fetches nothing.
 """
 
 from __future__ import annotations
@@ -81,10 +82,12 @@ def _kind(content: Mapping[str, Any], path: Path) -> str:
         return "accuracy"
     if "model" in content and {"import", "cold", "overhead", "raster"} & set(content):
         return "runtime"
+    if {"device", "seed", "rows"} <= set(content):
+        return "gpu"
     raise EmraError(
         "result-file",
         "This is no result that a report can hold",
-        "Give files that latency.py, memory.py, roofline.py, accuracy.py or runtime.py wrote with --json",
+        "Give files that latency.py, memory.py, roofline.py, accuracy.py, runtime.py or gpu_suite.py wrote",
         path,
     )
 

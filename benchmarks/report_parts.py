@@ -16,7 +16,7 @@ class Source:
 
     Attributes:
         name: Of the file.
-        kind: Of `benchmarks.results_file.KINDS`, or ``"accuracy"`` or ``"runtime"``.
+        kind: Of `benchmarks.results_file.KINDS`, or ``"accuracy"``, ``"runtime"`` or ``"gpu"``.
         content: All of it.
     """
 
@@ -97,6 +97,7 @@ def make_parts(sources: Sequence[Source]) -> list[Part]:
         _accuracy(of("accuracy"), of("latency"), charts),
         _memory(of("memory"), charts),
         _roofline(of("roofline"), charts),
+        _gpu(of("gpu")),
         _runtime(of("runtime")),
         _models(benchmarks),
         _machines(benchmarks),
@@ -346,6 +347,22 @@ def _runtime(sources: Sequence[Source]) -> Part | None:
     if not rows:
         return None
     return Part("runtime", "Around the model", tables=[Table("", ("what", "measured", "file"), rows)])
+
+
+def _gpu(sources: Sequence[Source]) -> Part | None:
+    if not sources:
+        return None
+    part = Part("gpu", "On a GPU")
+    for source in sources:
+        rows = []
+        for row in source.content["rows"]:
+            value, goal = row.get("value"), row.get("goal")
+            shown = "-" if value is None else f"{_words(value)} {row.get('unit', '')}".strip()
+            rows.append([str(row["name"]), str(row["section"]), shown, _words(goal or "-"), str(row.get("note") or "")])
+        name = source.content["device"].get("name", "?")
+        title = f"{name}, {source.name}, seed {source.content['seed']}"
+        part.tables.append(Table(title, ("what", "section", "measured", "goal", "note"), rows))
+    return part
 
 
 def _models(sources: Sequence[Source]) -> Part | None:

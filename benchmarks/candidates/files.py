@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from benchmarks.candidates import profiles
-from benchmarks.candidates.runner import Batch, Layer
+from benchmarks.candidates.runner import Batch, Layer, Runner
 from benchmarks.candidates.spec import Spec
 from emra_deploy.backends import Backend
 from emra_deploy.classes import ClassSet
@@ -154,7 +154,7 @@ class TimedCuda:
         return {"upload": self._upload, "compute": total - self._upload - self._download, "download": self._download}
 
 
-def open_file(spec: Spec, check: bool = True) -> FileRunner:
+def open_file(spec: Spec, check: bool = True) -> Runner:
     """Load a file and, unless told otherwise, run its self-test.
 
     Raises:
@@ -162,6 +162,10 @@ def open_file(spec: Spec, check: bool = True) -> FileRunner:
     """
     assert spec.path is not None
     backend: Any
+    if spec.backend == "onnxruntime" and spec.option == "cuda":
+        from benchmarks.candidates.ort_device import open_on_device
+
+        return open_on_device(spec, check)
     if spec.backend == "onnxruntime":
         from emra_deploy.backends.ort import OnnxRuntimeBackend
 

@@ -22,13 +22,13 @@ KINDS = {
 
 BACKENDS = tuple(dict.fromkeys(name for names in KINDS.values() for name in names))
 OPTIONS = {
-    "onnxruntime": (),
+    "onnxruntime": ("cuda",),
     "openvino": ("f32", "bf16", "f16"),
     "tensorrt": ("graph",),
     "torch": ("bf16", "fp16"),
     "torch-compile": ("bf16", "fp16", "graph"),
 }
-"""What may follow a backend's name and a colon: its precision, or CUDA graphs."""
+"""What may follow a backend's name and a colon: its precision, its device, or CUDA graphs."""
 
 PEERS = {
     "smp-segformer-b2": "segmentation_models_pytorch's SegFormer with the MiT-B2 encoder",

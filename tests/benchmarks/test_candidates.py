@@ -12,6 +12,7 @@ import pytest
 
 from benchmarks.candidates.files import EngineRunner, FileRunner, TimedCuda, open_file
 from benchmarks.candidates.open import describe_manifest, open_runner
+from benchmarks.candidates.ort_device import open_on_device
 from benchmarks.candidates.pictures import write_pictures
 from benchmarks.candidates.profiles import parse_onnxruntime
 from benchmarks.candidates.runner import Layer, Pipeline, describe_profile
@@ -152,6 +153,27 @@ def test_a_fast_wrong_answer_is_no_benchmark(tmp_path: Path) -> None:
         open_file(spec_of(path))
     assert caught.value.code == "self-test-failed"
     assert open_file(spec_of(path), check=False).size == (32, 32)
+
+
+def test_onnxruntime_on_a_device_answers_like_the_processor(model: Path) -> None:
+    """The code for a GPU, on the processor: there is none here."""
+    runner = open_on_device(spec_of(model, option="cuda"), check=True, device="cpu")
+    picture = scene(64, 64)
+    labels, stages = runner.run(picture[None])
+    np.testing.assert_array_equal(labels[0], nearest_colour(picture))
+    assert set(stages) == {"upload", "compute", "download"}
+    assert all(seconds >= 0 for seconds in stages.values())
+    runner.close()
+
+
+def test_onnxruntime_without_a_gpu_is_no_figure_of_one(model: Path) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    with pytest.raises(EmraError) as caught:
+        open_runner(spec_of(model, option="cuda"))
+    assert caught.value.code == "backend-option"
 
 
 def test_a_backend_that_is_not_installed_is_told(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

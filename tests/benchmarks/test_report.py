@@ -69,6 +69,13 @@ def accuracy_result() -> dict[str, Any]:
     }
 
 
+def gpu_result() -> dict[str, Any]:
+    from benchmarks.gpu.rows import Goal, Row
+
+    rows = [Row("speed", "aggregation", 1.5, "ms", Goal("<=", 2.0)), Row("speed", "blocks", None, note="no room")]
+    return {"device": {"name": "NVIDIA H100"}, "seed": 7, "seconds": 60, "rows": [row.to_dict() for row in rows]}
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """One file of each kind; the latency has names that HTML and Markdown could stumble over."""
@@ -86,6 +93,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         "memory.json": memory(200 * 2**20),
         "roofline.json": roofline_result(),
         "accuracy.json": accuracy_result(),
+        "gpu.json": gpu_result(),
     }
     for name, content in written.items():
         (folder / name).write_text(json.dumps(content))
@@ -160,6 +168,8 @@ def test_the_page_says_everything(page: Path) -> None:
         "python benchmarks/gpu_suite.py",
         "python benchmarks/latency.py emra.onnx --json a.json",
         "GFLOP/s",
+        "NVIDIA H100",
+        "no room",
         "1.31.1",
     ):
         assert words in text, words

@@ -1,0 +1,129 @@
+"""ONNX Runtime with its tensors on a device: the peer that a GPU's user has at hand without building an engine."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+from benchmarks.candidates.runner import Batch, Layer
+from benchmarks.candidates.spec import Spec
+from emra_deploy.backends.contract import feed
+from emra_deploy.classes import ClassSet
+from emra_deploy.errors import EmraError
+from emra_deploy.manifest import Manifest
+
+_PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
+
+
+class OrtDeviceRunner:
+    """An ONNX file by ONNX Runtime's I/O binding, copies timed apart from computing.
+
+    Args:
+        spec: What is asked for.
+        manifest: What the file says about itself.
+        device: ``"cuda"``; ``"cpu"`` runs the same code where there is no GPU, for tests.
+
+    Raises:
+        EmraError: ``backend-option`` where this ONNX Runtime has no such device, ``model-run`` for a file whose labels
+            it does not give.
+    """
+
+    cuda_graph: bool | None = False
+
+    def __init__(self, spec: Spec, manifest: Manifest, device: str = "cuda") -> None:
+        import onnxruntime
+
+        provider = _PROVIDERS[device]
+        if provider not in onnxruntime.get_available_providers():
+            raise EmraError(
+                "backend-option",
+                f"This ONNX Runtime has no {provider}; it has {', '.join(onnxruntime.get_available_providers())}",
+                "Install onnxruntime-gpu in place of onnxruntime, on a machine with a CUDA device",
+                spec.path,
+            )
+        if "classes" not in manifest.heads:
+            raise EmraError("model-run", "The model gives no labels", "Export it with the head classes", spec.path)
+        assert spec.path is not None
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        # Without fallback: a figure of the processor must not pass for one of the GPU.
+        self._session = onnxruntime.InferenceSession(
+            os.fspath(spec.path), options, providers=[provider], enable_fallback=0
+        )
+        self._library, self._device, self.manifest = onnxruntime, device, manifest
+        _, height, width = manifest.input_shape
+        self.size = (height, width)
+        self.precision = manifest.precision
+
+    @property
+    def classes(self) -> ClassSet:
+        """What the labels mean."""
+        return self.manifest.classes
+
+    def run(self, batch: Batch) -> tuple[Batch, dict[str, float]]:
+        """See `Runner.run`."""
+        image = feed(batch, self.manifest)
+        binding = self._session.io_binding()
+        begin = time.perf_counter()
+        value = self._library.OrtValue.ortvalue_from_numpy(image, self._device, 0)
+        binding.bind_ortvalue_input("image", value)
+        binding.bind_output("classes", self._device, 0)
+        binding.synchronize_inputs()
+        uploaded = time.perf_counter()
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        computed = time.perf_counter()
+        labels = binding.get_outputs()[0].numpy()
+        end = time.perf_counter()
+        return labels, {"upload": uploaded - begin, "compute": computed - uploaded, "download": end - computed}
+
+    def describe(self) -> dict[str, str]:
+        """Library, version and device."""
+        return {"backend": "onnxruntime", "version": self._library.__version__, "device": self._device}
+
+    def profile(self, batch: Batch, runs: int) -> list[Layer] | None:
+        """Not offered: its profiler counts kernels when they are started, not while they run."""
+        return None
+
+    def close(self) -> None:
+        """Free the model."""
+        del self._session
+
+
+def open_on_device(spec: Spec, check: bool, device: str = "cuda") -> Any:
+    """Load a file for a device, after the processor's backend has checked it.
+
+    Raises:
+        EmraError: Those of the processor's backend, and of `OrtDeviceRunner`.
+    """
+    from emra_deploy.backends.ort import OnnxRuntimeBackend
+    from emra_deploy.selftest import self_test
+
+    assert spec.path is not None
+    checked = OnnxRuntimeBackend(spec.path, threads=spec.threads)
+    manifest = checked.manifest
+    checked.close()
+    runner = OrtDeviceRunner(spec, manifest, device)
+    if check:
+        self_test(_AsBackend(runner), manifest)
+    return runner
+
+
+class _AsBackend:
+    """A runner where the runtime wants a backend."""
+
+    name = "onnxruntime"
+
+    def __init__(self, runner: OrtDeviceRunner) -> None:
+        self._runner = runner
+        self.input_shape = runner.manifest.input_shape
+
+    def describe(self) -> dict[str, str]:
+        return self._runner.describe()
+
+    def run(self, batch: Batch) -> dict[str, Any]:
+        return {"classes": self._runner.run(batch)[0]}
+
+    def close(self) -> None:
+        self._runner.close()
