@@ -27,6 +27,9 @@ HELP = "Segment a video file, a camera or a network stream."
 COUNTERS_EVERY = 5.0
 """Seconds from one line of counters to the next."""
 
+_MOMENT = 0.05
+"""Seconds to wait for the other thread that prints."""
+
 LAST_RESORT = 1.95
 """Seconds after a signal at which the process is ended, whatever it is doing."""
 
@@ -81,20 +84,22 @@ def run(options: Namespace) -> int:
     output = None
     if options.overlay is not None:
         output = open_output(options.overlay, overwrite=options.overwrite, inputs=_inputs(options.source))
-    with Segmenter.open(
-        options.model, options.backend, threads=options.threads, batch_size=options.batch, halo=options.halo
-    ) as segmenter:
-        with segmenter.stream(options.source, chosen) as stream:
-            reporter = _Reporter(stream, as_json=options.json)
-            service = StreamService(
-                stream, output, opacity=options.opacity, on_result=reporter.result, limit=options.frames
-            )
-            with _signals(service):
-                outcome = service.run(reporter.tick)
-            reporter.tick()
-        reporter.end(outcome, options.overlay)
-        if outcome.hung:
-            _leave(outcome)
+    with (
+        Segmenter.open(
+            options.model, options.backend, threads=options.threads, batch_size=options.batch, halo=options.halo
+        ) as segmenter,
+        segmenter.stream(options.source, chosen) as stream,
+    ):
+        reporter = _Reporter(stream, as_json=options.json)
+        service = StreamService(
+            stream, output, opacity=options.opacity, on_result=reporter.result, limit=options.frames
+        )
+        with _signals(service):
+            outcome = service.run(reporter.tick)
+            if outcome.error is None or isinstance(outcome.error, EmraError):
+                reporter.end(outcome, options.overlay)
+            if outcome.hung:
+                _leave(outcome)
     if outcome.error is not None:
         raise outcome.error
     return 0
@@ -158,6 +163,7 @@ def _signals(service: StreamService) -> Iterator[None]:
     try:
         yield
     finally:
+        faulthandler.cancel_dump_traceback_later()
         for number, handler in before.items():
             signal.signal(number, handler)
 
@@ -168,9 +174,8 @@ def _leave(outcome: Outcome) -> None:
     if outcome.error is not None:
         status = 2 if isinstance(outcome.error, EmraError) else 1
         print(f"emra: {outcome.error}", file=sys.stderr)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()
+    # Every line on stdout was flushed when it was printed; one that blocks there would block here as well.
+    sys.stderr.flush()
     os._exit(status)
 
 
@@ -190,10 +195,16 @@ class _Reporter:
     def result(self, result: StreamResult) -> None:
         """Report a frame."""
         if self._json:
-            self._line({"event": "frame", **result.to_dict()})
+            with self._lock:
+                self._line({"event": "frame", **result.to_dict()})
 
     def tick(self) -> None:
         """Report changes of state, and the counters when it is time."""
+        with self._may_print() as may:
+            if may:
+                self._report()
+
+    def _report(self) -> None:
         for change in self._stream.changes(self._seen):
             self._seen = change.number + 1
             if self._json:
@@ -207,6 +218,12 @@ class _Reporter:
 
     def end(self, outcome: Outcome, overlay: str | None) -> None:
         """Report how it went."""
+        with self._may_print() as may:
+            if may:
+                self._report()
+                self._summary(outcome, overlay)
+
+    def _summary(self, outcome: Outcome, overlay: str | None) -> None:
         from emra_deploy.stream.address import redact
 
         shown = None if overlay is None or not outcome.written else redact(overlay)
@@ -216,12 +233,21 @@ class _Reporter:
             return
         counts = ", ".join(f"{status[name]} {name}" for name in ("received", "delivered", "skipped", "dropped"))
         troubles = ("expired", "left", "damaged", "bad_packets", "stalls", "resizes", "hung")
-        rest = "".join(f", {status[name]} {name}" for name in troubles if status[name])
+        rest = "".join(f", {status[name]} {name.replace('_', ' ')}" for name in troubles if status[name])
         print(f"frames   {counts}{rest}")
         print(f"source   {status['connections']} connections of {status['attempts']} tries, {status['uptime']:.1f} s")
         if shown is not None:
             print(f"overlay  {shown}  ({outcome.written} frames)")
 
+    @contextlib.contextmanager
+    def _may_print(self) -> Iterator[bool]:
+        """Whether the main thread may print: not while the other one is stuck in a pipe that nobody reads."""
+        may = self._lock.acquire(timeout=_MOMENT)
+        try:
+            yield may
+        finally:
+            if may:
+                self._lock.release()
+
     def _line(self, content: dict[str, Any]) -> None:
-        with self._lock:
-            print(json.dumps(content), flush=True)
+        print(json.dumps(content), flush=True)

@@ -91,8 +91,13 @@ class StreamService:
         worker.start()
         while worker.is_alive() and not self._overdue():
             worker.join(TICK)
-            if on_tick is not None:
-                on_tick()
+            try:
+                if on_tick is not None:
+                    on_tick()
+            # Nobody hears the reports any more; the output shall be whole all the same.
+            except BaseException as error:
+                self._error, on_tick = error, None
+                self.stop()
         hung = worker.is_alive()
         closed = self._close_for(worker) if hung else True
         hung = hung or self._stream.hanging > 0

@@ -67,6 +67,8 @@ class VideoSource:
         except (self._av.FFmpegError, OSError, ValueError, UnicodeError) as error:
             raise translate(error, address, opening=True, with_options=bool(options.input_options)) from error
         try:
+            if options.live is None:
+                self._check_live()
             self._video = self._choose_stream()
         except BaseException:
             self.close()
@@ -91,6 +93,17 @@ class VideoSource:
     def close(self) -> None:
         """Close the connection."""
         self._container.close()
+
+    def _check_live(self) -> None:
+        """Refuse a recording on a web server, which would be skimmed, and then skimmed again and again."""
+        duration = self._container.duration
+        if self._address.target.startswith(("http:", "https:")) and duration:
+            raise EmraError(
+                "stream-recorded",
+                f"a recording of {duration / self._av.time_base:.1f} s, not a live picture",
+                "Read it in order: --in-order, or StreamOptions(live=False)",
+                self._address.shown,
+            )
 
     def _choose_stream(self) -> Any:
         videos = [

@@ -66,6 +66,10 @@ def translate(
         return EmraError(
             "camera-refused", "you may not use this camera", "Add yourself to the group video", address.target
         )
+    if address.kind is Kind.CAMERA and opening and code in (errno.ENOTTY, errno.ENXIO, errno.ENODEV):
+        return EmraError(
+            "camera-missing", f"not a camera ({reason})", "List cameras with: ls /dev/video*", address.target
+        )
     if address.kind is Kind.CAMERA and opening and code == errno.EINVAL:
         return EmraError(
             "camera-mode", "the camera does not have this size or format", "Correct the input options", address.target

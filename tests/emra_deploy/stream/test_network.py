@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
 import logging
 import signal
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,7 +26,7 @@ from tests.emra_deploy.stream.senders import (
     transport_stream,
     udp_sender,
 )
-from tests.emra_deploy.stream.videos import number_of
+from tests.emra_deploy.stream.videos import number_of, save_video
 
 pytest.importorskip("av")
 
@@ -197,6 +199,28 @@ def test_tcp_can_be_read_as_a_recording_every_frame_in_order(tmp_path: Path) -> 
     threading.Thread(target=serve, daemon=True).start()
     with listener, Stream(f"tcp://127.0.0.1:{listener.getsockname()[1]}", label_all, StreamOptions(live=False)) as it:
         assert [number_of(result.image) for result in it] == list(range(50))
+
+
+def test_a_recording_on_a_web_server_is_read_in_order_or_not_at_all(tmp_path: Path) -> None:
+    save_video(tmp_path / "a.mp4", 20, container_options={"movflags": "faststart"})
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{web.server_port}/a.mp4"
+        with Stream(url, label_all) as stream, pytest.raises(EmraError, match=r"recording of 2\.0 s") as caught:
+            next(stream)
+        with Stream(url, label_all, StreamOptions(live=False)) as stream:
+            got = [number_of(result.image) for result in stream]
+        web.shutdown()
+    assert caught.value.code == "stream-recorded"
+    assert got == list(range(20))
+
+
+@pytest.mark.parametrize("device", ["/dev/null", "/dev/zero"])
+def test_a_device_that_is_no_camera_is_refused(device: str) -> None:
+    with Stream(device, label_all) as stream, pytest.raises(EmraError, match="not a camera") as caught:
+        next(stream)
+    assert caught.value.code == "camera-missing"
 
 
 @pytest.fixture

@@ -122,6 +122,18 @@ def test_an_output_that_the_user_closed_ends_the_stream() -> None:
     assert outcome.status.counters.delivered == 3
 
 
+def test_reports_that_nobody_hears_end_it_with_a_whole_file(tmp_path: Path) -> None:
+    def tick() -> None:
+        raise BrokenPipeError
+
+    script = Script()
+    script.push(7)
+    running = StreamService(Stream(script.opener, label_all), Mp4Output(tmp_path / "a.mp4"), opacity=0.0)
+    outcome = running.run(tick)
+    assert isinstance(outcome.error, BrokenPipeError)
+    assert frames(tmp_path / "a.mp4") == [7]
+
+
 def test_a_large_frame_is_given_up_between_two_tiles(tmp_path: Path) -> None:
     script = Script()
 
