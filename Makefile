@@ -47,9 +47,11 @@ lint: $(TEST_ENV)/.stamp
 	$(TEST_ENV)/bin/mypy
 
 # One architecture builds fastest: make plugin PLUGIN_OPTIONS=-DCMAKE_CUDA_ARCHITECTURES=87
+# Where TensorRT is not installed, its headers come from the package kernel-lens: of `make test`, or of your Python.
 PLUGIN_OPTIONS ?=
+PLUGIN_PYTHON = $(firstword $(wildcard $(CURDIR)/$(TEST_ENV)/bin/python) $(shell command -v $(PYTHON)))
 plugin:
-	cmake -B build/native $(PLUGIN_OPTIONS)
+	cmake -B build/native -DPython3_EXECUTABLE=$(PLUGIN_PYTHON) $(PLUGIN_OPTIONS)
 	cmake --build build/native --parallel
 	cmake --install build/native --prefix build/plugin
 	@echo "The plugin: $(CURDIR)/build/plugin"
@@ -64,7 +66,7 @@ build/cudart-aarch64/libcudart_static.a:
 
 plugin-aarch64: build/cudart-aarch64/libcudart_static.a
 	cmake -B build/native-aarch64 --toolchain cmake/aarch64-linux-gnu.cmake -DEMRA_CUDART_STATIC=$(CURDIR)/$< \
-	  $(or $(PLUGIN_OPTIONS),-DCMAKE_CUDA_ARCHITECTURES=87)
+	  -DPython3_EXECUTABLE=$(PLUGIN_PYTHON) $(or $(PLUGIN_OPTIONS),-DCMAKE_CUDA_ARCHITECTURES=87)
 	cmake --build build/native-aarch64 --parallel
 	cmake --install build/native-aarch64 --prefix build/aarch64
 	@echo "The plugin: $(CURDIR)/build/aarch64"

@@ -8,6 +8,16 @@
 #include "logging.h"
 
 #define EMRA_EXPORT __attribute__((visibility("default")))
+#define EMRA_STRING_OF(value) #value
+#define EMRA_STRING(value) EMRA_STRING_OF(value)
+
+namespace {
+
+// The library is linked with no libnvinfer that would say which major version it was built for. This does, to whoever
+// looks into the file before loading it (emra_deploy/engine/plugins.py).
+[[gnu::used]] const char kBuiltFor[] = "built for libnvinfer.so." EMRA_STRING(NV_TENSORRT_MAJOR);
+
+}  // namespace
 
 extern "C" {
 

@@ -5,6 +5,7 @@ The kernels are compiled for one architecture. What needs a GPU is elsewhere: he
 
 import ctypes
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -166,6 +167,13 @@ def test_the_plugin_travels_alone(installed: Installed) -> None:
     system = ("libstdc++.so", "libm.so", "libgcc_s.so", "libc.so", "libdl.so", "librt.so", "libpthread.so", "ld-linux")
     for library in ("libemra_plugins.so", "libemra_kernels.so"):
         assert {name for name in needed(installed.libraries / library) if not name.startswith(system)} == set()
+
+
+def test_the_plugin_says_which_tensorrt_it_is_for(installed: Installed) -> None:
+    """emra_deploy.engine.plugins looks for it before it loads a library."""
+    major = installed.said.split("-- TensorRT ")[1].split(".")[0]
+    linked = re.findall(rb"libnvinfer\.so\.(\d+)", (installed.libraries / "libemra_plugins.so").read_bytes())
+    assert linked == [major.encode()]
 
 
 @pytest.mark.parametrize("name", case_names("creator_cases.cpp", "build_cases.cpp", "registration_cases.cpp"))

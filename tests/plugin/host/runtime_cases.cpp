@@ -175,6 +175,7 @@ CASE(inputs_that_differ_are_refused_at_run_time) {
   Layer layer(library, 3, dims({1, 70, kWidth}), DataType::kFLOAT);
   layer.inputs_[2].dims.d[1] = 71;
   EXPECT(layer.reshape() != 0);
+  EXPECT(layer.enqueue() != 0);
   layer.inputs_[2] = layer.inputs_[0];
   layer.inputs_[1].type = DataType::kHALF;
   EXPECT(layer.reshape() != 0);
