@@ -27,7 +27,7 @@ from emra_deploy.windows import Window
 from export.comparison import TOLERANCES, Comparison, Tolerance, compare
 from export.model_file import file_sha256
 from export.runners import Runner, open_pair
-from export.tiles import SUFFIXES
+from export.tiles import images_below
 from export.worst_picture import draw_difference
 from training.data import KINDS, open_dataset
 
@@ -189,7 +189,7 @@ def find_pictures(model: Runner, data: str | Path | None, kind: str, split: str)
     except EmraError as error:
         if error.code != "dataset-unrecognised":
             raise
-        paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        paths = images_below(root)
         if not paths:
             raise
         plain = tuple(Picture(str(path.relative_to(root)), path=path) for path in paths)

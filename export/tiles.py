@@ -62,11 +62,16 @@ def real_tiles(folder: str | Path | None, height: int, width: int) -> np.ndarray
     if folder is None:
         return np.empty((0, height, width, 3), np.uint8)
     folder = Path(folder)
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = images_below(folder)
     if not found:
         raise EmraError("check-data", "no JPEG, PNG or TIFF images here", "Give a folder with images", folder)
     chosen = found[:: -(-len(found) // MAX_REAL_TILES)]
     return np.stack([middle(read_image(path), height, width) for path in chosen])
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The images of a folder and those below it, in the order of their names."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
 def random_tiles(count: int, height: int, width: int) -> np.ndarray:
