@@ -128,7 +128,8 @@ def build_engine(
     lines.append(f"{library.title}: a strongly typed network of {built.layers} layers, {len(built.plan) / 1e6:.1f} MB")
     tried = _try_out(built, source, library, cuda)
     precision = _read_precision(built, tried, source, library)
-    lines += [_precision_line(precision), _self_test_line(tried.self_test)]
+    activations = tried.activations or built.messages.sizes.get("activations")
+    lines += [_memory_line(built, activations, forecast), _precision_line(precision), _self_test_line(tried.self_test)]
 
     command = trtexec_command(
         source.path,
@@ -152,7 +153,7 @@ def build_engine(
         precision=precision,
         memory=MemoryNeed(
             built.messages.sizes.get("weights", forecast.graph.weights),
-            tried.activations or built.messages.sizes.get("activations"),
+            activations,
             forecast.graph.io,
         ),
         self_test=tried.self_test,
@@ -245,6 +246,18 @@ def _read_precision(built: Built, tried: _Tried, source: Source, library: Flavou
             check_realised(found, library.title)
             return Precision(source.manifest.precision, found.counts, name)
     return Precision(source.manifest.precision, {}, "not readable")
+
+
+def _memory_line(built: Built, activations: int | None, forecast: Forecast) -> str:
+    """What the engine takes by its own account, against the forecast."""
+    if activations is None:
+        return "memory of the engine: it does not say"
+    weights = built.messages.sizes.get("weights")
+    known = "" if weights is None else f"weights {weights / 1e6:.1f} MB, "
+    return (
+        f"memory of the engine: {known}activations and scratch {activations / 1e6:.1f} MB;"
+        f" forecast {forecast.activations / 1e6:.1f} MB ({forecast.activations / activations - 1:+.0%})"
+    )
 
 
 def _precision_line(precision: Precision) -> str:

@@ -6,13 +6,13 @@ import hashlib
 import json
 import resource
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from emra_deploy.engine.flavour import load_flavour
@@ -285,6 +285,23 @@ def test_a_disk_that_fills_up_leaves_the_old_engine(tmp_path: Path) -> None:
     assert (tmp_path / "m.engine").read_text() == (tmp_path / "m.engine.json").read_text() == "old"
 
 
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    """A real file system of 300 KiB, in a name space of its own."""
+    build_model(tmp_path / "m.onnx")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    inside = ["unshare", "--user", "--map-root-user", "--mount", "bash", "-c"]
+    mount = f"mount -t tmpfs -o size=300k none {shlex.quote(str(disk))}"
+    if shutil.which("unshare") is None or subprocess.run([*inside, mount], capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    build = shlex.join(command(tmp_path / "m.onnx", "--output", disk / "m.engine"))
+    line = f"{mount} && {build}; echo status $?; ls -A {shlex.quote(str(disk))}"
+    done = subprocess.run([*inside, line], capture_output=True, text=True, check=False, timeout=300)
+    assert done.stdout == "status 2\n", done.stderr
+    assert "No space left on device" in done.stderr
+    assert "[output-write]" in done.stderr
+
+
 def test_a_disk_that_is_too_small_is_told_before_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 
@@ -329,10 +346,10 @@ def test_the_forecast_of_the_shipped_model_is_what_the_builder_says(tmp_path: Pa
     from emra_deploy.engine.graph_memory import measure_graph
 
     engine = build_engine(shipped_model(), tmp_path / "m.engine", flavour="rtx", max_batch=2)
-    graph = measure_graph(onnx.load(shipped_model()), 2)
+    forecast = Forecast(measure_graph(onnx.load(shipped_model()), 2), 2)
     said = engine.sidecar.memory
-    assert said.weights == pytest.approx(graph.weights, rel=0.05)
-    assert graph.activations <= said.activations <= MARGIN * graph.activations
-    assert said.total <= Forecast(graph, 2).needed
-    assert np.isclose(said.io, graph.io)
+    assert said.weights == pytest.approx(forecast.graph.weights, rel=0.05)
+    assert forecast.activations / 1.25 <= said.activations <= MARGIN * forecast.activations
+    assert said.total <= forecast.needed
+    assert said.io == forecast.graph.io
     assert (tmp_path / "m.engine").stat().st_size == engine.sidecar.bytes

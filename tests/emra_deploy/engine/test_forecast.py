@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_refused_with_what_would() -> None:
     with pytest.raises(EmraError) as caught:
         check_fits(forecast, manifest, FreeMemory(3_200_000_000, "shared"))
     assert caught.value.code == "memory-forecast"
-    assert "needs about 5.1 GB at batch 4, and 3.2 GB of shared memory are free" in caught.value.cause
+    assert "needs about 5.0 GB at batch 4, and 3.2 GB of shared memory are free" in caught.value.cause
     assert caught.value.remedy.startswith(
         "Use batch 1 or --size 416 416 when exporting or the streamed or the plugin form"
     )
