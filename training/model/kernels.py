@@ -1,7 +1,7 @@
 """The CUDA kernels of `plugin/`, called with PyTorch's tensors through their C interface.
 
 `plugin/attention_aggregation.h` is the contract; this file is its Python side and nothing else. The library is built by
-``cmake --build build --target emra_kernels`` and looked for in ``build/`` or where ``EMRA_KERNELS`` says.
+``make plugin`` and looked for in ``build/``, or where ``EMRA_KERNELS`` says.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ from emra_deploy.plugin_library import check_plugin_library
 VARIABLE = "EMRA_KERNELS"
 """Environment variable with the absolute path of the library."""
 
-DEFAULT = Path(__file__).resolve().parents[2] / "build" / "libemra_kernels.so"
+_BUILD = Path(__file__).resolve().parents[2] / "build"
+PLACES = tuple(_BUILD / place / "libemra_kernels.so" for place in ("plugin/lib", "plugin", "."))
+"""Where ``make plugin`` puts the library, and ``cmake --build build``."""
+
 VERSION = 1
 """EMRA_AGGREGATION_VERSION of the header that this file follows."""
 
@@ -73,7 +76,7 @@ class Kernels:
             raise EmraError(
                 "kernels-version",
                 f"The kernels have interface version {version()}, expected {VERSION}",
-                "Build them again: cmake --build build --target emra_kernels",
+                "Build them again: make plugin",
                 path,
             )
         shape = ctypes.POINTER(Shape)
@@ -135,9 +138,10 @@ def find_kernels() -> Kernels | None:
     named = os.environ.get(VARIABLE)
     if named:
         return Kernels(named)
-    if DEFAULT.is_file():
-        return Kernels(DEFAULT)
-    _logger.info("no CUDA kernels at %s and no %s: attention is aggregated in PyTorch", DEFAULT, VARIABLE)
+    for place in PLACES:
+        if place.is_file():
+            return Kernels(place)
+    _logger.info("no CUDA kernels in %s and no %s: attention is aggregated in PyTorch", _BUILD, VARIABLE)
     return None
 
 

@@ -326,9 +326,12 @@ def test_libraries_that_are_none_are_not_passed_over(build, monkeypatch, tmp_pat
             kernels.find_kernels()
         assert caught.value.code == code
     monkeypatch.delenv(kernels.VARIABLE)
-    monkeypatch.setattr(kernels, "DEFAULT", tmp_path / "none.so")
+    monkeypatch.setattr(kernels, "PLACES", (tmp_path / "none.so", tmp_path / "built.so"))
     kernels.find_kernels.cache_clear()
     assert kernels.find_kernels() is None
+    shutil.copy(build(kernels.VERSION), tmp_path / "built.so")
+    kernels.find_kernels.cache_clear()
+    assert isinstance(kernels.find_kernels(), kernels.Kernels)
     kernels.find_kernels.cache_clear()
 
 
