@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import time
 from typing import Any
 
@@ -102,10 +101,12 @@ class EngineRunner(FileRunner):
     Waiting costs two synchronisations a run, about 10 µs together; end to end includes them.
     """
 
-    def __init__(self, spec: Spec, backend: Backend, manifest: Manifest, clock: TimedCuda, graph: bool) -> None:
+    # The TensorRT backend replays none.
+    cuda_graph: bool | None = False
+
+    def __init__(self, spec: Spec, backend: Backend, manifest: Manifest, clock: TimedCuda) -> None:
         super().__init__(spec, backend, manifest)
         self._clock = clock
-        self.cuda_graph = graph
 
     def run(self, batch: Batch) -> tuple[Batch, dict[str, float]]:
         """See `Runner.run`."""
@@ -185,17 +186,9 @@ def _open_engine(spec: Spec, check: bool) -> FileRunner:
     from emra_deploy.engine.cuda import open_cuda
 
     assert spec.path is not None
-    graph = spec.option == "graph"
-    options: dict[str, Any] = {}
-    if "cuda_graph" in inspect.signature(TensorRTBackend).parameters:
-        options["cuda_graph"] = graph
-    elif graph:
-        raise EmraError(
-            "backend-option", "This version's TensorRT backend replays no CUDA graphs", "Measure without :graph"
-        )
-    clock = TimedCuda(open_cuda())
-    backend: Any = TensorRTBackend(spec.path, cuda=clock, **options)
-    runner = EngineRunner(spec, backend, backend.manifest, clock, graph)
+    clock: Any = TimedCuda(open_cuda())
+    backend: Any = TensorRTBackend(spec.path, cuda=clock)
+    runner = EngineRunner(spec, backend, backend.manifest, clock)
     return _checked(runner) if check else runner
 
 

@@ -232,7 +232,7 @@ def test_copies_and_computing_of_a_gpu_are_told_apart() -> None:
     device = FakeCuda()
     clock = TimedCuda(device)
     spec = Spec("a.engine", "engine", "tensorrt", None, 1, None, Path("a.engine"))
-    runner = EngineRunner(spec, FakeEngine(clock, device), make_manifest(size=(8, 8)), clock, False)  # type: ignore[arg-type]
+    runner = EngineRunner(spec, FakeEngine(clock, device), make_manifest(size=(8, 8)), clock)  # type: ignore[arg-type]
     for _ in range(2):
         begin = time.perf_counter()
         _, stages = runner.run(np.zeros((1, 8, 8, 3), np.uint8))
