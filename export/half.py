@@ -51,21 +51,36 @@ def convert_to_half(
     """
     if layer_norm not in LAYER_NORMS:
         raise ValueError(f"layer_norm is {layer_norm!r}, expected one of {LAYER_NORMS}")
+    view = prepare(model)
+    return rewrite(model, view, choose(view, keep, layer_norm))
+
+
+def prepare(model: onnx.ModelProto) -> GraphView:
+    """A copy of the graph with its constants in FP32, once it is known to be one that can be rewritten.
+
+    Raises:
+        EmraError: ``half-unsupported`` and ``graph-types`` as in `convert_to_half`.
+    """
     single = onnx.ModelProto()
     single.CopyFrom(model)
     fold_constants(single)
-    opset = _check_convertible(single)
+    _check_convertible(single)
     view = GraphView(single)
     _check_single(view)
-    kept = choose(view, keep, layer_norm)
-    writer = _Writer(view, set(kept) | moves(view, kept), opset)
-    half = writer.write()
-    audit = DtypeAudit.measure(
-        model,
-        half,
-        [Kept(view.nodes[i].name, view.nodes[i].op_type, reason) for i, reason in sorted(kept.items())],
-    )
-    return half, audit
+    return view
+
+
+def rewrite(model: onnx.ModelProto, view: GraphView, kept: dict[int, str]) -> tuple[onnx.ModelProto, DtypeAudit]:
+    """The graph in FP16 but for these nodes.
+
+    Args:
+        model: That was prepared.
+        view: What `prepare` made of it.
+        kept: Index of each node that computes in FP32, and why, as `export.half_rules.choose` gives them.
+    """
+    half = _Writer(view, set(kept) | moves(view, kept), _opset(view.model)).write()
+    reasons = [Kept(view.nodes[i].name, view.nodes[i].op_type, reason) for i, reason in sorted(kept.items())]
+    return half, DtypeAudit.measure(model, half, reasons)
 
 
 def fold_constants(model: onnx.ModelProto) -> None:
@@ -100,14 +115,17 @@ def fold_constants(model: onnx.ModelProto) -> None:
     graph.initializer.extend(kept)
 
 
-def _check_convertible(model: onnx.ModelProto) -> int:
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+def _opset(model: onnx.ModelProto) -> int:
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
+def _check_convertible(model: onnx.ModelProto) -> None:
+    opset = _opset(model)
     if opset < MIN_OPSET:
         raise _unsupported(f"the graph has opset {opset}, expected {MIN_OPSET} or newer")
     for node in model.graph.node:
         if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
             raise _unsupported(f"node {node.name!r} ({node.op_type}) has a graph inside")
-    return opset
 
 
 def _check_single(view: GraphView) -> None:
