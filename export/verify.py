@@ -18,10 +18,8 @@ import onnx
 
 from emra_deploy.errors import EmraError
 from export.model_file import OPSET, with_logits
-from export.reference import Expected, Reference
+from export.reference import Expected
 from export.runners import OnnxRunner, open_session
-
-__all__ = ["Limits", "Measured", "Reference"]
 
 
 @dataclass(frozen=True)
