@@ -48,8 +48,14 @@ Problem make_problem(const EmraAggregationShape& shape, const void* const* qkv, 
   return problem;
 }
 
+// Whether each kernel but the first may start while the one before it ends, from compute capability 9.0 on. Off until
+// it has been timed: benchmarks/gpu_suite.py times both.
+#ifndef EMRA_PROGRAMMATIC_LAUNCH
+#define EMRA_PROGRAMMATIC_LAUNCH 0
+#endif
+
 cudaError_t start(void (*kernel)(Problem), dim3 grid, int threads, size_t shared, cudaStream_t stream,
-                  const Problem& problem) {
+                  const Problem& problem, [[maybe_unused]] bool first = false) {
   if (shared > kDefaultSharedBytes) {
     const cudaError_t error =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared));
@@ -60,6 +66,13 @@ cudaError_t start(void (*kernel)(Problem), dim3 grid, int threads, size_t shared
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = shared;
   config.stream = stream;
+#if EMRA_PROGRAMMATIC_LAUNCH
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &attribute;
+  config.numAttrs = first ? 0 : 1;
+#endif
   return cudaLaunchKernelEx(&config, kernel, problem);
 }
 
@@ -72,7 +85,7 @@ cudaError_t multiprocessor_count(int& count) {
 template <class Element, int kWidth>
 cudaError_t start_class_rows(const Problem& problem, cudaStream_t stream) {
   const cudaError_t error = start(sum_class_rows<Element, kWidth>, dim3(problem.splits, problem.heads, problem.batch),
-                                  kSumWarps * 32, kSumWarps * kRowsPerTile * sizeof(float2), stream, problem);
+                                  kSumWarps * 32, kSumWarps * kRowsPerTile * sizeof(float2), stream, problem, true);
   if (error != cudaSuccess) return error;
   return start(spread_class_rows<Element, kWidth>, dim3(problem.padded_keys / kSpreadKeys, problem.batch),
                kSpreadWarps * 32, kSpreadWarps * kRowsPerTile * kSpreadKeys * sizeof(float), stream, problem);

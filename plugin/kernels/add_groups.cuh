@@ -9,6 +9,7 @@ constexpr int kReduceWarps = 8;
 
 // gca = sum of refined, always in the same order. Grid: 32 elements of gca per block; 8 warps share the groups.
 static __global__ void __launch_bounds__(kReduceWarps * 32) add_groups(const Problem problem) {
+  wait_for_previous_kernel();
   float* const warp_sums = reinterpret_cast<float*>(shared_memory());  // kReduceWarps x 32
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const size_t size = static_cast<size_t>(problem.batch) * problem.class_tokens * problem.patches();

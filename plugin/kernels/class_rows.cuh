@@ -76,6 +76,7 @@ __device__ __forceinline__ void score_class_rows(float (&scores)[kOctets][4], co
 // Grid: splits x heads x images; kSumWarps warps, which share a split's keys.
 template <class Element, int kWidth>
 __global__ void __launch_bounds__(kSumWarps * 32, Element::kBytes == 2 ? 3 : 2) sum_class_rows(const Problem problem) {
+  wait_for_previous_kernel();
   float2* const warp_sums = reinterpret_cast<float2*>(shared_memory());  // kSumWarps x 16
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   const int split = blockIdx.x, head = blockIdx.y, image = blockIdx.z;
@@ -154,6 +155,7 @@ __device__ __forceinline__ float log_sum(const Problem& problem, int image, int 
 // that spreads c2p also sums the probabilities.
 template <class Element, int kWidth>
 __global__ void __launch_bounds__(kSpreadWarps * 32, 1) spread_class_rows(const Problem problem) {
+  wait_for_previous_kernel();
   float* const warp_rows = reinterpret_cast<float*>(shared_memory());  // kSpreadWarps x 16 rows x kSpreadKeys
   constexpr int kCells = kRowsPerTile * kSpreadKeys;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;

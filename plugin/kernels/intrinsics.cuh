@@ -132,6 +132,16 @@ __device__ __forceinline__ bool any_lane(bool predicate) { return __any_sync(0xf
 
 __device__ __forceinline__ void synchronize_block() { __syncthreads(); }
 
+// Where kernels are launched programmatically (EMRA_PROGRAMMATIC_LAUNCH), this one starts while the one before it in
+// the stream still runs: it lets the next be started likewise, and waits for the memory of the one before. Otherwise,
+// and before compute capability 9.0, kernels start after one another and there is nothing to do.
+__device__ __forceinline__ void wait_for_previous_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // Aligned words of memory that no kernel of this launch writes.
 __device__ __forceinline__ void load_words(uint32_t (&words)[4], const unsigned char* address) {
   const uint4 four = __ldg(reinterpret_cast<const uint4*>(address));

@@ -277,6 +277,7 @@ __device__ __forceinline__ void copy_tile(SharedAddress stage, const Problem& pr
 // Grid: tiles of queries x groups of heads x images; 1 to kMaxWarps warps, each with queries of its own.
 template <class Traits>
 __global__ void __launch_bounds__(Traits::kMaxWarps * 32, Traits::kMinBlocks) refine(const Problem problem) {
+  wait_for_previous_kernel();
   const SharedAddress shared = shared_address();
   const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
   const int first_row = (static_cast<int>(blockIdx.x) * warps + warp) * Traits::kRowsPerWarp;
