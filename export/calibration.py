@@ -20,7 +20,7 @@ from emra_deploy.errors import EmraError
 from emra_deploy.inputs import open_input
 from emra_deploy.sources import ImageSource
 from emra_deploy.windows import Window, plan_tiles
-from export.tiles import SUFFIXES, middle
+from export.tiles import images_below, middle
 
 DEFAULT_COUNT = 64
 """Tiles. On the shipped model the ranges of 64 tiles give the same agreement as those of 128 (docs/decisions/0007)."""
@@ -150,7 +150,7 @@ def find_images(folder: Path) -> list[Path]:
     try:
         kind = recognise(folder)
     except EmraError:
-        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        found = images_below(folder)
         if not found:
             raise EmraError(
                 "calibration-empty", "no JPEG, PNG or TIFF images here", "Give a folder with images", folder
