@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command import check_outputs, exit_status
-from benchmarks.report_parts import Part, Source, make_parts
+from benchmarks.report_page import Part, Source
+from benchmarks.report_parts import make_parts
 from benchmarks.results_file import SCHEMA, check_result, read_json
 from emra_deploy._version import __version__
 from emra_deploy.errors import EmraError

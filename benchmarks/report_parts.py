@@ -1,87 +1,14 @@
-"""What a report says, as values: sections of text, tables, charts and commands, made of result files."""
+"""What a report says of what was measured: sections made of result files."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks import plots
+from benchmarks.report_origin import commands_part, machines_part, models_part, not_measured_part
+from benchmarks.report_page import Charts, Noise, Part, Source, Table, in_words
 from benchmarks.tables import mebibytes, milliseconds
-
-
-@dataclass(frozen=True)
-class Source:
-    """One result file.
-
-    Attributes:
-        name: Of the file.
-        kind: Of `benchmarks.results_file.KINDS`, or ``"accuracy"``, ``"runtime"`` or ``"gpu"``.
-        content: All of it.
-    """
-
-    name: str
-    kind: str
-    content: Mapping[str, Any]
-
-
-@dataclass
-class Table:
-    """Cells of text; ``words`` for text to the left instead of figures to the right."""
-
-    title: str
-    head: Sequence[str]
-    rows: list[list[str]]
-    words: bool = False
-
-
-@dataclass
-class Drawn:
-    """A chart."""
-
-    caption: str
-    svg: str
-
-
-@dataclass
-class Command:
-    """A command to repeat, on one line."""
-
-    title: str
-    command: str
-
-
-@dataclass
-class Noise:
-    """Why a file allows no conclusion."""
-
-    source: str
-    reasons: Sequence[str]
-
-
-@dataclass
-class Part:
-    """A section."""
-
-    id: str
-    title: str
-    texts: list[str] = field(default_factory=list)
-    noise: list[Noise] = field(default_factory=list)
-    figures: list[Drawn] = field(default_factory=list)
-    tables: list[Table] = field(default_factory=list)
-    commands: list[Command] = field(default_factory=list)
-
-
-class Charts:
-    """Numbers the charts of a page, so that their identifiers differ."""
-
-    def __init__(self) -> None:
-        self._count = 0
-
-    def draw(self, figure: Any, caption: str) -> Drawn:
-        """A chart for the page."""
-        self._count += 1
-        return Drawn(caption, plots.to_svg(figure, f"chart{self._count}"))
 
 
 def make_parts(sources: Sequence[Source]) -> list[Part]:
@@ -99,10 +26,10 @@ def make_parts(sources: Sequence[Source]) -> list[Part]:
         _roofline(of("roofline"), charts),
         _gpu(of("gpu")),
         _runtime(of("runtime")),
-        _models(benchmarks),
-        _machines(benchmarks),
-        _not_measured(benchmarks),
-        _commands(sources),
+        models_part(benchmarks),
+        machines_part(benchmarks),
+        not_measured_part(benchmarks),
+        commands_part(sources),
     ]
     return [part for part in parts if part is not None]
 
@@ -357,120 +284,11 @@ def _gpu(sources: Sequence[Source]) -> Part | None:
         rows = []
         for row in source.content["rows"]:
             value, goal = row.get("value"), row.get("goal")
-            shown = "-" if value is None else f"{_words(value)} {row.get('unit', '')}".strip()
-            rows.append([str(row["name"]), str(row["section"]), shown, _words(goal or "-"), str(row.get("note") or "")])
+            shown = "-" if value is None else f"{in_words(value)} {row.get('unit', '')}".strip()
+            rows.append(
+                [str(row["name"]), str(row["section"]), shown, in_words(goal or "-"), str(row.get("note") or "")]
+            )
         name = source.content["device"].get("name", "?")
         title = f"{name}, {source.name}, seed {source.content['seed']}"
         part.tables.append(Table(title, ("what", "section", "measured", "goal", "note"), rows))
     return part
-
-
-def _models(sources: Sequence[Source]) -> Part | None:
-    found: dict[str, Mapping[str, Any]] = {}
-    for source in sources:
-        for model in source.content["models"]:
-            found.setdefault(model["sha256"], model)
-    if not found:
-        return None
-    part = Part("models", "Models and their evidence")
-    for sha256, model in found.items():
-        rows = [["sha256", sha256], ["size", f"{model['bytes'] / 1e6:.2f} MB"]]
-        manifest = model.get("manifest")
-        if manifest:
-            rows += [[name, _words(value)] for name, value in manifest.items() if name != "evidence" and value]
-            rows += [[f"evidence: {name}", _words(value)] for name, value in _flat(manifest.get("evidence") or {})]
-        part.tables.append(Table(str(model["name"]), ("field", "value"), rows, words=True))
-    return part
-
-
-def _machines(sources: Sequence[Source]) -> Part | None:
-    if not sources:
-        return None
-    part = Part("machine", "Machine, versions and state")
-    seen: list[Any] = []
-    for source in sources:
-        machine, run = source.content["machine"], source.content["run"]
-        key = (machine["device"], machine["system"], run["versions"])
-        if key in seen:
-            continue
-        seen.append(key)
-        processor, jetson = machine["processor"], machine.get("jetson") or {}
-        rows = [
-            ["device", machine["device"]],
-            ["system", machine["system"]],
-            ["processor", f"{processor.get('name') or '?'}, {processor.get('usable_cores')} cores"],
-            ["instructions", ", ".join(processor.get("features") or []) or "-"],
-            ["memory", f"{(machine.get('memory_bytes') or 0) / 2**30:.1f} GiB"],
-            ["GPUs", ", ".join(gpu["name"] for gpu in machine.get("gpus") or []) or "none"],
-            *([[name, str(value)] for name, value in jetson.items() if value]),
-            *_state_rows(machine.get("state")),
-            ["versions", ", ".join(f"{name} {version}" for name, version in run["versions"].items())],
-        ]
-        part.tables.append(Table(source.name, ("field", "value"), rows, words=True))
-    return part
-
-
-def _state_rows(state: Mapping[str, Any] | None) -> list[list[str]]:
-    if state is None:
-        return []
-    after = state["after"]
-    mode, clocks = after["power_mode"], after["clocks"]
-    rows = [["power mode (nvpmodel)", "-" if mode is None else f"{mode['mode']} ({mode['number']})"]]
-    if clocks["cpu_hz"]:
-        rows.append(["clocks", f"{clocks['cpu_hz']['low'] / 1e6:.0f} to {clocks['cpu_hz']['high'] / 1e6:.0f} MHz"])
-    rows += [[f"clock of {name}", f"{gpu['hz'] / 1e6:.0f} MHz"] for name, gpu in clocks["gpus"].items()]
-    if after["celsius"]:
-        hottest = max(after["celsius"], key=after["celsius"].get)
-        rows.append(["hottest sensor", f"{hottest}, {after['celsius'][hottest]:.1f} °C"])
-    counts = ", ".join(f"{name} {count}" for name, count in after["throttling"].items())
-    rows.append(["throttling counters", counts or "none on this machine"])
-    return rows
-
-
-def _not_measured(sources: Sequence[Source]) -> Part | None:
-    rows: list[list[str]] = []
-    failed: list[list[str]] = []
-    for source in sources:
-        for missing in source.content["not_measured"]:
-            row = [missing["what"], missing["why"], missing["command"]]
-            if row not in rows:
-                rows.append(row)
-        failed += [[entry["candidate"], entry["message"], source.name] for entry in source.content["failures"]]
-    tables = []
-    if rows:
-        tables.append(Table("", ("what", "why not here", "command that measures it"), rows, words=True))
-    if failed:
-        tables.append(Table("Failed", ("candidate", "what happened", "file"), failed, words=True))
-    return Part("not-measured", "Not measured", tables=tables) if tables else None
-
-
-def _commands(sources: Sequence[Source]) -> Part:
-    part = Part("reproduce", "Commands to reproduce")
-    for source in sources:
-        run = source.content.get("run")
-        if run is None:
-            part.texts.append(f"{source.name} was written by an older command and names none.")
-            continue
-        git = run["git"]
-        revision = "outside of a repository" if git is None else f"revision {git['revision'][:12]}"
-        changed = " with changed files" if git and git["dirty"] else ""
-        part.commands.append(Command(f"{source.name}, {run['date'][:16]} UTC, {revision}{changed}", run["command"]))
-    return part
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}, ")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_words(item)}" for name, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_words(item) for item in value)
-    return str(value)
