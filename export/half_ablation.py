@@ -165,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f" | {row['logit_error_max']:.1e} | {row['logit_error_mean']:.1e} |"
         )
     if importlib.util.find_spec("modelopt") is None:
-        print("AutoCast not measured: pip install 'emra-deploy[quant]'")
+        print("AutoCast not measured: pip install 'emra-deploy[autocast]'")
     return 0
 
 
