@@ -174,7 +174,8 @@ class VideoSource:
 
 def _picture(frame: Any, rotation: int) -> Picture:
     """A decoded frame as uint8 H×W×3 RGB, upright."""
-    image: Picture = frame.to_ndarray(format="rgb24")
+    # The second matrix is of no use for RGB, but PyAV 15 and 16 take it for the first one unless it is given.
+    image: Picture = frame.reformat(format="rgb24", dst_colorspace="ITU601").to_ndarray()
     if rotation % 360:
         # FFmpeg counts the rotation that the picture needs counter-clockwise, as does rot90.
         image = np.ascontiguousarray(np.rot90(image, round(rotation / 90)))

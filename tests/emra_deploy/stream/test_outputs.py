@@ -33,7 +33,11 @@ av = pytest.importorskip("av")
 
 def frames(path: Path) -> list[tuple[float, np.ndarray]]:
     with av.open(str(path)) as container:
-        return [(float(frame.time), frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+        # The matrix is for PyAV 15 and 16, which are wrong by default.
+        return [
+            (float(frame.time), frame.reformat(format="rgb24", dst_colorspace="ITU601").to_ndarray())
+            for frame in container.decode(video=0)
+        ]
 
 
 def probe(path: Path) -> dict[str, str]:

@@ -10,6 +10,7 @@ import pytest
 
 from emra_deploy.errors import EmraError
 from emra_deploy.stream import Stream, StreamOptions, StreamState
+from emra_deploy.stream.mp4 import Mp4Output
 from emra_deploy.stream.run import StreamResult
 from tests.emra_deploy.stream.fakes import label_all, reconciles
 from tests.emra_deploy.stream.videos import number_of, numbered, save_video
@@ -70,6 +71,15 @@ def test_colours_are_those_of_the_picture(tmp_path: Path) -> None:
     pictures = [np.full((48, 64, 3), colour, np.uint8) for colour in colours]
     for result, colour in zip(read(save_video(tmp_path / "a.mp4", pictures)), colours, strict=True):
         np.testing.assert_allclose(result.image[24, 32].astype(int), colour, atol=6)
+
+
+def test_colours_of_high_definition_are_too(tmp_path: Path) -> None:
+    """Marked as BT.709, as overlays are: the other matrix would be wrong by 19."""
+    output = Mp4Output(tmp_path / "a.mp4")
+    output.write(np.full((48, 64, 3), (190, 60, 110), np.uint8), 0.0)
+    output.close()
+    [result] = read(tmp_path / "a.mp4")
+    np.testing.assert_allclose(result.image[24, 32].astype(int), (190, 60, 110), atol=4)
 
 
 def test_a_recording_on_its_side_is_set_upright(tmp_path: Path) -> None:
