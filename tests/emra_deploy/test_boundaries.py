@@ -9,7 +9,8 @@ import sys
 
 import emra_deploy
 
-_OPTIONAL = ("onnxruntime", "PIL", "rasterio", "numpy", "rich", "jsonargparse", "openvino", "onnx", "tensorrt", "av", "gi", "cv2")
+_OPTIONAL = ("onnxruntime", "PIL", "rasterio", "numpy", "rich", "jsonargparse", "openvino", "onnx", "tensorrt")
+_OPTIONAL += ("av", "gi", "cv2")
 
 
 def run(code: str) -> str:
