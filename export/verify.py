@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -165,35 +164,37 @@ def check_openvino(path: Path, reference: Expected, tiles: np.ndarray, limits: L
 
 
 def check_tensorrt(path: Path, batch: int | None) -> str:
-    """The parser and the builder of TensorRT-RTX, which need no GPU, take the file as a strongly typed network.
+    """TensorRT-RTX, whose builder needs no GPU, builds the file as a strongly typed network, in the types it asks for.
+
+    Args:
+        path: The file.
+        batch: The batch size that the graph takes, None for any.
 
     Raises:
         EmraError: ``export-check-failed``.
     """
     if importlib.util.find_spec("tensorrt_rtx_bindings") is None:
         return "not checked: TensorRT-RTX is not installed (pip install 'emra-deploy[rtx]')"
-    import tensorrt_rtx_bindings as trt
+    from emra_deploy.engine.flavour import RTX, load_flavour
+    from emra_deploy.engine.precision import check_realised, parse_layer_lines, realised
+    from emra_deploy.engine.sidecar import Flags
+    from export.engine_builder import Request, build, make_profile
+    from export.engine_progress import BuildProgress
+    from export.engine_source import read_source
 
-    logger = _collector(trt)
-    builder = trt.Builder(logger)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(path.read_bytes()):
-        errors = "; ".join(str(parser.get_error(i)).splitlines()[0] for i in range(parser.num_errors))
-        raise failed(f"TensorRT's parser refuses the file: {errors}")
-    config = builder.create_builder_config()
-    if batch is None:
-        image = network.get_input(0)
-        rest = tuple(image.shape)[1:]
-        profile = builder.create_optimization_profile()
-        profile.set_shape(image.name, (1, *rest), (1, *rest), (4, *rest))
-        config.add_optimization_profile(profile)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise failed(f"TensorRT's builder refuses the file: {'; '.join(logger.errors[-3:]) or 'no reason given'}")
+    flavour = load_flavour(RTX)
+    try:
+        source = read_source(path, flavour, plugin=False)
+        profile = make_profile(source, None, None if batch else 1, None if batch else 4)
+        built = build(source, Request(profile, Flags()), flavour, BuildProgress())
+        found = realised(parse_layer_lines(built.messages.layers), source.asked)
+        check_realised(found, flavour.title)
+    except EmraError as error:
+        raise failed(error.cause) from error
+    products = ", ".join(f"{count} in {name}" for name, count in sorted(found.counts.items()))
     return (
-        f"TensorRT-RTX {trt.__version__}: parser and builder accept it as a strongly typed network of "
-        f"{network.num_layers} layers, plan of {plan.nbytes / 1e6:.1f} MB"
+        f"{flavour.title}: parser and builder accept it as a strongly typed network of {built.layers} layers, plan of"
+        f" {built.plan.nbytes / 1e6:.1f} MB; products and convolutions: {products or 'not told'}"
     )
 
 
@@ -264,19 +265,3 @@ def failed(cause: str) -> EmraError:
     return EmraError(
         "export-check-failed", cause, "Nothing was written; report this with the versions that `emra doctor` prints"
     )
-
-
-def _collector(trt: Any) -> Any:
-    # The base class is known only once the library is loaded.
-    class Collect(trt.ILogger):
-        """Keeps the library's errors for the exception instead of the terminal."""
-
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.errors: list[str] = []
-
-        def log(self, severity, message: str) -> None:
-            if severity <= trt.ILogger.Severity.ERROR and "cuda" not in message.lower():
-                self.errors.append(message.splitlines()[0])
-
-    return Collect()
