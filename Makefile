@@ -58,13 +58,13 @@ plugin:
 
 # An x86 toolkit has no CUDA runtime for aarch64; its package for that machine does, at the toolkit's own version.
 CUDA_VERSION = $(shell nvcc --version | sed -n 's/.*release \([0-9]*\.[0-9]*\).*/\1/p')
-build/cudart-aarch64/libcudart_static.a:
+build/cudart-aarch64/lib/libcudart_static.a:
 	$(PYTHON) -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.11 \
 	  --platform manylinux2014_aarch64 --dest build/cudart-aarch64 'nvidia-cuda-runtime==$(CUDA_VERSION).*'
 	$(PYTHON) -m zipfile --extract build/cudart-aarch64/nvidia_cuda_runtime-*.whl build/cudart-aarch64/wheel
-	mv build/cudart-aarch64/wheel/nvidia/cu*/lib/libcudart_static.a $@
+	mv build/cudart-aarch64/wheel/nvidia/cu*/lib build/cudart-aarch64/lib
 
-plugin-aarch64: build/cudart-aarch64/libcudart_static.a
+plugin-aarch64: build/cudart-aarch64/lib/libcudart_static.a
 	cmake -B build/native-aarch64 --toolchain cmake/aarch64-linux-gnu.cmake -DEMRA_CUDART_STATIC=$(CURDIR)/$< \
 	  -DPython3_EXECUTABLE=$(PLUGIN_PYTHON) $(or $(PLUGIN_OPTIONS),-DCMAKE_CUDA_ARCHITECTURES=87)
 	cmake --build build/native-aarch64 --parallel

@@ -28,12 +28,12 @@ endif()
 if(CMAKE_CROSSCOMPILING AND NOT CMAKE_CUDA_HOST_COMPILER)
   set(CMAKE_CUDA_HOST_COMPILER "${CMAKE_CXX_COMPILER}")
 endif()
-# The runtime is linked below, where a cross-build can name its own.
-set(CMAKE_CUDA_RUNTIME_LIBRARY None)
 set(CMAKE_CUDA_STANDARD 17)
 set(CMAKE_CUDA_STANDARD_REQUIRED ON)
 set(CMAKE_CUDA_VISIBILITY_PRESET hidden)
 enable_language(CUDA)
+# The runtime is linked below, where a cross-build can name its own. CMake 3.22 cannot test nvcc with this set.
+set(CMAKE_CUDA_RUNTIME_LIBRARY None)
 message(STATUS "CUDA ${CMAKE_CUDA_COMPILER_VERSION}: ${CMAKE_CUDA_COMPILER}, architectures ${CMAKE_CUDA_ARCHITECTURES}")
 
 # A library that TensorRT writes into an engine travels alone, so it has to carry the CUDA runtime with it.

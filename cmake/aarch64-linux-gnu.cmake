@@ -5,7 +5,8 @@
 #
 # nvcc compiles for the GPU and hands the rest to the cross-compiler. An x86 toolkit lacks only the CUDA runtime of the
 # target: install NVIDIA's cuda-cross-aarch64 or cuda-cross-sbsa, or pass -DEMRA_CUDART_STATIC=.../libcudart_static.a of
-# the PyPI package nvidia-cuda-runtime for aarch64, of the toolkit's own version (docs/plugin.md).
+# the PyPI package nvidia-cuda-runtime for aarch64, of the toolkit's own version, libcudadevrt.a beside it
+# (docs/plugin.md; make plugin-aarch64 does it).
 set(CMAKE_SYSTEM_NAME Linux)
 set(CMAKE_SYSTEM_PROCESSOR aarch64)
 

@@ -221,7 +221,7 @@ def test_the_host_runs_on_aarch64(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_cross_build_for_jetson(tmp_path: Path, host: Host) -> None:
     """All libraries for Orin, linked. `make plugin-aarch64` fetches the CUDA runtime of the target."""
-    runtime = Path(os.environ.get("EMRA_CUDART_AARCH64", PROJECT / "build" / "cudart-aarch64" / "libcudart_static.a"))
+    runtime = Path(os.environ.get("EMRA_CUDART_AARCH64", PROJECT / "build/cudart-aarch64/lib/libcudart_static.a"))
     if not runtime.is_file():
         pytest.skip("no CUDA runtime for aarch64: run make plugin-aarch64, or set EMRA_CUDART_AARCH64")
     tool("aarch64-linux-gnu-g++")
