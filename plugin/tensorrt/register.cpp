@@ -1,5 +1,5 @@
 // libemra_plugins_register: registers the plugin when it is loaded, for programs that only dlopen a plugin library:
-// trtexec --staticPlugins, Polygraphy --plugins, DeepStream, ctypes.CDLL, LD_PRELOAD.
+// trtexec --staticPlugins, Polygraphy --plugins, ctypes.CDLL. TensorRT has to be in the process before it.
 //
 // It is a library of its own because IPluginRegistry::loadLibrary fails where the plugin is registered already: one
 // library cannot both register itself and be handed to --dynamicPlugins. It needs libemra_plugins beside it.
