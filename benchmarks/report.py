@@ -79,7 +79,7 @@ def _kind(content: Mapping[str, Any], path: Path) -> str:
     if content.get("schema") == SCHEMA or "kind" in content:
         check_result(content, path)
         return str(content["kind"])
-    if {"confusion", "miou", "accuracy", "model", "data", "model_sha256"} <= set(content):
+    if {"confusion", "miou", "accuracy", "model", "data", "model_sha256", "runner"} <= set(content):
         return "accuracy"
     if "model" in content and {"import", "cold", "overhead", "raster"} & set(content):
         return "runtime"

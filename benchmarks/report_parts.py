@@ -133,11 +133,11 @@ def _accuracy(sources: Sequence[Source], latencies: Sequence[Source], charts: Ch
     if not sources:
         return None
     part = Part("accuracy", "Accuracy")
-    rows, by_sha = [], {}
+    rows, measured = [], {}
     for source in sources:
         content = source.content
         model = content["model"]
-        by_sha[content["model_sha256"]] = content["miou"]
+        measured[_runner_of(content["model_sha256"], content["runner"])] = content["miou"]
         rows.append(
             [
                 str(model.get("name", "?")),
@@ -145,10 +145,13 @@ def _accuracy(sources: Sequence[Source], latencies: Sequence[Source], charts: Ch
                 f"{content['miou']:.3f}",
                 f"{content['accuracy']:.3f}",
                 str(model.get("precision", "-")),
+                in_words(
+                    [content["runner"].get(name) for name in ("backend", "precision") if content["runner"].get(name)]
+                ),
                 source.name,
             ]
         )
-    part.tables.append(Table("", ("model", "data", "mIoU", "accuracy", "precision", "file"), rows))
+    part.tables.append(Table("", ("model", "data", "mIoU", "accuracy", "precision", "by", "file"), rows))
     for source in latencies:
         points = [
             {
@@ -156,10 +159,10 @@ def _accuracy(sources: Sequence[Source], latencies: Sequence[Source], charts: Ch
                 "milliseconds": 1000 * entry["stages"]["end_to_end"]["p50"] / entry["batch"],
                 "low": 1000 * entry["stages"]["end_to_end"]["p50"] / entry["batch"],
                 "high": 1000 * entry["stages"]["end_to_end"]["p90"] / entry["batch"],
-                "miou": by_sha[entry["sha256"]],
+                "miou": measured[_runner_of(entry["sha256"], entry["backend"])],
             }
             for entry in source.content["content"]["candidates"]
-            if entry["sha256"] in by_sha
+            if _runner_of(entry["sha256"], entry["backend"]) in measured
         ]
         if points:
             device = source.content["machine"]["device"]
@@ -167,9 +170,15 @@ def _accuracy(sources: Sequence[Source], latencies: Sequence[Source], charts: Ch
                 charts.draw(plots.accuracy_figure(points), f"Accuracy against latency. {device}, {source.name}")
             )
     part.texts.append(
-        "A model is on the chart only where its accuracy was measured on the very file that was timed (same sha256)."
+        "A candidate is on the chart only where its accuracy was measured: the very file that was timed (same sha256), "
+        "on the same backend and in the same precision."
     )
     return part
+
+
+def _runner_of(sha256: str | None, runner: Mapping[str, Any]) -> tuple[str | None, ...]:
+    """What must be the same for an accuracy to be that of a candidate."""
+    return sha256, runner.get("backend"), runner.get("precision")
 
 
 def _memory(sources: Sequence[Source], charts: Charts) -> Part | None:

@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks.plots import short_names
 from benchmarks.report import main, read_sources, render
+from benchmarks.report_page import Source
 from benchmarks.report_parts import make_parts
 from emra_deploy.errors import EmraError
 from tests.benchmarks.results import SHA, candidate, latency_result
@@ -66,6 +67,7 @@ def accuracy_result() -> dict[str, Any]:
         "miou": 0.6128,
         "accuracy": 0.81,
         "confusion": [],
+        "runner": {"backend": "onnxruntime", "version": "1.31.1"},
     }
 
 
@@ -176,6 +178,25 @@ def test_the_page_says_everything(page: Path) -> None:
     assert "Machine too noisy" not in text
     # Latency: two charts; accuracy, memory and roofline one each.
     assert page.read_text().count("<svg") == 5
+
+
+def test_accuracy_is_shown_only_of_what_was_measured() -> None:
+    """Same file, but another backend, or another precision, or another file: no point on the chart."""
+    key = "emra.onnx | {} | b1 | 256x256"
+    times = np.full(10, 100.0)
+    candidates = [
+        candidate(key.format("onnxruntime"), times),
+        candidate(key.format("openvino"), times, backend={"backend": "openvino", "precision": "f32"}),
+        candidate(key.format("onnxruntime 2"), times, backend={"backend": "onnxruntime", "precision": "bf16"}),
+        candidate("other.onnx | onnxruntime | b1 | 256x256", times, sha256="b" * 64),
+    ]
+    sources = [
+        Source("a.json", "accuracy", accuracy_result()),
+        Source("l.json", "latency", latency_result(candidates)),
+    ]
+    part = next(part for part in make_parts(sources) if part.id == "accuracy")
+    drawn = re.findall(r"<text[^>]*>([^<]*0\.613[^<]*)</text>", part.figures[0].svg)
+    assert [text.split(":")[0] for text in drawn] == ["emra.onnx | onnxruntime | b1 | 256x256"]
 
 
 def test_markdown_has_whole_tables(page: Path) -> None:
