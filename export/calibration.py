@@ -23,7 +23,7 @@ from emra_deploy.windows import Window, plan_tiles
 from export.tiles import images_below, middle
 
 DEFAULT_COUNT = 64
-"""Tiles. On the shipped model the ranges of 64 tiles give the same agreement as those of 128 (docs/decisions/0007)."""
+"""Tiles. docs/decisions/0007 has what fewer give."""
 
 CANDIDATES = 2
 """Windows that the model looks at for each one that is chosen."""

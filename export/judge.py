@@ -81,7 +81,10 @@ class Judge:
 
     def __call__(self, names: Iterable[str]) -> Outcome:
         """Quantise these linears and compare with FP32."""
-        labels = self._quantizer.labels(names, self._windows.tiles)
+        return self.outcome(self._quantizer.labels(names, self._windows.tiles))
+
+    def outcome(self, labels: np.ndarray) -> Outcome:
+        """Labels of the windows, uint8 K x H x W, compared with FP32's."""
         scores = self._score(labels)
         drops = {
             name: 100 * (before - after)

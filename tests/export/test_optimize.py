@@ -30,6 +30,7 @@ from export.cost import (
     open_cost_model,
 )
 from export.damage import Answers, compare_answers
+from export.int8_ablation import ablate, as_markdown
 from export.judge import Judge, read_windows
 from export.linears import find_linears
 from export.model_file import read_model
@@ -240,6 +241,18 @@ def test_measured_costs(quantizer: Quantizer) -> None:
     assert all(timing.seconds > 0 for timing in timings.values())
     assert timings["fp32"].ratio is not None
     assert timings["fp32"].ratio.value == 1
+
+
+def test_the_ablation_of_the_choices(small_file: Path, data: Path) -> None:
+    rows = ablate(small_file, data, windows=2, count=9)
+    names = [row.name for row in rows]
+    assert names[0] == "default: percentile 99.99, 9 tiles"
+    assert {"entropy", "minmax", "percentile 99.9", "the first 8 tiles", "without mlp.fc2"} <= set(names)
+    by_name = dict(zip(names, rows, strict=True))
+    assert by_name["without mlp.fc2"].linears == 15
+    assert by_name["without patch_embed"].divergence < rows[0].divergence
+    assert all(row.agreement >= 0.95 and row.divergence > 0 for row in rows)
+    assert as_markdown(rows).count("\n") == len(rows) + 1
 
 
 def test_the_roofline(quantizer: Quantizer) -> None:
