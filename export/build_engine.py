@@ -256,7 +256,7 @@ def _memory_line(built: Built, activations: int | None, forecast: Forecast) -> s
     known = "" if weights is None else f"weights {weights / 1e6:.1f} MB, "
     return (
         f"memory of the engine: {known}activations and scratch {activations / 1e6:.1f} MB;"
-        f" forecast {forecast.activations / 1e6:.1f} MB ({forecast.activations / activations - 1:+.0%})"
+        f" counted {forecast.graph.activations / 1e6:.1f} MB, allowed for {forecast.activations / 1e6:.1f} MB"
     )
 
 

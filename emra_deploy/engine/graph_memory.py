@@ -23,6 +23,13 @@ _ELEMENTWISE = frozenset(
     | {"Sigmoid", "Sin", "Sqrt", "Sub", "Tanh", "Where"}
 )
 _BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 16: 16}
+_FOLDED = frozenset(
+    {"Add", "Cast", "Concat", "Constant", "Div", "Identity", "Max", "Min", "Mul", "Reshape", "Squeeze", "Sub"}
+    | {"Unsqueeze"}
+)
+"""Operators that sizes are computed with; none of them can make much of little."""
+
+_SMALL = 64
 _BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4}
 """Bits of an element by ONNX's number of its type (``TensorProto.DataType``); text has no fixed size."""
 
@@ -75,28 +82,52 @@ def _with_batch(model: Any, batch: int) -> Any:
         copy = inliner.inline_local_functions(model) if model.functions else onnx.ModelProto()
         if not model.functions:
             copy.CopyFrom(model)
-        # Sizes noted for another batch would be believed.
+        # Sizes noted for another batch would be believed. Those of other domains' operators, such as a plugin's, are
+        # known by nothing else.
+        foreign = {name for node in copy.graph.node if node.domain not in ("", "ai.onnx") for name in node.output}
+        noted = [value for value in model.graph.value_info if value.name in foreign]
         del copy.graph.value_info[:]
-        for value in (*copy.graph.input, *copy.graph.output):
+        copy.graph.value_info.extend(noted)
+        for value in (*copy.graph.input, *copy.graph.output, *copy.graph.value_info):
             dims = value.type.tensor_type.shape.dim
             if dims and not dims[0].HasField("dim_value"):
                 dims[0].dim_value = batch
-        noted = {value.name: value for value in model.graph.value_info}
-        inferred = onnx.shape_inference.infer_shapes(copy, data_prop=True)
+        _fold_small(copy.graph)
+        return onnx.shape_inference.infer_shapes(copy, data_prop=True)
     except Exception as error:  # The inliner and the inference raise errors of their own, without a common base.
         raise EmraError(
             "model-unreadable",
             f"The shapes of the graph cannot be inferred ({' '.join(str(error).split())[:300]})",
             "Export the model again with export/to_onnx.py",
         ) from error
-    found = {value.name for value in inferred.graph.value_info}
-    # Operators of other domains, such as a plugin's, are known only by what their exporter noted.
-    inferred.graph.value_info.extend(value for name, value in noted.items() if name not in found)
-    for value in inferred.graph.value_info:
-        dims = value.type.tensor_type.shape.dim
-        if dims and not dims[0].HasField("dim_value"):
-            dims[0].dim_value = batch
-    return inferred
+
+
+def _fold_small(graph: Any) -> None:
+    """Replace, in place, what is computed of a few constants by its value.
+
+    Bodies of functions compute sizes from attributes, which shape inference does not follow through every operator.
+    """
+    from onnx import numpy_helper
+    from onnx.reference import ReferenceEvaluator
+
+    def small(tensor: Any) -> bool:
+        return math.prod(tensor.dims) <= _SMALL and tensor.data_type in (1, 6, 7)
+
+    known: dict[str, Any] = {
+        tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if small(tensor)
+    }
+    kept = []
+    for node in graph.node:
+        values = [entry.t for entry in node.attribute if entry.HasField("t")]
+        whole = all(not name or name in known for name in node.input) and all(small(tensor) for tensor in values)
+        if node.domain or node.op_type not in _FOLDED or not whole or len(node.output) != 1:
+            kept.append(node)
+            continue
+        answer: Any = ReferenceEvaluator(node).run(None, {name: known[name] for name in node.input if name})
+        known[node.output[0]] = answer[0]
+        graph.initializer.append(numpy_helper.from_array(answer[0], node.output[0]))
+    del graph.node[:]
+    graph.node.extend(kept)
 
 
 class _Sweep:
@@ -114,6 +145,7 @@ class _Sweep:
             if bits is not None and known:
                 self.shapes[value.name] = tuple(shape)
                 self.sizes[value.name] = math.prod(shape) * bits // 8
+        self.makers = {name: node.op_type for node in graph.node for name in node.output}
         self.outputs = {value.name for value in graph.output}
         self.inputs = {value.name for value in graph.input} - set(self.constants)
         self.uses: Counter[str] = Counter()
@@ -209,9 +241,11 @@ class _Sweep:
             self.live.pop(storage, None)
 
     def _is_attention(self, name: str) -> bool:
-        """Whether a value is a square matrix per head, as large as the tokens squared."""
+        """Whether a value is a matrix of tokens by tokens per head; class tokens may be missing on one side."""
         shape = self.shapes.get(name, ())
-        return len(shape) >= 3 and shape[-1] == shape[-2] and shape[-1] > 64
+        if len(shape) < 3 or self.makers.get(name) not in ("MatMul", "Softmax", "Einsum"):
+            return False
+        return min(shape[-2:]) > 64 and max(shape[-2:]) <= 1.1 * min(shape[-2:])
 
 
 def _tensor_bytes(tensor: Any) -> int:

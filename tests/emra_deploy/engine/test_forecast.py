@@ -109,6 +109,28 @@ def test_functions_count_as_what_they_hold() -> None:
     assert (found.weights, found.activations) == (256, 128)
 
 
+def test_the_aggregation_is_counted_with_its_body_and_without() -> None:
+    """The body computes its sizes from attributes; without it they are those that the exporter noted."""
+    from export.function_body import DOMAIN, DOMAIN_VERSION, OPERATOR, add_body, drop_body
+
+    tokens, width = 205, 64
+    made = helper.make_node(
+        OPERATOR, ["q0", "q1"], ["gca"], domain=DOMAIN, name="gca", num_heads=1, num_class_tokens=5, scale=0.125
+    )
+    packed = ["n", tokens, 3 * width]
+    model = chain(made, node("Relu", "gca", "y"), inputs={"q0": packed, "q1": packed}, outputs={"y": ["n", 5, 200]})
+    model.graph.value_info.append(helper.make_tensor_value_info("gca", TensorProto.FLOAT, ["n", 5, 200]))
+    model.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+    add_body(model, width)
+    inside = measure_graph(model, 2)
+    assert inside.unknown == 0
+    # Patch rows by all keys, twice: before and after softmax.
+    assert inside.attention == 2 * 2 * 200 * tokens * 4
+    drop_body(model)
+    outside = measure_graph(model, 2)
+    assert outside == GraphMemory(0, 2 * 5 * 200 * 4, 0, inside.io, "gca", 0)
+
+
 def test_unknown_sizes_are_counted_and_said() -> None:
     model = chain(node("Wobble", "x", "a", domain="who"), node("Relu", "a", "y"), inputs={"x": [4]}, outputs={"y": [4]})
     model.opset_import.append(helper.make_opsetid("who", 1))
@@ -127,7 +149,7 @@ def test_what_does_not_fit_is_refused_with_what_would() -> None:
     with pytest.raises(EmraError) as caught:
         check_fits(forecast, manifest, FreeMemory(3_200_000_000, "shared"))
     assert caught.value.code == "memory-forecast"
-    assert "needs about 5.0 GB at batch 4, and 3.2 GB of shared memory are free" in caught.value.cause
+    assert "needs up to 5.3 GB at batch 4, and 3.2 GB of shared memory are free" in caught.value.cause
     assert caught.value.remedy.startswith(
         "Use batch 1 or --size 416 416 when exporting or the streamed or the plugin form"
     )
@@ -135,7 +157,7 @@ def test_what_does_not_fit_is_refused_with_what_would() -> None:
 
 def test_only_what_would_fit_is_advised() -> None:
     manifest = make_manifest((512, 512))
-    assert smaller_sizes(Forecast(LARGE, 1), manifest, 1_200_000_000) == ["--size 192 192 when exporting"]
+    assert smaller_sizes(Forecast(LARGE, 1), manifest, 1_200_000_000) == ["--size 160 160 when exporting"]
     assert smaller_sizes(Forecast(LARGE, 4), manifest, 500_000_000) == []
     assert smaller_sizes(Forecast(LARGE, 1), replace(manifest, aggregation="plugin"), 2_000_000_000) == [
         "--size 320 320 when exporting"
@@ -179,4 +201,4 @@ def test_onnx_runtime_takes_what_is_forecast_times_a_constant(tmp_path: Path) ->
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         forecast = measure_graph(model, batch)
         assert forecast.unknown == 0
-        assert 1.0 <= int(done.stdout) / forecast.activations <= 1.8
+        assert 1.0 <= int(done.stdout) / forecast.activations <= 2.2
