@@ -234,12 +234,10 @@ def compare(
             progress(result)
     if not tiles:
         raise EmraError("dataset-empty", "there is no picture to compare on", "Check the data set and its split")
-    return Comparison(
-        classes,
-        tuple(tiles),
-        (first.describe(), second.describe()),
-        *(matrices or (None, None)),
-    )
+    if matrices is not None and not matrices[0].counts.any():
+        # Nothing is labelled, so there is no score to lose.
+        matrices = None
+    return Comparison(classes, tuple(tiles), (first.describe(), second.describe()), *(matrices or (None, None)))
 
 
 def check_same_task(a: Runner, b: Runner) -> ClassSet:

@@ -99,6 +99,14 @@ def test_numbers_of_a_difference(tmp_path: Path) -> None:
     assert result.failures(Tolerance(0.0, 100)) == []
 
 
+def test_labels_that_are_all_unknown_are_no_ground_truth(tmp_path: Path) -> None:
+    build_model(tmp_path / "a.onnx")
+    tile = Labelled("p", scene(32, 32), np.full((32, 32), 255, np.uint8))
+    result = compare(tmp_path / "a.onnx", tmp_path / "a.onnx", [tile])
+    assert result.scores is None
+    assert result.failures(TOLERANCES["fp32"]) == []
+
+
 def test_models_of_different_input_sizes(tmp_path: Path) -> None:
     build_model(tmp_path / "a.onnx", (32, 32))
     build_model(tmp_path / "b.onnx", (24, 48), batch=2)

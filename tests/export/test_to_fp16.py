@@ -166,6 +166,17 @@ def test_overflow_is_caught(small_file: Path, tmp_path: Path) -> None:
     assert {"up", "back"} <= {entry.node for entry in kept.audit.kept}
 
 
+@pytest.mark.slow
+def test_floats_in_all_heads_out_two_at_a_time(explicit_file: Path, tmp_path: Path) -> None:
+    converted = to_fp16(explicit_file, tmp_path / "x.fp16.onnx")
+    model = onnx.load(converted.path)
+    assert model.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
+    kinds = {entry.name: entry.type.tensor_type.elem_type for entry in model.graph.output}
+    assert kinds == {"classes": TensorProto.UINT8, "logits": TensorProto.FLOAT, "confidence": TensorProto.FLOAT}
+    picture = generate(52, 64, 64).image[np.newaxis]
+    assert compare(explicit_file, converted.path, picture).agreement >= TOLERANCES["fp16"].min_agreement
+
+
 def write_bad(folder: Path) -> None:
     build_model(folder / "good.onnx")
     data = (folder / "good.onnx").read_bytes()
