@@ -45,7 +45,7 @@ class Counters:
         left: Neither, because the stream was stopped.
         waiting: In the queue or being segmented, at most 2 for a live source.
         damaged: Of all received, those that the decoder calls incomplete.
-        bad_packets: Packets that came damaged, whether or not a frame could be made of them.
+        bad_packets: Packets that came damaged, or gave no frame because others are missing.
         connections: Connections that gave at least one frame.
         attempts: Tries to connect.
         stalls: Times that no frame came for longer than ``stall_after``.

@@ -21,6 +21,13 @@ FILE_FORMATS = (
 """Demuxers that files may use. Playlists (HLS, concat, SDP, ...) are not among them: a downloaded file must not be
 able to make this machine read other files or open connections."""
 
+_ONE_FRAME_A_PACKET = ("h264", "hevc", "mjpeg")
+"""Decoders that give a frame for every packet of a file with an index, if nothing is wrong."""
+
+TORN_FOR = 120
+"""Frames after a damaged packet that count as damaged unless a keyframe comes: decoders patch holes with older
+pictures and mark only the first of them. Encoders that refresh bit by bit never send a keyframe, hence the end."""
+
 _SHORT = 0.5
 _SHORT_FRAMES = 3
 """A video that ends so many seconds, and frames, before its time is broken."""
@@ -58,6 +65,7 @@ class VideoSource:
         self._av = load_av()
         self._address = address
         self._bad_packets = 0
+        self._torn = 0
         self._file = address.kind is Kind.FILE
         url, form, demuxer = _demuxer_options(address, options)
         # A file's reads end by themselves; a time-out would turn a slow disk into a damaged file.
@@ -83,7 +91,15 @@ class VideoSource:
         stamp = None if frame.time is None else float(frame.time)
         rotation = int(getattr(frame, "rotation", 0)) if self._file else 0
         size = (frame.width, frame.height) if rotation % 180 else (frame.height, frame.width)
-        return Grab(partial(_picture, frame, rotation), size, stamp, bool(frame.is_corrupt))
+        return Grab(partial(_picture, frame, rotation), size, stamp, self._is_torn(frame))
+
+    def _is_torn(self, frame: Any) -> bool:
+        """Whether parts of a frame are missing, or made up of others that are missing."""
+        if frame.key_frame:
+            self._torn = 0
+        torn = bool(frame.is_corrupt) or self._torn > 0
+        self._torn = max(0, self._torn - 1)
+        return torn
 
     def take_bad_packets(self) -> int:
         """How many packets came damaged since the last call."""
@@ -136,20 +152,31 @@ class VideoSource:
         return disposition is not None and bool(disposition & type(disposition).attached_pic)
 
     def _decoded(self) -> Iterator[Any]:
-        packets, end = 0, 0.0
+        packets, silent, end = 0, 0, 0.0
         try:
             for packet in self._container.demux(self._video):
-                self._bad_packets += bool(packet.is_corrupt)
+                bad = bool(packet.is_corrupt)
                 if packet.dts is not None:
                     packets, end = packets + 1, float((packet.dts + (packet.duration or 0)) * packet.time_base)
+                    # Packets that an edit of the file hides are decoded for others' sake.
+                    silent += not (bad or packet.is_discard)
                 try:
-                    yield from packet.decode()
+                    for frame in packet.decode():
+                        silent -= 1
+                        yield frame
                 except self._av.InvalidDataError:
                     # A live stream is joined in the middle and loses packets; a file may be scratched.
-                    self._bad_packets += not packet.is_corrupt
+                    silent -= not bad
+                    bad = True
+                if bad:
+                    self._bad_packets += 1
+                    self._torn = TORN_FOR
         except (self._av.FFmpegError, OSError) as error:
             raise translate(error, self._address, opening=False) from error
         if self._file:
+            if self._video.frames and self._video.codec_context.name in _ONE_FRAME_A_PACKET:
+                # Frames whose references are gone are withheld by the decoder without a word.
+                self._bad_packets += max(0, silent)
             self._check_end(packets, end)
 
     def _check_end(self, packets: int, end: float) -> None:

@@ -57,7 +57,8 @@ def translate(
         if code in (errno.EACCES, errno.EPERM):
             return EmraError("input-unreadable", "you may not read this file", "Change its permissions", address.target)
         if code == errno.EIO:
-            return EmraError("input-read", f"reading failed ({reason})", "Check the disk", address.target)
+            cause = f"reading failed ({reason}): the file breaks off, or the disk is bad"
+            return EmraError("input-read", cause, "Copy it again", address.target)
         return EmraError(*(_FILE_OPENING if opening else _FILE_READING), address.target)
     known = _FOR_GOOD.get(type(error).__name__)
     if known is not None and opening:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -107,3 +108,16 @@ def test_a_stream_of_nothing_ends() -> None:
     with Stream([], label_all) as stream:
         assert list(stream) == []
     assert stream.status().state is StreamState.ENDED
+
+
+def test_streams_in_threads_may_share_one_segmenter(segmenter: Segmenter) -> None:
+    pictures = [[scene(40, 70, seed=10 * which + seed) for seed in range(6)] for which in range(3)]
+
+    def follow(which: int) -> list[np.ndarray]:
+        with segmenter.stream(pictures[which]) as stream:
+            return [result.labels for result in stream]
+
+    with ThreadPoolExecutor(3) as threads:
+        for which, labels in enumerate(threads.map(follow, range(3))):
+            for picture, mask in zip(pictures[which], labels, strict=True):
+                np.testing.assert_array_equal(mask, nearest_colour(picture))

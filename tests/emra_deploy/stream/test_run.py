@@ -360,32 +360,6 @@ def test_no_thread_stays_behind() -> None:
     wait_for(lambda: set(threading.enumerate()) <= before)
 
 
-def test_the_status_can_be_read_by_many_threads_while_it_runs() -> None:
-    script = Script(live=False)
-    problems: list[str] = []
-    done = threading.Event()
-
-    def look() -> None:
-        while not done.is_set():
-            status = stream.status()
-            if not reconciles(status.counters):
-                problems.append(str(status))
-            stream.changes()
-
-    for number in range(60):
-        script.push(number % 256)
-    script.end()
-    with Stream(script.opener, label_all) as stream:
-        threads = [threading.Thread(target=look, daemon=True) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        assert len(list(stream)) == 60
-        done.set()
-        for thread in threads:
-            thread.join(20)
-    assert problems == []
-
-
 def test_results_say_what_json_needs() -> None:
     script = Script(live=False)
     script.push(1, time=2.0)

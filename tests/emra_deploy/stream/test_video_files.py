@@ -158,19 +158,31 @@ def test_what_can_be_read_of_a_file_that_breaks_off_is_delivered_and_then_said(t
     assert error.code == "video-truncated"
 
 
-def test_scratches_cost_some_frames_and_are_counted(tmp_path: Path) -> None:
-    path = save_video(tmp_path / "a.ts", 60, gop=10)
+@pytest.mark.parametrize("place", [0.3, 0.5, 0.7])
+def test_a_scratch_costs_no_more_than_one_group_of_pictures_and_is_told(tmp_path: Path, place: float) -> None:
+    path = save_video(tmp_path / "a.mp4", 60, gop=10, container_options={"movflags": "faststart"})
     content = bytearray(path.read_bytes())
-    middle = len(content) // 2
-    content[middle : middle + 1500] = np.random.default_rng(1).bytes(1500)
+    pictures = content.index(b"mdat")
+    middle = pictures + int(place * (len(content) - pictures))
+    content[middle : middle + 30] = bytes(30)
     path.write_bytes(bytes(content))
     with Stream(str(path), label_all) as stream:
-        got = [number_of(result.image) for result in stream if not result.frame.damaged]
+        results = list(stream)
+    right = [number_of(result.image) for result in results if not result.frame.damaged]
+    # Those that are not marked are what they should be.
+    assert right == [round(result.frame.time * 10) for result in results if not result.frame.damaged]
+    assert 45 <= len(right) < 60
     counters = stream.status().counters
-    assert got == sorted(got)
-    assert got[0] == 0
-    assert 30 < len(got) < 60
-    assert counters.damaged + counters.bad_packets > 0
+    assert counters.bad_packets > 0
+    assert counters.damaged == len(results) - len(right)
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.avi", "mjpeg"), ("a.webm", "libvpx")])
+def test_whole_files_have_no_bad_packets(tmp_path: Path, name: str, codec: str) -> None:
+    path = save_video(tmp_path / name, 30, codec=codec, options={"bf": "2"} if codec == "libx264" else {})
+    with Stream(str(path), label_all) as stream:
+        assert len(list(stream)) == 30
+    assert stream.status().counters.bad_packets == 0
 
 
 @pytest.mark.parametrize(
