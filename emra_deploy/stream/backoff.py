@@ -33,7 +33,7 @@ class Backoff:
     _tries: int = 0
 
     def reset(self) -> None:
-        """Frames came: the next outage starts from the shortest wait."""
+        """The connection is good: the next outage starts from the shortest wait."""
         self._tries = 0
 
     def next_wait(self, outage: float) -> float:

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 HANG_MARGIN = 2.0
 """Seconds beyond its own time-outs after which a native call counts as hung."""
 
+SETTLED = 1.0
+"""Seconds of frames after which a connection counts as good. A server that dies with each client is not hurried."""
+
 MAX_HUNG = 8
 """Readers that may hang at once. Each holds a thread and a connection, so a process with more is better restarted."""
 
@@ -132,7 +135,7 @@ class Reader:
         """Connect and read to the end. Returns why the source was lost, or None when it is over."""
         source: FrameSource | None = None
         connection = self._ledger.counters.connections + 1
-        came = False
+        first: float | None = None
         lag = LagEstimator()
         try:
             turn.beat = time.monotonic()
@@ -147,10 +150,11 @@ class Reader:
                 if grab is None:
                     # A live source that ends has been cut: cameras do not come to an end.
                     return "the sender ended the stream" if self._opener.restartable else None
-                if not came:
-                    came = True
-                    backoff.reset()
+                if first is None:
+                    first = turn.beat
                     self._ledger.count(connections=1)
+                if turn.beat - first > SETTLED:
+                    backoff.reset()
                 self._accept(grab, turn, connection, lag)
             return None
         except SourceLostError as error:

@@ -193,6 +193,28 @@ def test_a_lost_source_is_found_again() -> None:
     assert stream.status().counters.connections == 3
 
 
+@pytest.mark.parametrize(("settled", "resets"), [(0.0, True), (1e9, False)])
+def test_only_a_connection_that_lasted_makes_the_next_wait_short(
+    monkeypatch: pytest.MonkeyPatch, settled: float, resets: bool
+) -> None:
+    monkeypatch.setattr(reader, "SETTLED", settled)
+    waits: list[float] = []
+    tries: list[int] = []
+    monkeypatch.setattr(reader.Backoff, "reset", lambda self: tries.append(len(waits)))
+    monkeypatch.setattr(reader.Backoff, "next_wait", lambda self, outage: waits.append(outage) or 0.0)
+    script = Script()
+    with Stream(script.opener, label_all) as stream:
+        for number in range(3):
+            script.push(number)
+            next(stream)
+            time.sleep(0.002)
+            script.push(number)
+            next(stream)
+            script.lose()
+        wait_for(lambda: len(waits) == 3)
+    assert bool(tries) is resets
+
+
 def test_until_the_first_frame_it_is_connecting() -> None:
     script = Script()
     script.lose("connection refused")
