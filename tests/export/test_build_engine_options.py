@@ -262,9 +262,9 @@ def test_a_plugin_for_nothing_or_that_is_none(make: Make) -> None:
 
 
 def test_what_does_not_fit_is_not_built_unless_wanted(make: Make) -> None:
-    bench = make(free=34_000_000)
+    bench = make(free=33_600_000)
     error = bench.refused("memory-forecast", max_batch=8)
-    assert "at batch 8, and 34.0 MB of GPU memory are free" in error.cause
+    assert "at batch 8, and 33.6 MB of GPU memory are free" in error.cause
     assert bench.fake.built is None
     assert bench.build(max_batch=1, ignore_memory=True).lines[0].startswith("memory at batch 1")
 
