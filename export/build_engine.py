@@ -32,6 +32,7 @@ from emra_deploy.engine.sidecar import (
     PASSED,
     Flags,
     MemoryNeed,
+    Plugin,
     Precision,
     SelfTest,
     Sidecar,
@@ -126,7 +127,8 @@ def build_engine(
     request = Request(profile, flags, found_plugin, timings)
     built = run_shown(lambda: build(source, request, library, progress), progress)
     lines.append(f"{library.title}: a strongly typed network of {built.layers} layers, {len(built.plan) / 1e6:.1f} MB")
-    tried = _try_out(built, source, library, cuda)
+    plugins = () if found_plugin is None else (found_plugin,)
+    tried = _try_out(built, source, library, cuda, plugins)
     precision = _read_precision(built, tried, source, library)
     activations = tried.activations or built.messages.sizes.get("activations")
     lines += [_memory_line(built, activations, forecast), _precision_line(precision), _self_test_line(tried.self_test)]
@@ -138,7 +140,7 @@ def build_engine(
         profile,
         flags,
         dynamic=source.manifest.input_shape[0] is None,
-        plugins=() if found_plugin is None else (found_plugin,),
+        plugins=plugins,
         timing_cache=None if timings is None else timings[1],
     )
     sidecar = Sidecar(
@@ -147,7 +149,7 @@ def build_engine(
         flavour=library.name,
         version=version_text(library.version),
         machine=describe_machine(cuda),
-        plugins=() if found_plugin is None else (found_plugin,),
+        plugins=plugins,
         profile=profile,
         flags=Flags(**{**vars(flags), "timing_cache": timings is not None}),
         precision=precision,
@@ -212,7 +214,7 @@ def _cuda() -> Cuda | None:
         return None
 
 
-def _try_out(built: Built, source: Source, library: Flavour, cuda: Cuda | None) -> _Tried:
+def _try_out(built: Built, source: Source, library: Flavour, cuda: Cuda | None, plugins: tuple[Plugin, ...]) -> _Tried:
     """Run the golden tile through the engine, where there is a GPU."""
     from emra_deploy.backends.trt import TensorRTBackend
     from emra_deploy.selftest import self_test
@@ -220,7 +222,7 @@ def _try_out(built: Built, source: Source, library: Flavour, cuda: Cuda | None) 
     if cuda is None:
         return _Tried(SelfTest(NOT_RUN, reason="no GPU"))
     try:
-        backend = TensorRTBackend.of_plan(bytes(built.plan), library, source.manifest, cuda)
+        backend = TensorRTBackend.of_plan(bytes(built.plan), library, source.manifest, cuda, plugins)
     except EmraError as error:
         if library.name != RTX or error.code != "model-unreadable":
             raise

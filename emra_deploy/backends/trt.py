@@ -27,6 +27,7 @@ from emra_deploy.engine.forecast import check_load
 from emra_deploy.engine.log import Messages, make_logger
 from emra_deploy.engine.plan import read_header
 from emra_deploy.engine.plugins import inspect_plugin, load_plugin
+from emra_deploy.engine.sidecar import Plugin
 from emra_deploy.errors import EmraError
 from emra_deploy.manifest import Manifest
 
@@ -88,14 +89,17 @@ class TensorRTBackend:
         self._load(libraries)
 
     @classmethod
-    def of_plan(cls, plan: bytes, flavour: Flavour, manifest: Manifest, cuda: Cuda) -> TensorRTBackend:
+    def of_plan(
+        cls, plan: bytes, flavour: Flavour, manifest: Manifest, cuda: Cuda, plugins: Sequence[Plugin] = ()
+    ) -> TensorRTBackend:
         """Load an engine that was just built, which needs no proof of where it came from.
 
         Args:
             plan: The engine.
-            flavour: The library that built it, with its plugins already loaded.
+            flavour: The library that built it.
             manifest: Of the model.
             cuda: CUDA.
+            plugins: What it was built with; builders and runtimes have registries of their own.
 
         Raises:
             EmraError: ``model-unreadable``, ``model-mismatch``, ``gpu-memory``.
@@ -103,7 +107,7 @@ class TensorRTBackend:
         backend = cls.__new__(cls)
         backend._cuda = cuda
         backend._open(plan, flavour, manifest, None)
-        backend._load([])
+        backend._load(plugins)
         return backend
 
     def _open(self, plan: bytes, flavour: Flavour, manifest: Manifest, path: str | os.PathLike[str] | None) -> None:
@@ -117,7 +121,7 @@ class TensorRTBackend:
         self._engine: Any = None
         self._context: Any = None
 
-    def _load(self, libraries: Sequence[Any]) -> None:
+    def _load(self, libraries: Sequence[Plugin]) -> None:
         trt = self._flavour.module
         self._logger = make_logger(trt, self._messages)
         self._runtime = trt.Runtime(self._logger)

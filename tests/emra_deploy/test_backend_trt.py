@@ -18,6 +18,7 @@ from emra_deploy.backends.ort import OnnxRuntimeBackend
 from emra_deploy.backends.trt import TensorRTBackend
 from emra_deploy.engine.cuda import CudaPython
 from emra_deploy.engine.device import FreeMemory
+from emra_deploy.engine.flavour import load_flavour
 from emra_deploy.engine.sidecar import (
     NOT_RUN,
     Flags,
@@ -355,6 +356,11 @@ def test_plugins_are_loaded_by_absolute_path_and_hash(make: Make) -> None:
     bench.save(plugins=(Plugin(str(library), digest),))
     TensorRTBackend(bench.engine).close()
     assert bench.fake.libraries == [str(library)]
+    plan = bench.engine.read_bytes()
+    plugins = bench.fake.libraries.copy()
+    built = TensorRTBackend.of_plan(plan, load_flavour(), bench.manifest, bench.cuda(), (Plugin(plugins[0], digest),))
+    built.close()
+    assert bench.fake.libraries == 2 * plugins
     bench.fake.libraries.clear()
     for path, sha256, code in ((library, "0" * 64, "plugin-hash"), (Path("/none.so"), digest, "plugin-missing")):
         bench.save(plugins=(Plugin(str(path), sha256),))

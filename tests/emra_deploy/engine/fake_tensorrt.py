@@ -127,17 +127,19 @@ class Fake:
 class IPluginRegistry:
     def __init__(self, fake: Fake) -> None:
         self._fake = fake
+        self._loaded = False
 
     @property
     def all_creators(self):
         kind = type("Creator", (), {})
         found = []
-        for name in self._fake.creators if self._fake.libraries else []:
+        for name in self._fake.creators if self._loaded else []:
             found.append(kind())
             found[-1].name = name
         return found
 
     def load_library(self, plugin_path):
+        self._loaded = True
         self._fake.libraries.append(plugin_path)
         return object()
 
@@ -145,9 +147,11 @@ class IPluginRegistry:
 class Runtime:
     def __init__(self, fake: Fake, logger: ILogger) -> None:
         self._fake, self._logger = fake, logger
+        # As in TensorRT, builders and runtimes do not see each other's libraries.
+        self._registry = IPluginRegistry(fake)
 
     def get_plugin_registry(self):
-        return IPluginRegistry(self._fake)
+        return self._registry
 
     def deserialize_cuda_engine(self, serialized_engine):
         self._fake.loaded += 1
@@ -342,13 +346,14 @@ class OnnxParser:
 class Builder:
     def __init__(self, fake: Fake, logger: ILogger) -> None:
         self._fake, self._logger = fake, logger
+        self._registry = IPluginRegistry(fake)
 
     @property
     def num_DLA_cores(self):
         return self._fake.cores
 
     def get_plugin_registry(self):
-        return IPluginRegistry(self._fake)
+        return self._registry
 
     def create_network(self, flags=0):
         return INetworkDefinition(self._fake, flags)
