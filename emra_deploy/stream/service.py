@@ -15,7 +15,7 @@ from emra_deploy.stream.status import StreamStatus
 
 logger = logging.getLogger(__name__)
 
-HUNG_AFTER = 1.4
+HUNG_AFTER = 1.2
 """Seconds after `Stream.stop` at which the working thread counts as hung; more than ``StreamOptions.finish_within``."""
 
 CLOSE_PATIENCE = 0.2
