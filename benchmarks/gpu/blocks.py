@@ -59,7 +59,9 @@ def compare_blocks(library: Aggregation, tokens: int) -> list[Row]:
             kept.append(packed)
         return y, library(problem, kept[-problem.blocks :])
 
-    times = time_graphs({"bare": [bare], "with aggregation": [aggregated]}, rounds=9)
+    times, failures = time_graphs({"bare": [bare], "with aggregation": [aggregated]}, rounds=9)
+    if failures:
+        raise RuntimeError(f"the blocks could not be timed: {failures}")
     section = f"ViT-B blocks, T = {tokens}, batch 1, FP16, CUDA graphs"
     rows = [
         Row(section, name, seconds * 1e6, "us", note=f"scatter {scatter:.1%}")

@@ -30,7 +30,7 @@ def capture(works: Sequence[Work]) -> torch.cuda.CUDAGraph:
 
 def time_graphs(
     candidates: Mapping[str, Sequence[Work]], rounds: int = 7, seconds: float = 0.15
-) -> dict[str, tuple[float, float]]:
+) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
     """Seconds of one unit of work of each candidate.
 
     Each candidate's works, one per set of inputs, become one graph, so that inputs change from call to call and
@@ -43,9 +43,15 @@ def time_graphs(
         seconds: About how long each turn lasts.
 
     Returns:
-        Name -> (median, scatter of the rounds' medians as a fraction).
+        Name -> (median, scatter of the rounds' medians as a fraction); and name -> why, of those that could not be
+        captured.
     """
-    graphs = {name: capture(works) for name, works in candidates.items()}
+    graphs, failures = {}, {}
+    for name, works in candidates.items():
+        try:
+            graphs[name] = capture(works)
+        except RuntimeError as error:
+            failures[name] = " ".join(str(error).split())[:80]
     replays = {name: max(3, min(200, round(seconds / max(_once(graph), 1e-6)))) for name, graph in graphs.items()}
     samples: dict[str, list[list[float]]] = {name: [] for name in graphs}
     names = list(graphs)
@@ -59,7 +65,7 @@ def time_graphs(
         medians = [statistics.median(turn) for turn in turns]
         middle = statistics.median(value for turn in turns for value in turn)
         results[name] = (middle / count, (max(medians) - min(medians)) / middle)
-    return results
+    return results, failures
 
 
 def _once(graph: torch.cuda.CUDAGraph) -> float:

@@ -31,7 +31,7 @@ __device__ __forceinline__ float exp2_polynomial(float x) {
 
 struct Half {
   static constexpr int kBytes = 2;
-  static constexpr int kKeysPerTile = 64;   // 128 bytes of a row of the spread values
+  static constexpr int kKeysPerTile = 128;  // 256 bytes of a row of the spread values
   static constexpr int kOctetsPerStep = 2;  // eights of keys in a 32-byte step
 
   __device__ __forceinline__ static void mma(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
@@ -59,7 +59,7 @@ struct Half {
 
 struct Float {
   static constexpr int kBytes = 4;
-  static constexpr int kKeysPerTile = 32;
+  static constexpr int kKeysPerTile = 64;
   static constexpr int kOctetsPerStep = 1;
 
   // Three TF32 products of high and low parts; what is dropped is of the order of 2^-22, that of FP32 rounding. The

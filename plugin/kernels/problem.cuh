@@ -14,9 +14,9 @@ constexpr int kMaxClassTokens = 32;
 // Class rows are computed 16 at a time, the rows of one matrix instruction.
 constexpr int kRowsPerTile = 16;
 
-// Keys of a class-row block of threads; the spread values are padded to a multiple of 64 keys for the refinement.
+// Keys of a class-row block of threads; the spread values are padded to whole tiles of the refinement.
 constexpr int kSpreadKeys = 16;
-constexpr int kKeyPadding = 64;
+constexpr int kKeyPadding = 128;
 
 // Passed by value to each kernel. "Head" below counts the heads of all P blocks, block by block.
 struct Problem {

@@ -1,10 +1,10 @@
 // Second pass: GCA, c2p spread by the attention between patches. T * T exponentials per head: the cost of the operator.
 //
-// A warp keeps 16 * kRowTiles queries in registers; the keys and the spread values stream through shared memory, three
-// tiles deep. Per 16 keys: scores = Q K^T, powers = 2^(scores - shift), sums += powers * spread values, the first and
+// A warp keeps 16 * kRowTiles queries in registers; the keys and the spread values stream through shared memory, one
+// tile ahead. Per 16 keys: scores = Q K^T, powers = 2^(scores - shift), sums += powers * spread values, the first and
 // the last on the tensor cores. The last column of the spread values is ones, so the sums carry the denominators along.
 //
-// The softmax is online, but optimistic: `shift` is a row's largest score of the first 16 keys, lowered by kHeadroom,
+// The softmax is online, but optimistic: `shift` is a row's largest score of the first step, lowered by kHeadroom,
 // and no maximum is looked for after that. If a power outgrows the range of its type (2^16 in FP16), a sum becomes
 // infinite or NaN; the warp then looks for the maximum of that tile, rescales the sums it had before, and computes the
 // tile once more. That leaves one multiply-add, one exponential and half a conversion per element.
@@ -15,7 +15,8 @@
 
 namespace emra {
 
-constexpr int kRefineStages = 3;
+// A tile of 128 keys takes a multiprocessor 4,000 clocks, several times as long as the next one's copy.
+constexpr int kRefineStages = 2;
 
 // log2 of the power that the largest score seen so far gets: FP16 holds 2^16 at most and 2^-14 in full precision.
 constexpr float kHeadroom = 8.f;
@@ -28,7 +29,7 @@ struct Refinement {
   static constexpr int kHeadBytes = kWidth * Element::kBytes;
   static constexpr int kSteps = kHeadBytes / 32;
   static constexpr int kKeys = Element::kKeysPerTile;
-  static constexpr int kValueBytes = kKeys * Element::kBytes;  // 128
+  static constexpr int kValueBytes = kKeys * Element::kBytes;  // 256
   // An odd number of 16-byte units between rows: the 8 rows of a matrix lie in different banks.
   static constexpr int kKeyStride = kHeadBytes + 16;
   static constexpr int kValueStride = kValueBytes + 16;
@@ -39,7 +40,7 @@ struct Refinement {
   static constexpr int kRowTiles = Element::kBytes == 2 && kColumnTiles <= 2 ? 2 : 1;
   static constexpr int kRowsPerWarp = 16 * kRowTiles;
   // Where 128 registers do, two blocks of 8 warps (or four of 4) share a multiprocessor; elsewhere three or two of 4.
-  static constexpr bool kSmall = Element::kBytes == 2 && kColumnTiles == 1 && kWidth <= 80;
+  static constexpr bool kSmall = Element::kBytes == 2 && kColumnTiles == 1 && kWidth <= 64;
   static constexpr int kMaxWarps = kSmall ? 8 : 4;
   static constexpr int kMinBlocks = kSmall || Element::kBytes == 4 || (kWidth == 128 && kColumnTiles == 2) ? 2 : 3;
 };
@@ -50,7 +51,7 @@ class RefineWarp {
   using Element = typename Traits::Element;
   static constexpr int kRowTiles = Traits::kRowTiles;
   static constexpr int kColumnTiles = Traits::kColumnTiles;
-  static constexpr int kOctets = Traits::kKeys / 8;
+  static constexpr int kRun = Element::kOctetsPerStep;
 
   __device__ __forceinline__ RefineWarp(const Problem& problem, int first_row, int lane)
       : problem_(problem), first_row_(first_row), lane_(lane) {}
@@ -79,13 +80,13 @@ class RefineWarp {
     }
   }
 
-  // Adds one tile of keys and values in shared memory to the sums.
-  __device__ __forceinline__ void add(SharedAddress keys, SharedAddress values, bool first_tile) {
-    if (first_tile) raise_shift(keys, 2);
+  // Adds `steps` steps of keys and values in shared memory to the sums.
+  __device__ __forceinline__ void add(SharedAddress keys, SharedAddress values, int steps, bool first_tile) {
+    if (first_tile) raise_shift(keys, 1);
     float sums[kRowTiles][kColumnTiles][4];
     EMRA_NO_UNROLL
     for (int attempt = 0; attempt < 2; ++attempt) {
-      add_optimistically(sums, keys, values);
+      add_optimistically(sums, keys, values, steps);
       // Only the last column, of ones, must be looked at, and any lane may: an infinite power spoils every column.
       bool spoilt = false;
       EMRA_UNROLL
@@ -94,7 +95,7 @@ class RefineWarp {
       }
       // After one raise no finite score can overflow; what is still spoilt was so in the input, and is handed on.
       if (attempt == 1 || !any_lane(spoilt)) break;
-      raise_shift(keys, kOctets);
+      raise_shift(keys, steps);
     }
     EMRA_UNROLL
     for (int tile = 0; tile < kRowTiles; ++tile) {
@@ -132,10 +133,14 @@ class RefineWarp {
   }
 
  private:
-  // Scores of this warp's queries against keys 8 * octet ... 8 * octet + 7 of a tile, before scaling.
-  __device__ __forceinline__ void score(float (&scores)[kRowTiles][4], SharedAddress keys, int octet) const {
-    // Matrix lane / 8 of a load is the 16 bytes from 16 * (lane / 8) of the eight keys: two steps of 32 bytes.
-    const SharedAddress row = keys + (octet * 8 + lane_ % 8) * Traits::kKeyStride + lane_ / 8 * 16;
+  // Where this lane's row of the first eight keys begins: matrix lane / 8 of a load is the 16 bytes from 16 * (lane /
+  // 8) of each key, so that one load brings two steps of 32 bytes.
+  __device__ __forceinline__ SharedAddress key_row(SharedAddress keys) const {
+    return keys + lane_ % 8 * Traits::kKeyStride + lane_ / 8 * 16;
+  }
+
+  // Scores of this warp's queries against the eight keys of `row`, before scaling.
+  __device__ __forceinline__ void score(float (&scores)[kRowTiles][4], SharedAddress row) const {
     EMRA_UNROLL
     for (int tile = 0; tile < kRowTiles; ++tile) {
       EMRA_UNROLL
@@ -154,23 +159,24 @@ class RefineWarp {
     }
     if constexpr (Traits::kSteps % 2 != 0) {
       uint32_t b[2];
-      load_matrices(
-          b, keys + (octet * 8 + lane_ % 8) * Traits::kKeyStride + lane_ / 8 % 2 * 16 + (Traits::kSteps - 1) * 32);
+      // Two matrices: lanes 16 to 31 give the addresses of lanes 0 to 15 again, which nobody uses.
+      load_matrices(b, row - lane_ / 16 * 32 + (Traits::kSteps - 1) * 32);
       EMRA_UNROLL
       for (int tile = 0; tile < kRowTiles; ++tile) Element::mma(scores[tile], queries_[tile][Traits::kSteps - 1], b);
     }
   }
 
-  // Makes the shift of each row follow the largest score of the first `octets` times 8 keys, and the sums follow the
-  // shift.
-  __device__ __forceinline__ void raise_shift(SharedAddress keys, int octets) {
+  // Makes the shift of each row follow the largest score of the first `steps` steps, and the sums follow the shift.
+  __device__ __forceinline__ void raise_shift(SharedAddress keys, int steps) {
     float largest[kRowTiles][2];
     EMRA_UNROLL
     for (int tile = 0; tile < kRowTiles; ++tile) largest[tile][0] = largest[tile][1] = -kInfinity;
+    SharedAddress row = key_row(keys);
     EMRA_NO_UNROLL
-    for (int octet = 0; octet < octets; ++octet) {
+    for (int octet = 0; octet < steps * kRun; ++octet) {
       float scores[kRowTiles][4];
-      score(scores, keys, octet);
+      score(scores, row);
+      row += 8 * Traits::kKeyStride;
       EMRA_UNROLL
       for (int tile = 0; tile < kRowTiles; ++tile) {
         EMRA_UNROLL
@@ -198,7 +204,7 @@ class RefineWarp {
 
   // sums = sums_ + powers * values, with the shifts as they are.
   __device__ __forceinline__ void add_optimistically(float (&sums)[kRowTiles][kColumnTiles][4], SharedAddress keys,
-                                                     SharedAddress values) const {
+                                                     SharedAddress values, int steps) const {
     EMRA_UNROLL
     for (int tile = 0; tile < kRowTiles; ++tile) {
       EMRA_UNROLL
@@ -207,42 +213,55 @@ class RefineWarp {
         for (int i = 0; i < 4; ++i) sums[tile][column][i] = sums_[tile][column][i];
       }
     }
-    // One step of values at a time: unrolled further, the compiler keeps more scores than there are registers. The
-    // tensor cores work on the second eight keys while the powers of the first are computed; more overlap comes from
-    // the other warps.
-    constexpr int kRun = Element::kOctetsPerStep;
+    // One step of values at a time: unrolled further, the compiler keeps more scores than there are registers.
+    SharedAddress row = key_row(keys);
+    SharedAddress value_row = values + lane_ / 4 * Traits::kValueStride + lane_ % 4 * 4;
+    float scores[kRun][kRowTiles][4];
+    score(scores[0], row);
     EMRA_NO_UNROLL
-    for (int step = 0; step < kOctets / kRun; ++step) {
-      float scores[kRun][kRowTiles][4];
-      uint32_t powers[kRowTiles][4];
+    for (int step = 1; step < steps; ++step) {
+      add_step<true>(sums, scores, row, value_row);
+      row += kRun * 8 * Traits::kKeyStride;
+      value_row += 32;
+    }
+    add_step<false>(sums, scores, row, value_row);
+  }
+
+  // Adds one step, of whose keys the scores of the first eight are there; leaves those of the next step, if there is
+  // `kMore`. The tensor cores work on the scores of eight keys while the powers of the eight before are computed.
+  template <bool kMore>
+  __device__ __forceinline__ void add_step(float (&sums)[kRowTiles][kColumnTiles][4],
+                                           float (&scores)[kRun][kRowTiles][4], SharedAddress row,
+                                           SharedAddress value_row) const {
+    uint32_t powers[kRowTiles][4];
+    EMRA_UNROLL
+    for (int octet = 0; octet < kRun; ++octet) {
+      const SharedAddress next = row + (octet + 1) * 8 * Traits::kKeyStride;
+      if (kRun == 2 && (octet == 0 || kMore)) score(scores[(octet + 1) % kRun], next);
       EMRA_UNROLL
-      for (int octet = 0; octet < kRun; ++octet) score(scores[octet], keys, step * kRun + octet);
-      EMRA_UNROLL
-      for (int octet = 0; octet < kRun; ++octet) {
+      for (int tile = 0; tile < kRowTiles; ++tile) {
         EMRA_UNROLL
-        for (int tile = 0; tile < kRowTiles; ++tile) {
-          EMRA_UNROLL
-          for (int i = 0; i < 4; ++i) {
-            float& cell = scores[octet][tile][i];
-            cell = Element::exp2(fmaf(cell, problem_.scale, -shift_[tile][i / 2]), octet * 4 + i);
-          }
-          Element::pack(powers[tile], scores[octet][tile], octet);
+        for (int i = 0; i < 4; ++i) {
+          float& cell = scores[octet][tile][i];
+          cell = Element::exp2(fmaf(cell, problem_.scale, -shift_[tile][i / 2]), octet * 4 + i);
         }
+        Element::pack(powers[tile], scores[octet][tile], octet);
       }
+      // With one buffer of scores there is nothing to overlap with, and no register to spare for another.
+      if (kRun == 1 && kMore) score(scores[0], next);
+    }
+    EMRA_UNROLL
+    for (int column = 0; column < kColumnTiles; ++column) {
+      uint32_t b[2];
+      load_values(b, value_row + column * 8 * Traits::kValueStride);
       EMRA_UNROLL
-      for (int column = 0; column < kColumnTiles; ++column) {
-        uint32_t b[2];
-        load_values(b, values, column, step);
-        EMRA_UNROLL
-        for (int tile = 0; tile < kRowTiles; ++tile) Element::mma(sums[tile][column], powers[tile], b);
-      }
+      for (int tile = 0; tile < kRowTiles; ++tile) Element::mma(sums[tile][column], powers[tile], b);
     }
   }
 
-  // B fragment of 8 columns of the spread values and one 32-byte step of keys: two words, no bank conflicts (see
-  // kValueStride), and fewer registers than a whole load of four matrices.
-  __device__ __forceinline__ void load_values(uint32_t (&b)[2], SharedAddress values, int column, int step) const {
-    const SharedAddress row = values + (column * 8 + lane_ / 4) * Traits::kValueStride + step * 32 + lane_ % 4 * 4;
+  // B fragment of 8 columns of the spread values and one 32-byte step of keys, of which `row` is this lane's first
+  // word: two words, no bank conflicts (see kValueStride), and fewer registers than a load of four matrices.
+  __device__ __forceinline__ static void load_values(uint32_t (&b)[2], SharedAddress row) {
     b[0] = load_shared_word(row);
     b[1] = load_shared_word(row + 16);
   }
@@ -254,14 +273,14 @@ class RefineWarp {
   float sums_[kRowTiles][kColumnTiles][4];
 };
 
-// Starts copying one tile of keys and spread values into a stage of shared memory. Keys past the last repeat it: their
-// scores are ordinary, and the zeros of the spread values, the last column included, take them out of every sum.
+// Starts copying `wanted` keys and a tile of spread values into a stage of shared memory. Keys past the last repeat it:
+// their scores are ordinary, and the zeros of the spread values, the last column included, take them out of every sum.
 template <class Traits>
 __device__ __forceinline__ void copy_tile(SharedAddress stage, const Problem& problem, const unsigned char* keys,
-                                          const unsigned char* spread, int first_key) {
+                                          const unsigned char* spread, int first_key, int wanted) {
   constexpr int kUnits = Traits::kHeadBytes / 16, kValueUnits = Traits::kValueBytes / 16;
   const int threads = static_cast<int>(blockDim.x);
-  for (int i = threadIdx.x; i < Traits::kKeys * kUnits; i += threads) {
+  for (int i = threadIdx.x; i < wanted * kUnits; i += threads) {
     const int key = i / kUnits, unit = i % kUnits;
     const size_t token = min(first_key + key, problem.tokens - 1);
     copy_async(stage + key * Traits::kKeyStride + unit * 16, keys + token * problem.row_bytes + unit * 16);
@@ -293,13 +312,20 @@ __global__ void __launch_bounds__(Traits::kMaxWarps * 32, Traits::kMinBlocks) re
 
   RefineWarp<Traits> rows(problem, first_row, static_cast<int>(threadIdx.x) % 32);
 
-  // Tiles are copied two ahead of the computation, across the heads of the group.
+  // The last tile of a head is cut to whole steps: T is often a few class tokens more than a multiple of a tile.
+  constexpr int kStepKeys = 8 * Traits::Element::kOctetsPerStep;
+  const auto steps_of = [&](int tile) {
+    return (min(Traits::kKeys, problem.tokens - tile * Traits::kKeys) + kStepKeys - 1) / kStepKeys;
+  };
+
+  // Tiles are copied ahead of the computation, across the heads of the group.
   const auto copy = [&](int head, int tile, int stage) {
     for (; tile >= tiles; tile -= tiles) ++head;
     if (head < heads) {
       const unsigned char* const keys =
           problem.queries(image, first_head + head, Traits::kHeadBytes) + problem.key_offset;
-      copy_tile<Traits>(shared + stage * Traits::kStageBytes, problem, keys, spread, tile * Traits::kKeys);
+      copy_tile<Traits>(shared + stage * Traits::kStageBytes, problem, keys, spread, tile * Traits::kKeys,
+                        steps_of(tile) * kStepKeys);
     }
     copy_async_commit();  // An empty group at the end keeps the count that copy_async_wait goes by.
   };
@@ -317,7 +343,9 @@ __global__ void __launch_bounds__(Traits::kMaxWarps * 32, Traits::kMinBlocks) re
       synchronize_block();
       copy(head, tile + kRefineStages - 1, stage == 0 ? kRefineStages - 1 : stage - 1);
       const SharedAddress keys = shared + stage * Traits::kStageBytes;
-      if (first_row < problem.patches()) rows.add(keys, keys + Traits::kKeys * Traits::kKeyStride, tile == 0);
+      if (first_row < problem.patches()) {
+        rows.add(keys, keys + Traits::kKeys * Traits::kKeyStride, steps_of(tile), tile == 0);
+      }
       stage = stage == kRefineStages - 1 ? 0 : stage + 1;
     }
     if (first_row < problem.patches()) rows.finish(refined, head == 0);
