@@ -32,8 +32,17 @@ SLOW_LIMIT = 0.5
 """Age limit in seconds for the consumer that takes a fifth of a second a frame."""
 
 
+class _Told(dict[str, Any]):
+    """Parts that are told as soon as they are measured: what fails later must not cost what was found before."""
+
+    def __setitem__(self, name: str, part: Any) -> None:
+        super().__setitem__(name, part)
+        for line in lines({name: part}):
+            print(line, flush=True)
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure the parts that are wanted.
+    """Measure the parts that are wanted, and print the figures of each.
 
     Raises:
         EmraError: Whatever is wrong with the model, or ``missing-library`` without an RTSP server.
@@ -41,7 +50,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     missing = why_no_rtsp_server()
     if missing is not None:
         raise EmraError("missing-library", missing, "Install it and run this again")
-    parts: dict[str, Any] = {}
+    parts = _Told()
     with Segmenter.open(arguments.model) as segmenter, tempfile.TemporaryDirectory() as scratch:
         parts["model"] = segmenter.manifest.name
         server = RtspServer()
@@ -132,8 +141,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(words)
     try:
         parts = measure(arguments)
-        for line in lines(parts):
-            print(line)
         if arguments.json is not None:
             content = {**describe_run("stream_soak.py", words), "machine": describe_machine(), **parts}
             with atomic_output(arguments.json, overwrite=arguments.overwrite) as part:
