@@ -27,6 +27,9 @@ PERCENTILE = 99.99
 BINS = 8192
 """At least half of them lie below the largest value."""
 
+SMALLEST_LIMIT = 2.0**-60
+"""Below it, `BINS` / limit would leave FP32; nothing that small is told apart."""
+
 QUANTIZED_BINS = 128
 """Magnitudes that int8 can tell apart."""
 
@@ -63,10 +66,10 @@ class Magnitudes:
             raise ValueError("an activation is not a finite number")
         self.largest = max(self.largest, largest)
         if largest > self.limit:
-            self._grow(2.0 ** math.ceil(math.log2(largest)))
+            self._grow(max(SMALLEST_LIMIT, 2.0 ** math.ceil(math.log2(largest))))
         if self.limit:
-            # Both powers of two, so the product is exact and so is every edge.
-            places = (magnitudes * np.float32(BINS / self.limit)).astype(np.int32)
+            # Both powers of two, so this is exact and so is every edge; their quotient might overflow.
+            places = (magnitudes / np.float32(self.limit) * np.float32(BINS)).astype(np.int32)
             np.minimum(places, BINS - 1, out=places)
             self.counts += np.bincount(places, minlength=BINS)
         else:
