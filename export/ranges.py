@@ -68,8 +68,8 @@ class Magnitudes:
         if largest > self.limit:
             self._grow(max(SMALLEST_LIMIT, 2.0 ** math.ceil(math.log2(largest))))
         if self.limit:
-            # Both powers of two, so this is exact and so is every edge; their quotient might overflow.
-            places = (magnitudes / np.float32(self.limit) * np.float32(BINS)).astype(np.int32)
+            # Both powers of two, so the product is exact and so is every edge.
+            places = (magnitudes * np.float32(BINS / self.limit)).astype(np.int32)
             np.minimum(places, BINS - 1, out=places)
             self.counts += np.bincount(places, minlength=BINS)
         else:
