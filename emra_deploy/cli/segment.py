@@ -82,28 +82,14 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Do it and print the result."""
     bands = None if options.bands is None else _parse_bands(options.bands)
-    from emra_deploy.mapping import segment_file
-    from emra_deploy.scaling import Scale
-
     if options.dry_run:
         return _dry_run(options, bands)
+    from emra_deploy.mapping import segment_file
+
     with _progress() as progress:
         report = segment_file(
-            options.input,
-            options.output,
-            model=options.model,
-            overlay=options.overlay,
-            overwrite=options.overwrite,
-            backend=options.backend,
-            threads=options.threads,
-            batch=options.batch,
-            halo=options.halo,
-            blend=options.blend,
-            gsd=options.gsd,
-            bands=bands,
-            scale=None if options.scale is None else Scale(*options.scale),
+            **_settings(options, bands),
             opacity=options.opacity,
-            polygons=options.polygons,
             polygon_classes=_parse_names(options.polygon_classes),
             min_pixels=options.min_pixels,
             min_area=options.min_area,
@@ -117,26 +103,20 @@ def run(options: Namespace) -> int:
     return 0
 
 
-def _dry_run(options: Namespace, bands: tuple[int, ...] | None) -> int:
-    from emra_deploy.mapping import plan_file
+def _settings(options: Namespace, bands: tuple[int, ...] | None) -> dict[str, Any]:
+    """What a map and the plan of it are told alike."""
     from emra_deploy.scaling import Scale
 
-    plan = plan_file(
-        options.input,
-        options.output,
-        model=options.model,
-        overlay=options.overlay,
-        polygons=options.polygons,
-        overwrite=options.overwrite,
-        backend=options.backend,
-        threads=options.threads,
-        batch=options.batch,
-        halo=options.halo,
-        blend=options.blend,
-        gsd=options.gsd,
-        bands=bands,
-        scale=None if options.scale is None else Scale(*options.scale),
-    )
+    files = ("input", "output", "model", "overlay", "polygons", "overwrite")
+    names = (*files, "backend", "threads", "batch", "halo", "blend", "gsd")
+    scale = None if options.scale is None else Scale(*options.scale)
+    return {**{name: options[name] for name in names}, "bands": bands, "scale": scale}
+
+
+def _dry_run(options: Namespace, bands: tuple[int, ...] | None) -> int:
+    from emra_deploy.mapping import plan_file
+
+    plan = plan_file(**_settings(options, bands))
     if options.json:
         print(json.dumps(plan.to_dict()))
         return 0
