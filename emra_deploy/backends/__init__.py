@@ -6,23 +6,31 @@ import os
 from pathlib import Path
 
 from emra_deploy.backends.base import Backend
+from emra_deploy.backends.providers import PROVIDERS
 from emra_deploy.errors import EmraError
 from emra_deploy.manifest import Manifest
 
-BACKENDS = ("onnxruntime", "openvino", "tensorrt")
+BACKENDS = ("onnxruntime", *PROVIDERS, "openvino", "tensorrt")
 """Names that `open_backend` knows, besides ``"auto"``."""
 
 ENGINES = (".engine", ".plan", ".trt")
 """Endings of the names of TensorRT engines."""
 
-_SUITS = {".onnx": ("onnxruntime", "openvino"), **dict.fromkeys(ENGINES, ("tensorrt",))}
+_SUITS = {".onnx": ("onnxruntime", "openvino", *PROVIDERS), **dict.fromkeys(ENGINES, ("tensorrt",))}
 """For each ending the backends that run such files, the one that ``"auto"`` takes first."""
 
 __all__ = ["BACKENDS", "ENGINES", "Backend", "open_backend"]
 
 
 def open_backend(
-    path: str | os.PathLike[str], name: str = "auto", threads: int | None = None, *, trust_engine: bool = False
+    path: str | os.PathLike[str],
+    name: str = "auto",
+    threads: int | None = None,
+    *,
+    trust_engine: bool = False,
+    device: int = 0,
+    cache: str | os.PathLike[str] | None = None,
+    batch: int | None = None,
 ) -> tuple[Backend, Manifest]:
     """Load a model file.
 
@@ -32,12 +40,17 @@ def open_backend(
         threads: Threads of one run; None leaves the choice to the backend. Engines run on the GPU and ignore it.
         trust_engine: Whether to load a TensorRT engine without a sidecar that matches it, such as one of trtexec.
             Loading an engine runs its code. Its Manifest is then that of the ONNX file of the same name beside it.
+        device: Number of the GPU, for ONNX Runtime's providers.
+        cache: Folder for the engines that ONNX Runtime's TensorRT providers build, which takes them seconds to minutes
+            at each load without one; None keeps none.
+        batch: Largest batch that will be run, for providers that build for one.
 
     Returns:
         The backend, and what the file says about itself.
 
     Raises:
-        EmraError: ``backend-unknown``, ``model-format``, and those of the backend.
+        EmraError: ``backend-unknown``, ``model-format``, ``backend-option`` for an option that the backend does not
+            know, and those of the backend.
     """
     if name != "auto" and name not in BACKENDS:
         raise EmraError("backend-unknown", f"There is no backend {name!r}", f"Use auto or {', '.join(BACKENDS)}")
@@ -56,17 +69,24 @@ def open_backend(
         endings = " or ".join(ending for ending, backends in _SUITS.items() if name in backends)
         raise EmraError(
             "model-format",
-            f"{name} does not run {suffix} files, {' and '.join(suits)} can",
+            f"{name} does not run {suffix} files: they are for {', '.join(suits)}",
             f"Leave the choice of the backend to the file, or give one that ends in {endings}",
             path,
         )
     if name == "tensorrt":
         return _open_engine(path, trust_engine)
+    if name in PROVIDERS:
+        from emra_deploy.backends.ort_gpu import OnnxRuntimeGpuBackend
+
+        fast = OnnxRuntimeGpuBackend(path, name, device=device, cache=cache, batch=batch)
+        return fast, fast.manifest
+    if cache is not None:
+        raise EmraError("backend-option", f"{name} builds no engines to keep", "Leave the folder out")
     if name == "openvino":
         from emra_deploy.backends.openvino import OpenVinoBackend
 
-        fast = OpenVinoBackend(path, threads=threads)
-        return fast, fast.manifest
+        on_processor = OpenVinoBackend(path, threads=threads)
+        return on_processor, on_processor.manifest
     from emra_deploy.backends.ort import OnnxRuntimeBackend
 
     backend = OnnxRuntimeBackend(path, threads=threads)

@@ -1,4 +1,4 @@
-"""The ONNX Runtime backend, on the processor."""
+"""The ONNX Runtime backend, on the processor; `emra_deploy.backends.ort_gpu` has it on GPUs."""
 
 from __future__ import annotations
 
@@ -42,23 +42,35 @@ class OnnxRuntimeBackend:
     ) -> None:
         contract.check_threads(threads)
         self._path, self._threads = path, threads
-        self._session = _open_session(Path(path), threads)
+        check_file(Path(path))
+        self._session = open_session(Path(path), self._session_options())
+        self.manifest = self._checked(manifest)
+
+    def _session_options(self) -> onnxruntime.SessionOptions:
+        options = load_runtime().SessionOptions()
+        options.log_severity_level = 3
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+        return options
+
+    def _checked(self, manifest: Manifest | None) -> Manifest:
+        """The Manifest, once the graph was found to be as it says."""
         try:
             if manifest is None:
                 manifest = Manifest.from_metadata(self._session.get_modelmeta().custom_metadata_map)
             contract.check_graph(_values(self._session.get_inputs()), _values(self._session.get_outputs()), manifest)
         except EmraError as error:
             # The checks see values only; the user needs to know which file holds them.
-            raise EmraError(error.code, error.cause, error.remedy, path) from error
+            raise EmraError(error.code, error.cause, error.remedy, self._path) from error
         except UnicodeDecodeError as error:
             # ONNX Runtime passes names and metadata on as they are in the file.
             raise EmraError(
                 "model-unreadable",
                 f"The file is damaged: it holds text that is none ({error})"[:300],
                 "Copy the file again, or export it again with export/to_onnx.py",
-                path,
+                self._path,
             ) from error
-        self.manifest = manifest
+        return manifest
 
     @property
     def input_shape(self) -> tuple[int | None, int, int]:
@@ -86,7 +98,7 @@ class OnnxRuntimeBackend:
         try:
             values = self._session.run(list(self.manifest.heads), {"image": image})
         except Exception as error:  # ONNX Runtime's own errors share no base but Exception.
-            message = " ".join(str(error).split())[:300]
+            message = one_line(error)
             raise EmraError(
                 "model-run",
                 f"ONNX Runtime cannot run this model on {len(batch)} tiles ({message})",
@@ -101,29 +113,46 @@ class OnnxRuntimeBackend:
         del self._session
 
 
-def _open_session(path: Path, threads: int | None) -> onnxruntime.InferenceSession:
+def check_file(path: Path) -> None:
+    """Refuse a path that is no file.
+
+    Raises:
+        EmraError: ``model-missing``.
+    """
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
         raise EmraError("model-missing", f"The model file {what}", "Give the path of an .onnx file", path)
+
+
+def load_runtime() -> Any:
+    """The module onnxruntime.
+
+    Raises:
+        EmraError: ``backend-missing``.
+    """
     try:
         import onnxruntime
     except ImportError as error:
         raise EmraError(
             "backend-missing", "onnxruntime is not installed", "Run: pip install 'emra-deploy[runtime]'"
         ) from error
+    return onnxruntime
+
+
+def open_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    """Load a file for the processor.
+
+    Raises:
+        EmraError: ``model-unreadable``, ``model-external-data``.
+    """
+    library = load_runtime()
     check_external_data(path)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
     try:
         # By path, never by content: only so does ONNX Runtime confine external data to the folder of the file.
         # Without its fallback, which tries the same again and prints about it on standard output.
-        return onnxruntime.InferenceSession(
-            os.fspath(path), options, providers=["CPUExecutionProvider"], enable_fallback=0
-        )
+        return library.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # ONNX Runtime's own errors share no base but Exception.
-        message = " ".join(str(error).split())[:300]
+        message = one_line(error)
         if "external data" in message.lower():
             raise EmraError(
                 "model-external-data",
@@ -133,11 +162,16 @@ def _open_session(path: Path, threads: int | None) -> onnxruntime.InferenceSessi
             ) from error
         raise EmraError(
             "model-unreadable",
-            f"The file is not an ONNX model that ONNX Runtime {onnxruntime.__version__} can load: it may be"
+            f"The file is not an ONNX model that ONNX Runtime {library.__version__} can load: it may be"
             f" truncated, damaged or of another kind ({message})",
             "Copy the file again and compare its size, or export it again with export/to_onnx.py",
             path,
         ) from error
+
+
+def one_line(error: Exception) -> str:
+    """The text of an error of ONNX Runtime, which may have many lines."""
+    return " ".join(str(error).split())[:300]
 
 
 def _values(nodes: list[Any]) -> list[contract.Value]:

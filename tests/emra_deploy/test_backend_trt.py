@@ -379,7 +379,7 @@ def test_names_and_formats(make: Make, tmp_path: Path) -> None:
     bench = make()
     with pytest.raises(EmraError, match=r"onnxruntime does not run \.engine files"):
         open_backend(bench.engine, name="onnxruntime")
-    with pytest.raises(EmraError, match=r"tensorrt does not run \.onnx files, onnxruntime and openvino can"):
+    with pytest.raises(EmraError, match=r"tensorrt does not run \.onnx files: they are for onnxruntime, openvino, "):
         open_backend(bench.onnx, name="tensorrt")
     for content, code in ((b"", "model-unreadable"), (b"ftrt", "model-unreadable"), (b"x" * 100, "model-unreadable")):
         (tmp_path / "bad.engine").write_bytes(content)

@@ -1,0 +1,243 @@
+"""The ONNX Runtime backend on NVIDIA GPUs, through its CUDA, TensorRT and TensorRT-RTX providers.
+
+ONNX Runtime itself falls back to the processor when a provider does not load, and says so only in its log. Here the
+provider that was asked for is in use, or there is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import logging
+import os
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from emra_deploy.backends.base import Outputs, check_batch
+from emra_deploy.backends.ort import OnnxRuntimeBackend, check_file, load_runtime, one_line, open_session
+from emra_deploy.backends.providers import PROVIDERS, Provider, check_device, provider_options
+from emra_deploy.engine.bindings import chunks
+from emra_deploy.errors import EmraError
+from emra_deploy.manifest import Manifest
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_log = logging.getLogger(__name__)
+
+DEFAULT_LARGEST = 1
+"""Largest batch that an engine is built for where the model leaves it open and nobody says."""
+
+
+class OnnxRuntimeGpuBackend(OnnxRuntimeBackend):
+    """Runs an ONNX file with ONNX Runtime on a GPU.
+
+    Args:
+        path: The ``.onnx`` file.
+        provider: One of `PROVIDERS`, by its name.
+        manifest: Used in place of the file's own Manifest, when given.
+        device: Number of the GPU.
+        cache: Folder in which the TensorRT providers keep the engines that they build, so that the next load is fast;
+            None keeps none. Loading an engine runs its code, so nobody else should be able to write there.
+        batch: Largest batch for which the TensorRT providers build an engine, where the model leaves it open; larger
+            ones are run in parts.
+
+    Raises:
+        EmraError: ``backend-missing`` when this ONNX Runtime has no such provider; ``backend-provider`` when the
+            provider does not load or would leave the whole model to the processor; ``backend-option``; and those of
+            `OnnxRuntimeBackend`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        provider: str,
+        manifest: Manifest | None = None,
+        *,
+        device: int = 0,
+        cache: str | os.PathLike[str] | None = None,
+        batch: int | None = None,
+    ) -> None:
+        self._provider = chosen = PROVIDERS[provider]
+        self.name = chosen.name
+        self._path, self._threads = path, None
+        check_device(device)
+        if cache is not None and not chosen.builder:
+            raise EmraError("backend-option", f"{chosen.title} builds no engines to keep", "Leave the folder out")
+        check_file(Path(path))
+        library = load_runtime()
+        devices = _find(library, chosen)
+        # First for the processor, as it is: whatever fails after that is the provider's fault, not the file's.
+        options = self._session_options()
+        options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._session = open_session(Path(path), options)
+        self.manifest = self._checked(manifest)
+        self._device, self._nodes = device, ""
+        self._largest = (self.manifest.input_shape[0] or batch or DEFAULT_LARGEST) if chosen.builder else None
+        if cache is not None:
+            _make_folder(cache)
+        told = provider_options(chosen, self.manifest, device=device, cache=cache, largest=self._largest or 1)
+        self._session = self._open(library, devices, told)
+        self._check_in_use(library)
+
+    def _open(self, library: Any, devices: list[Any], told: dict[str, str]) -> onnxruntime.InferenceSession:
+        chosen = self._provider
+        options = self._session_options()
+        # Which provider runs each node, told by 1.24 and later.
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        try:
+            if devices:
+                told.pop("device_id")
+                options.add_provider_for_devices([devices[self._device]], told)
+                return library.InferenceSession(os.fspath(self._path), options, enable_fallback=0)
+            _load_libraries(library, chosen)
+            providers: list[Any] = [(chosen.ep, told)]
+            if chosen.builder and PROVIDERS["onnxruntime-cuda"].ep in library.get_available_providers():
+                # For nodes that TensorRT does not know.
+                providers.append((PROVIDERS["onnxruntime-cuda"].ep, {"device_id": str(self._device)}))
+            return library.InferenceSession(
+                os.fspath(self._path), options, providers=[*providers, "CPUExecutionProvider"], enable_fallback=0
+            )
+        except IndexError as error:
+            raise EmraError(
+                "backend-option",
+                f"device {self._device}, and {chosen.title} finds {len(devices)} GPUs",
+                "Give a smaller number",
+            ) from error
+        except Exception as error:  # ONNX Runtime's own errors share no base but Exception.
+            raise self._unusable(library, one_line(error)) from error
+
+    def _check_in_use(self, library: Any) -> None:
+        """Refuse a session whose work the processor would do.
+
+        Raises:
+            EmraError: ``backend-provider``.
+        """
+        chosen = self._provider
+        if chosen.ep not in self._session.get_providers():
+            raise self._unusable(library, f"it runs with {', '.join(self._session.get_providers())} only")
+        counts = _count_nodes(self._session)
+        if counts:
+            mine, every = counts[chosen.ep], sum(counts.values())
+            self._nodes = f"{mine} of {every}"
+            if not mine:
+                raise self._unusable(library, f"it takes none of the {every} nodes of the graph")
+            if mine < every:
+                rest = ", ".join(f"{count} by {name}" for name, count in counts.items() if name != chosen.ep)
+                _log.info("%s runs %s nodes of the graph; %s", chosen.title, self._nodes, rest)
+
+    def _unusable(self, library: Any, reason: str) -> EmraError:
+        chosen = self._provider
+        return EmraError(
+            "backend-provider",
+            f"ONNX Runtime {library.__version__} has {chosen.ep}, and cannot run this model with it ({reason})",
+            "Check that nvidia-smi shows the GPU, and that CUDA and its libraries are those of this release."
+            f" {chosen.get}; or use --backend onnxruntime, which runs on the processor",
+            self._path,
+        )
+
+    def describe(self) -> dict[str, str]:
+        """Library, version, provider, GPU, and how many nodes of the graph it runs, where that is known."""
+        facts = {
+            "backend": self.name,
+            "version": load_runtime().__version__,
+            "device": f"gpu {self._device}",
+            "provider": self._provider.ep,
+        }
+        return {**facts, "nodes": self._nodes} if self._nodes else facts
+
+    def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
+        """Label a batch; see `Backend.run`. A batch that is larger than the engine's is run in parts."""
+        check_batch(batch, self.input_shape)
+        if self.input_shape[0] is not None or self._largest is None or len(batch) <= self._largest:
+            return super().run(batch)
+        parts = [
+            super(OnnxRuntimeGpuBackend, self).run(batch[start : start + used])
+            for start, used, _ in chunks(len(batch), 1, self._largest)
+        ]
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def _find(library: Any, provider: Provider) -> list[Any]:
+    """The GPUs that a provider in a library of its own finds; none for one that ONNX Runtime was built with.
+
+    Raises:
+        EmraError: ``backend-missing``, ``backend-provider``.
+    """
+    if provider.ep in library.get_available_providers():
+        return []
+    devices = _devices(library, provider)
+    if not devices and provider.plugin is not None:
+        try:
+            plugin = importlib.import_module(provider.plugin)
+        except ImportError:
+            plugin = None
+        if plugin is not None:
+            _register(library, provider, plugin)
+            devices = _devices(library, provider)
+            if not devices:
+                raise EmraError("backend-provider", f"{provider.plugin} finds no GPU that it can use", provider.get)
+    if not devices:
+        there = ", ".join(library.get_available_providers())
+        raise EmraError(
+            "backend-missing",
+            f"ONNX Runtime {library.__version__} here has no {provider.ep}; it has {there}",
+            provider.get,
+        )
+    return devices
+
+
+def _devices(library: Any, provider: Provider) -> list[Any]:
+    ask = getattr(library, "get_ep_devices", None)
+    return [] if ask is None else [device for device in ask() if device.ep_name == provider.ep]
+
+
+def _register(library: Any, provider: Provider, plugin: Any) -> None:
+    try:
+        library.register_execution_provider_library(plugin.get_ep_name(), plugin.get_library_path())
+    except Exception as error:  # ONNX Runtime's own, and what the plugin raises.
+        if "already registered" not in str(error).lower():
+            raise EmraError(
+                "backend-provider",
+                f"{provider.plugin} is installed and does not load ({one_line(error)})",
+                provider.get,
+            ) from error
+
+
+def _load_libraries(library: Any, provider: Provider) -> None:
+    """Bring what a provider links to into the process, where it lies in Python packages."""
+    printed = io.StringIO()
+    # It prints what it does not find, which may be found otherwise.
+    with contextlib.redirect_stdout(printed):
+        preload = getattr(library, "preload_dlls", None)
+        if preload is not None:
+            preload()
+    for line in filter(None, printed.getvalue().splitlines()):
+        _log.debug("onnxruntime.preload_dlls: %s", line)
+    for name in provider.libraries:
+        # Without it the provider may find them elsewhere; if not, it says so itself.
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+
+
+def _count_nodes(session: Any) -> Counter[str]:
+    """How many nodes each provider runs; empty where ONNX Runtime does not tell."""
+    counts: Counter[str] = Counter()
+    ask = getattr(session, "get_provider_graph_assignment_info", None)
+    for part in () if ask is None else ask():
+        counts[part.ep_name] += len(part.get_nodes())
+    return counts
+
+
+def _make_folder(path: str | os.PathLike[str]) -> None:
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EmraError(
+            "backend-option", f"the folder for engines cannot be made ({error.strerror})", "Give another", path
+        ) from error

@@ -1,0 +1,122 @@
+"""ONNX Runtime's execution providers for NVIDIA GPUs: what each is called, needs and is told, and how to get it.
+
+The names of the options are those of the providers' sources (microsoft/onnxruntime,
+``core/providers/{cuda,tensorrt,nv_tensorrt_rtx}``). Nothing here loads a library.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from emra_deploy.errors import EmraError
+from emra_deploy.manifest import Manifest
+
+MAX_DEVICE = 63
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A provider as a backend.
+
+    Attributes:
+        name: Of the backend, such as ``"onnxruntime-cuda"``.
+        ep: ONNX Runtime's name of the provider.
+        title: For people.
+        builder: Beginning of the names of its options about shapes, for a provider that builds an engine when it
+            loads a model; or "".
+        plugin: Python module that brings the provider as a library of its own, or None.
+        libraries: Python modules that load what the provider links to.
+        get: How to get it.
+    """
+
+    name: str
+    ep: str
+    title: str
+    builder: str
+    plugin: str | None
+    libraries: tuple[str, ...]
+    get: str
+
+
+_GPU_WHEEL = "pip uninstall onnxruntime; pip install 'onnxruntime-gpu[cuda,cudnn]>=1.30'"
+
+CUDA = Provider(
+    "onnxruntime-cuda",
+    "CUDAExecutionProvider",
+    "CUDA",
+    "",
+    None,
+    (),
+    f"Run: {_GPU_WHEEL}; it takes the place of onnxruntime and needs an NVIDIA driver",
+)
+TENSORRT = Provider(
+    "onnxruntime-tensorrt",
+    "TensorrtExecutionProvider",
+    "TensorRT",
+    "trt_",
+    None,
+    ("tensorrt",),
+    f"Run: {_GPU_WHEEL}; and install the TensorRT that this release was made with (JetPack's, or pip install"
+    " 'emra-deploy[tensorrt]')",
+)
+RTX = Provider(
+    "onnxruntime-tensorrt-rtx",
+    "NvTensorRTRTXExecutionProvider",
+    "TensorRT-RTX",
+    "nv_",
+    "onnxruntime_ep_nv_tensorrt_rtx",
+    ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+    "Run: pip install onnxruntime-ep-nv-tensorrt-rtx beside onnxruntime; it needs a GeForce or RTX card of the Ampere"
+    " generation or later and an NVIDIA driver",
+)
+PROVIDERS = {provider.name: provider for provider in (CUDA, TENSORRT, RTX)}
+"""By the names of the backends."""
+
+
+def check_device(device: int) -> None:
+    """Refuse a number that is no GPU's.
+
+    Raises:
+        EmraError: ``backend-option``.
+    """
+    if not 0 <= device <= MAX_DEVICE:
+        raise EmraError("backend-option", f"device {device}, expected 0 to {MAX_DEVICE}", "0 is the first GPU")
+
+
+def provider_options(
+    provider: Provider,
+    manifest: Manifest,
+    *,
+    device: int = 0,
+    cache: str | os.PathLike[str] | None = None,
+    largest: int,
+) -> dict[str, str]:
+    """What a provider is told.
+
+    No option of a precision is given: TensorRT then builds as the graph says, strongly typed.
+
+    Args:
+        provider: Of `PROVIDERS`.
+        manifest: Of the model: the sizes that an engine is built for.
+        device: Number of the GPU.
+        cache: Folder for the engines that the provider builds; None keeps none.
+        largest: Largest batch, where the model leaves it open.
+    """
+    if not provider.builder:
+        # Otherwise each request for memory is rounded up to a power of two.
+        return {"device_id": str(device), "arena_extend_strategy": "kSameAsRequested"}
+    fixed, height, width = manifest.input_shape
+    rest = (height, width, 3) if manifest.input_kind == "uint8" else (3, height, width)
+    chosen = {"device_id": str(device)}
+    # Without these the engine is built anew for each batch that is larger or smaller than those before.
+    for kind, batch in (("min", fixed or 1), ("opt", fixed or largest), ("max", fixed or largest)):
+        shape = "x".join(map(str, (batch, *rest)))
+        chosen[f"{provider.builder}profile_{kind}_shapes"] = f"image:{shape}"
+    if cache is not None:
+        if provider is TENSORRT:
+            # Only these two words are taken for yes and no.
+            chosen |= {"trt_engine_cache_enable": "True", "trt_engine_cache_path": os.fspath(cache)}
+        else:
+            chosen["nv_runtime_cache_path"] = os.fspath(cache)
+    return chosen
