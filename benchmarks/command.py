@@ -5,16 +5,21 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.candidates.open import describe_manifest, open_runner
 from benchmarks.candidates.runner import Runner
 from benchmarks.candidates.spec import BACKENDS, PEERS, Spec, make_specs, parse_batches, parse_sizes, with_size
 from benchmarks.provenance import describe_file, portable
+from benchmarks.results_file import write_result
 from emra_deploy.errors import EmraError
 from emra_deploy.files import check_output
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _log = logging.getLogger(__name__)
 PEER_SIZE = (512, 512)
@@ -36,7 +41,13 @@ def add_candidates(parser: argparse.ArgumentParser) -> None:
         help=f"comma-separated: auto, all, {', '.join(BACKENDS)}; a colon adds an option, "
         "as in openvino:bf16, torch:bf16, torch-compile:graph, onnxruntime:cuda (auto)",
     )
-    add("--peer", default="", metavar="NAMES", help=f"comma-separated: {', '.join(PEERS)}")
+    add(
+        "--peer",
+        default="",
+        metavar="NAMES",
+        help=f"comma-separated: {', '.join(PEERS)}; NAME@512 or NAME@512x640 gives one a size of its own, and "
+        "NAME=FILE.safetensors its weights, which are random otherwise",
+    )
     add("--batch", default="1", metavar="N,N", help="pictures at once (1)")
     add("--sizes", metavar="H,HxW", help="heights and widths of the input, for models that take several (their own)")
     add("--threads", type=int, metavar="N", help="threads of a processor's backend (its choice)")
@@ -61,7 +72,7 @@ def specs_of(arguments: argparse.Namespace) -> list[Spec]:
         sizes=parse_sizes(arguments.sizes) if arguments.sizes else (),
         threads=threads,
     )
-    for path in arguments.models:
+    for path in dict.fromkeys(spec.path for spec in specs if spec.path is not None):
         if not path.exists():
             raise EmraError("model-missing", "The model does not exist", "Check the spelling", path)
     return specs
@@ -75,13 +86,17 @@ def check_outputs(arguments: argparse.Namespace, *names: str) -> None:
         names: Attributes that hold output names or None.
 
     Raises:
-        EmraError: That of `emra_deploy.files.check_output`.
+        EmraError: That of `emra_deploy.files.check_output`, and of `benchmarks.plots.check_plot` for ``plot``.
     """
     inputs = [path for path in getattr(arguments, "models", ()) if path.is_file()]
     for name in names:
         output = getattr(arguments, name)
         if output:
             check_output(output, overwrite=arguments.overwrite, inputs=inputs)
+    if getattr(arguments, "plot", None):
+        from benchmarks.plots import check_plot
+
+        check_plot(arguments.plot)
 
 
 def failure(candidate: str, error: Exception) -> dict[str, Any]:
@@ -152,6 +167,51 @@ def open_all(specs: Sequence[Spec], progress: Callable[[str], None] = lambda nam
     return opened
 
 
+@contextmanager
+def opened_candidates(arguments: argparse.Namespace) -> Iterator[tuple[Opened, Callable[[str], None]]]:
+    """The candidates of a command, loaded for the block, and what says on the terminal what is being done.
+
+    Raises:
+        EmraError: Those of `specs_of` and `open_all`.
+    """
+    from rich.console import Console
+
+    specs = specs_of(arguments)
+    with Console(stderr=True).status("loading") as status:
+        opened = open_all(specs, lambda name: status.update(f"loading {name}"))
+        try:
+            yield opened, lambda words: status.update(words)
+        finally:
+            opened.close()
+
+
+def finish(
+    arguments: argparse.Namespace,
+    result: Mapping[str, Any],
+    show: Callable[[Mapping[str, Any], Console], None],
+    draw: Callable[..., None] | None = None,
+) -> int:
+    """Print a result, and write what was asked for.
+
+    Args:
+        arguments: Of the command.
+        result: As `benchmarks.results_file.make_result` gives it.
+        show: Prints it.
+        draw: Writes its chart.
+
+    Returns:
+        The exit status: 0, or `FAILED` when some candidates failed.
+    """
+    from benchmarks.tables import make_console
+
+    show(result, make_console())
+    if arguments.json:
+        write_result(arguments.json, result, overwrite=arguments.overwrite)
+    if draw is not None and arguments.plot:
+        draw(arguments.plot, result, overwrite=arguments.overwrite)
+    return FAILED if result["failures"] else 0
+
+
 def nothing(failures: Sequence[dict[str, Any]]) -> EmraError:
     """The error of a run in which every candidate failed, with the first cause in full."""
     first = failures[0]
@@ -177,6 +237,18 @@ def describe_candidate(spec: Spec, runner: Runner, opened: Opened) -> dict[str, 
         "precision": runner.precision,
         "cuda_graph": runner.cuda_graph,
     }
+
+
+def start(
+    make: Callable[[], argparse.ArgumentParser],
+    run: Callable[[argparse.Namespace], int],
+    argv: Sequence[str] | None,
+) -> int:
+    """Parse and run a command that keeps its own words in its result; the exit status."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    arguments = make().parse_args(words)
+    arguments.argv = words
+    return exit_status(run, arguments)
 
 
 def exit_status(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:

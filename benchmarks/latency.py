@@ -21,16 +21,15 @@ from benchmarks.candidates.pictures import write_pictures
 from benchmarks.candidates.runner import STAGES, Pipeline, Runner, describe_profile
 from benchmarks.candidates.spec import Spec
 from benchmarks.command import (
-    FAILED,
     Opened,
     add_candidates,
     check_outputs,
     describe_candidate,
-    exit_status,
     failure,
+    finish,
     nothing,
-    open_all,
-    specs_of,
+    opened_candidates,
+    start,
 )
 from benchmarks.machine_state.meter import Meter, open_meter
 from benchmarks.machine_state.nvml import Nvml
@@ -39,7 +38,8 @@ from benchmarks.measure import Noise, Plan, Series, Watch, measure, paired_ratio
 from benchmarks.measure.noise import PROBE, Probe
 from benchmarks.not_measured import list_unmeasured
 from benchmarks.provenance import describe_machine
-from benchmarks.results_file import make_result, write_result
+from benchmarks.results_file import make_result
+from benchmarks.tables import print_latency
 from emra_deploy.errors import EmraError
 
 PROFILED_RUNS = 5
@@ -66,36 +66,20 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print and write.
 
     Returns:
-        0, or `FAILED` when some candidates failed.
+        0, or `benchmarks.command.FAILED` when some candidates failed.
 
     Raises:
         EmraError: A bad argument, an output that cannot be written, or no candidate that can be measured.
     """
-    from rich.console import Console
-
-    from benchmarks.tables import make_console, print_latency
-
     check_outputs(arguments, "json", "plot")
-    if arguments.plot:
-        from benchmarks.plots import check_plot
-
-        check_plot(arguments.plot)
     rounds = min(10, max(1, arguments.iterations)) if arguments.rounds is None else arguments.rounds
     plan = Plan(arguments.iterations, arguments.warmup, rounds)
-    specs = specs_of(arguments)
-    console = Console(stderr=True)
-    with console.status("loading") as status:
-        opened = open_all(specs, lambda name: status.update(f"loading {name}"))
-        try:
-            baseline = _find_baseline(opened, arguments.baseline)
-            nvml = Nvml.open()
-            before = take_snapshot(nvml)
-            content, failures, why = _measure(
-                opened, plan, baseline, nvml, before, lambda words: status.update(words), arguments.profile
-            )
-            after = take_snapshot(nvml)
-        finally:
-            opened.close()
+    with opened_candidates(arguments) as (opened, say):
+        baseline = _find_baseline(opened, arguments.baseline)
+        nvml = Nvml.open()
+        before = take_snapshot(nvml)
+        content, failures, why = _measure(opened, plan, baseline, nvml, before, say, arguments.profile)
+        after = take_snapshot(nvml)
     failures = [*opened.failures, *failures]
     if not content["candidates"]:
         raise nothing(failures)
@@ -109,14 +93,14 @@ def run(arguments: argparse.Namespace) -> int:
         not_measured=list_unmeasured(describe_machine(), has_meter=why is None, why_no_meter=why or ""),
         state={"before": before, "after": after},
     )
-    print_latency(result, make_console())
-    if arguments.json:
-        write_result(arguments.json, result, overwrite=arguments.overwrite)
-    if arguments.plot:
-        from benchmarks.plots import write_latency_plot
+    return finish(arguments, result, print_latency, _draw)
 
-        write_latency_plot(arguments.plot, result, overwrite=arguments.overwrite)
-    return FAILED if failures else 0
+
+def _draw(path: str, result: Mapping[str, Any], *, overwrite: bool) -> None:
+    # Only where a chart is asked for: a device may have no matplotlib.
+    from benchmarks.plots import write_latency_plot
+
+    write_latency_plot(path, result, overwrite=overwrite)
 
 
 def _find_baseline(opened: Opened, text: str | None) -> Spec:
@@ -253,10 +237,7 @@ def _ratios(baseline: Spec, specs: Sequence[Spec], series: Mapping[str, Series],
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    arguments = parser().parse_args(words)
-    arguments.argv = words
-    return exit_status(run, arguments)
+    return start(parser, run, argv)
 
 
 if __name__ == "__main__":

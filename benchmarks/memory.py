@@ -19,19 +19,20 @@ from typing import Any
 
 from benchmarks.candidates.spec import Spec, with_size
 from benchmarks.command import (
-    FAILED,
     PEER_SIZE,
     add_candidates,
     check_outputs,
-    exit_status,
     failure,
+    finish,
     nothing,
     specs_of,
+    start,
 )
 from benchmarks.graph_cost import count_file
 from benchmarks.not_measured import list_unmeasured
 from benchmarks.provenance import REPOSITORY, describe_file, describe_machine
-from benchmarks.results_file import make_result, write_result
+from benchmarks.results_file import make_result
+from benchmarks.tables import print_memory
 from emra_deploy.errors import EmraError
 
 TIMEOUT = 1800
@@ -51,14 +52,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print and write.
 
     Returns:
-        0, or `FAILED` when some candidates failed.
+        0, or `benchmarks.command.FAILED` when some candidates failed.
 
     Raises:
         EmraError: A bad argument, an output that cannot be written, or no candidate that can be measured.
     """
     from rich.console import Console
-
-    from benchmarks.tables import make_console, print_memory
 
     check_outputs(arguments, "json")
     machine = describe_machine()
@@ -87,10 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         failures=failures,
         not_measured=list_unmeasured(machine, has_meter=True),
     )
-    print_memory(result, make_console())
-    if arguments.json:
-        write_result(arguments.json, result, overwrite=arguments.overwrite)
-    return FAILED if failures else 0
+    return finish(arguments, result, print_memory)
 
 
 def start_probe(spec: Spec) -> dict[str, Any]:
@@ -158,10 +154,7 @@ def _candidate(spec: Spec, report: dict[str, Any], sha256: str | None, jetson: b
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    arguments = parser().parse_args(words)
-    arguments.argv = words
-    return exit_status(run, arguments)
+    return start(parser, run, argv)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,13 @@ def write_roofline_plot(path: str | os.PathLike[str], result: Mapping[str, Any],
     _save(path, roofline_figure(result), overwrite)
 
 
+def write_accuracy_plot(
+    path: str | os.PathLike[str], points: Sequence[Mapping[str, Any]], *, overwrite: bool = False
+) -> None:
+    """Write the chart of accuracy against latency."""
+    _save(path, accuracy_figure(points), overwrite)
+
+
 def short_names(keys: Sequence[str]) -> list[str]:
     """Keys of candidates without the parts that all of them share, of a list of several."""
     rows = [key.split(" | ") for key in keys]
@@ -205,7 +212,7 @@ def accuracy_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
     """Accuracy against latency.
 
     Args:
-        points: ``key``, ``milliseconds``, ``low``, ``high`` (10th and 90th percentile or alike) and ``miou``.
+        points: As `benchmarks.report_accuracy.accuracy_points` gives them.
     """
     pyplot = _pyplot()
     with pyplot.rc_context(_STYLE):
@@ -219,7 +226,7 @@ def accuracy_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
         axes.plot([point["milliseconds"]], [point["miou"]], "o", color=colour)
         handles.append(_patch(colour, f"{names[number]}: {point['miou']:.3f}, {_digits(point['milliseconds'])} ms"))
     axes.set_xlim(left=0)
-    axes.set_xlabel("ms of a picture, end to end, p50 to p90")
+    axes.set_xlabel("ms of a million pixels of a map, end to end, p50 to p90")
     axes.set_ylabel("mIoU")
     figure.legend(handles=handles, loc="outside lower center", fontsize=8.5, frameon=False)
     return figure

@@ -88,14 +88,20 @@ def git_revision(folder: Path = REPOSITORY) -> dict[str, Any] | None:
 
 
 def describe_file(path: Path) -> dict[str, Any]:
-    """Name, size and sha256 of a model: of a file, or of all files of a checkpoint's folder in order of their names.
+    """Name, size and sha256 of a model.
+
+    Of a checkpoint's folder, size and sha256 are those of its weights, which is what an export and an evaluation name
+    as their parent; of another folder, those of all its files in order of their names.
 
     Raises:
         EmraError: ``model-missing``, ``model-unreadable``.
     """
     if not path.exists():
         raise EmraError("model-missing", "The model does not exist", "Give a model file or a checkpoint's folder", path)
-    files = sorted(entry for entry in path.rglob("*") if entry.is_file()) if path.is_dir() else [path]
+    files = [path]
+    if path.is_dir():
+        weights = path / "model.safetensors"
+        files = [weights] if weights.is_file() else sorted(entry for entry in path.rglob("*") if entry.is_file())
     digest, size = hashlib.sha256(), 0
     try:
         for file in files:

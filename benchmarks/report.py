@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command import check_outputs, exit_status
+from benchmarks.plots import check_plot, write_accuracy_plot
+from benchmarks.report_accuracy import accuracy_points
 from benchmarks.report_page import Part, Source
 from benchmarks.report_parts import make_parts
 from benchmarks.results_file import SCHEMA, check_result, read_json
@@ -35,6 +37,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("results", nargs="*", type=Path, metavar="RESULTS", help="result files")
     made.add_argument("--html", metavar="FILE", help="write the page there")
     made.add_argument("--markdown", metavar="FILE", help="write Markdown there")
+    made.add_argument(
+        "--plot", metavar="FILE", help="write the chart of accuracy against latency alone: .svg, .png, .pdf"
+    )
     made.add_argument("--title", default=TITLE, help=f"of the report ({TITLE})")
     made.add_argument("--overwrite", action="store_true", help="replace existing outputs")
     return made
@@ -46,17 +51,33 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         EmraError: No result, a file that is none, no output named, or one that cannot be written.
     """
-    if not arguments.html and not arguments.markdown:
-        raise EmraError("no-output", "No output is named", "Give --html FILE, --markdown FILE, or both")
+    if not (arguments.html or arguments.markdown or arguments.plot):
+        raise EmraError("no-output", "No output is named", "Give --html FILE, --markdown FILE or --plot FILE")
     arguments.models = arguments.results
-    check_outputs(arguments, "html", "markdown")
+    check_outputs(arguments, "html", "markdown", "plot")
+    if arguments.plot:
+        check_plot(arguments.plot)
     sources = read_sources(arguments.results)
+    points = [
+        point
+        for latency in sources
+        if latency.kind == "latency"
+        for point in accuracy_points([source for source in sources if source.kind == "accuracy"], latency)
+    ]
+    if arguments.plot and not points:
+        raise EmraError(
+            "no-points",
+            "No file was both timed and scored, so there is nothing to plot",
+            "Give results of latency.py and of accuracy.py for the same file on the same backend",
+        )
     parts = make_parts(sources)
     for output, template in ((arguments.html, "report.html.j2"), (arguments.markdown, "report.md.j2")):
         if output:
             text = render(template, parts, sources, arguments.title)
             with atomic_output(output, overwrite=arguments.overwrite) as part:
                 part.write_text(text, encoding="utf-8")
+    if arguments.plot:
+        write_accuracy_plot(arguments.plot, points, overwrite=arguments.overwrite)
     return 0
 
 

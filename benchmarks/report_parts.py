@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks import plots
+from benchmarks.report_accuracy import accuracy_part
 from benchmarks.report_origin import commands_part, machines_part, models_part, not_measured_part
 from benchmarks.report_page import Charts, Noise, Part, Source, Table, in_words
-from benchmarks.tables import mebibytes, milliseconds
+from benchmarks.tables import ROOFLINE_HEAD, mebibytes, milliseconds, roofline_cells
 
 
 def make_parts(sources: Sequence[Source]) -> list[Part]:
@@ -21,7 +22,7 @@ def make_parts(sources: Sequence[Source]) -> list[Part]:
     benchmarks = [source for source in sources if source.kind in ("latency", "memory", "roofline")]
     parts = [
         _latency(of("latency"), charts),
-        _accuracy(of("accuracy"), of("latency"), charts),
+        accuracy_part(of("accuracy"), of("latency"), charts),
         _memory(of("memory"), charts),
         _roofline(of("roofline"), charts),
         _gpu(of("gpu")),
@@ -129,58 +130,6 @@ def _profile(entry: Mapping[str, Any]) -> Table:
     )
 
 
-def _accuracy(sources: Sequence[Source], latencies: Sequence[Source], charts: Charts) -> Part | None:
-    if not sources:
-        return None
-    part = Part("accuracy", "Accuracy")
-    rows, measured = [], {}
-    for source in sources:
-        content = source.content
-        model = content["model"]
-        measured[_runner_of(content["model_sha256"], content["runner"])] = content["miou"]
-        rows.append(
-            [
-                str(model.get("name", "?")),
-                f"{content['data']['name']}, {content['data']['split']}",
-                f"{content['miou']:.3f}",
-                f"{content['accuracy']:.3f}",
-                str(model.get("precision", "-")),
-                in_words(
-                    [content["runner"].get(name) for name in ("backend", "precision") if content["runner"].get(name)]
-                ),
-                source.name,
-            ]
-        )
-    part.tables.append(Table("", ("model", "data", "mIoU", "accuracy", "precision", "by", "file"), rows))
-    for source in latencies:
-        points = [
-            {
-                "key": entry["key"],
-                "milliseconds": 1000 * entry["stages"]["end_to_end"]["p50"] / entry["batch"],
-                "low": 1000 * entry["stages"]["end_to_end"]["p50"] / entry["batch"],
-                "high": 1000 * entry["stages"]["end_to_end"]["p90"] / entry["batch"],
-                "miou": measured[_runner_of(entry["sha256"], entry["backend"])],
-            }
-            for entry in source.content["content"]["candidates"]
-            if _runner_of(entry["sha256"], entry["backend"]) in measured
-        ]
-        if points:
-            device = source.content["machine"]["device"]
-            part.figures.append(
-                charts.draw(plots.accuracy_figure(points), f"Accuracy against latency. {device}, {source.name}")
-            )
-    part.texts.append(
-        "A candidate is on the chart only where its accuracy was measured: the very file that was timed (same sha256), "
-        "on the same backend and in the same precision."
-    )
-    return part
-
-
-def _runner_of(sha256: str | None, runner: Mapping[str, Any]) -> tuple[str | None, ...]:
-    """What must be the same for an accuracy to be that of a candidate."""
-    return sha256, runner.get("backend"), runner.get("precision")
-
-
 def _memory(sources: Sequence[Source], charts: Charts) -> Part | None:
     if not sources:
         return None
@@ -246,22 +195,8 @@ def _roofline(sources: Sequence[Source], charts: Charts) -> Part | None:
                 for precision, top in ceilings["compute"].items()
             ]
         part.tables.append(Table("Ceilings", ("what", "measured", "by"), tops))
-        rows = [
-            [
-                row["key"],
-                f"{row['flops'] / 1e9:.2f}",
-                f"{row['bytes_fused'] / 1e6:.1f}",
-                f"{row['bytes_unfused'] / 1e6:.0f}",
-                milliseconds(row["seconds"]["p50"]),
-                f"{row['flops_per_second'] / 1e9:.1f}",
-                milliseconds(row["bound_seconds"]),
-                row["bound_by"] or "-",
-                "-" if row["attained"] is None else f"{row['attained']:.0%}",
-            ]
-            for row in content["models"]
-        ]
-        head = ("GFLOP", "MB fused", "MB unfused", "ms", "GFLOP/s", "bound ms", "bound by", "attained")
-        part.tables.append(Table("Models", ("candidate", *head), rows))
+        rows = [roofline_cells(row) for row in content["models"]]
+        part.tables.append(Table("Models", ("candidate", *ROOFLINE_HEAD), rows))
     return part
 
 

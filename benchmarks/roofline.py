@@ -22,23 +22,23 @@ from benchmarks.candidates.runner import Pipeline, Runner
 from benchmarks.candidates.spec import Spec
 from benchmarks.ceilings import measure_gpu, measure_host
 from benchmarks.command import (
-    FAILED,
     Opened,
     add_candidates,
     check_outputs,
     describe_candidate,
-    exit_status,
     failure,
+    finish,
     nothing,
-    open_all,
-    specs_of,
+    opened_candidates,
+    start,
 )
 from benchmarks.graph_cost import GraphCost, count_file
 from benchmarks.measure import Plan, Series, Watch, measure, summarise
 from benchmarks.measure.noise import PROBE, Probe
 from benchmarks.not_measured import list_unmeasured
 from benchmarks.provenance import describe_machine
-from benchmarks.results_file import make_result, write_result
+from benchmarks.results_file import make_result
+from benchmarks.tables import print_roofline
 from emra_deploy.errors import EmraError
 
 _COMPUTED_IN = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
@@ -60,44 +60,30 @@ def run(arguments: argparse.Namespace) -> int:
     """Count, measure, print and write.
 
     Returns:
-        0, or `FAILED` when some candidates failed.
+        0, or `benchmarks.command.FAILED` when some candidates failed.
 
     Raises:
         EmraError: A bad argument, an output that cannot be written, or no candidate that can be measured.
     """
-    from rich.console import Console
-
-    from benchmarks.tables import make_console, print_roofline
-
     check_outputs(arguments, "json", "plot")
-    if arguments.plot:
-        from benchmarks.plots import check_plot
-
-        check_plot(arguments.plot)
     plan = Plan(arguments.iterations, arguments.warmup, min(10, max(1, arguments.iterations)))
-    specs = specs_of(arguments)
-    console = Console(stderr=True)
-    with console.status("loading") as status:
-        opened = open_all(specs, lambda name: status.update(f"loading {name}"))
-        try:
-            costs, failures = _count(opened)
-            status.update("measuring what this machine can do")
-            watch = Watch()
-            host, gpu = measure_host(arguments.threads), measure_gpu()
-            series = _time(opened, costs, plan, lambda words: status.update(words))
-            noise = watch.noise(series[PROBE].medians("end_to_end"))
-            rows = []
-            for spec, cost in costs.items():
-                error = series[spec.key].failure
-                if error is not None:
-                    failures.append(failure(spec.key, error))
-                    continue
-                # A runner that tells of CUDA graphs has a GPU.
-                runner = opened.runners[spec]
-                ceilings = host if runner.cuda_graph is None else gpu
-                rows.append(_row(spec, runner, opened, cost, series[spec.key], ceilings))
-        finally:
-            opened.close()
+    with opened_candidates(arguments) as (opened, say):
+        costs, failures = _count(opened)
+        say("measuring what this machine can do")
+        watch = Watch()
+        host, gpu = measure_host(arguments.threads), measure_gpu()
+        series = _time(opened, costs, plan, say)
+        noise = watch.noise(series[PROBE].medians("end_to_end"))
+        rows = []
+        for spec, cost in costs.items():
+            error = series[spec.key].failure
+            if error is not None:
+                failures.append(failure(spec.key, error))
+                continue
+            # A runner that tells of CUDA graphs has a GPU.
+            runner = opened.runners[spec]
+            ceilings = host if runner.cuda_graph is None else gpu
+            rows.append(_row(spec, runner, opened, cost, series[spec.key], ceilings))
     failures = [*opened.failures, *failures]
     if not rows:
         raise nothing(failures)
@@ -110,14 +96,14 @@ def run(arguments: argparse.Namespace) -> int:
         failures=failures,
         not_measured=list_unmeasured(describe_machine(), has_meter=True),
     )
-    print_roofline(result, make_console())
-    if arguments.json:
-        write_result(arguments.json, result, overwrite=arguments.overwrite)
-    if arguments.plot:
-        from benchmarks.plots import write_roofline_plot
+    return finish(arguments, result, print_roofline, _draw)
 
-        write_roofline_plot(arguments.plot, result, overwrite=arguments.overwrite)
-    return FAILED if failures else 0
+
+def _draw(path: str, result: Mapping[str, Any], *, overwrite: bool) -> None:
+    # Only where a chart is asked for: a device may have no matplotlib.
+    from benchmarks.plots import write_roofline_plot
+
+    write_roofline_plot(path, result, overwrite=overwrite)
 
 
 def _count(opened: Opened) -> tuple[dict[Spec, GraphCost], list[dict[str, Any]]]:
@@ -201,10 +187,7 @@ def least_time(cost: GraphCost, ceilings: Mapping[str, Any], computed_in: str | 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    words = sys.argv[1:] if argv is None else list(argv)
-    arguments = parser().parse_args(words)
-    arguments.argv = words
-    return exit_status(run, arguments)
+    return start(parser, run, argv)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 MEBI = 2**20
+ROOFLINE_HEAD = ("GFLOP", "MB fused", "MB unfused", "ms", "GFLOP/s", "bound ms", "bound by", "attained")
+"""Columns behind the candidate's."""
 
 
 def make_console() -> Console:
@@ -138,21 +140,10 @@ def print_roofline(result: Mapping[str, Any], console: Console) -> None:
     table = Table(
         Column("candidate", min_width=30, overflow="fold"), title="Counted and attained", title_justify="left"
     )
-    for column in ("GFLOP", "MB fused", "MB unfused", "ms", "GFLOP/s", "bound ms", "by", "attained"):
+    for column in ROOFLINE_HEAD:
         table.add_column(column, justify="right", no_wrap=True)
     for row in content["models"]:
-        bound, attained = row["bound_seconds"], row["attained"]
-        table.add_row(
-            row["key"],
-            f"{row['flops'] / 1e9:.2f}",
-            f"{row['bytes_fused'] / 1e6:.1f}",
-            f"{row['bytes_unfused'] / 1e6:.0f}",
-            milliseconds(row["seconds"]["p50"]),
-            f"{row['flops_per_second'] / 1e9:.1f}",
-            milliseconds(bound),
-            row["bound_by"] or "-",
-            "-" if attained is None else f"{attained:.0%}",
-        )
+        table.add_row(*roofline_cells(row))
     console.print(table)
     for row in content["models"]:
         if row["uncounted"]:
@@ -162,3 +153,19 @@ def print_roofline(result: Mapping[str, Any], console: Console) -> None:
             "machine too noisy to conclude:", "; ".join(content["noise"]["reasons"]), style="bold red", soft_wrap=True
         )
     print_failures(result, console)
+
+
+def roofline_cells(row: Mapping[str, Any]) -> list[str]:
+    """The candidate and what stands under `ROOFLINE_HEAD`."""
+    attained = row["attained"]
+    return [
+        row["key"],
+        f"{row['flops'] / 1e9:.2f}",
+        f"{row['bytes_fused'] / 1e6:.1f}",
+        f"{row['bytes_unfused'] / 1e6:.0f}",
+        milliseconds(row["seconds"]["p50"]),
+        f"{row['flops_per_second'] / 1e9:.1f}",
+        milliseconds(row["bound_seconds"]),
+        row["bound_by"] or "-",
+        "-" if attained is None else f"{attained:.0%}",
+    ]

@@ -163,7 +163,7 @@ def open_file(spec: Spec, check: bool = True) -> Runner:
     """
     assert spec.path is not None
     backend: Any
-    if spec.backend == "onnxruntime" and spec.option == "cuda":
+    if spec.backend == "onnxruntime" and spec.option is not None:
         from benchmarks.candidates.ort_device import open_on_device
 
         return open_on_device(spec, check)

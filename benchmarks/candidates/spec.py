@@ -22,10 +22,10 @@ KINDS = {
 
 BACKENDS = tuple(dict.fromkeys(name for names in KINDS.values() for name in names))
 OPTIONS = {
-    "onnxruntime": ("cuda",),
+    "onnxruntime": ("cuda", "cuda-graph"),
     "openvino": ("f32", "bf16", "f16"),
     "tensorrt": (),
-    "torch": ("bf16", "fp16"),
+    "torch": ("bf16", "fp16", "graph"),
     "torch-compile": ("bf16", "fp16", "graph"),
 }
 """What may follow a backend's name and a colon: its precision, its device, or CUDA graphs."""
@@ -33,9 +33,11 @@ OPTIONS = {
 PEERS = {
     "smp-segformer-b2": "segmentation_models_pytorch's SegFormer with the MiT-B2 encoder",
     "smp-unet-resnet34": "segmentation_models_pytorch's U-Net with the ResNet-34 encoder",
+    "smp-unet-resnet18": "the same with the ResNet-18 encoder, which training/peer_unet.py trains",
     "timm-vit-base": "timm's plain ViT-B with a linear classifier per patch: the floor of a ViT-B segmenter",
 }
-"""Models that a user would pick instead. Their weights are random: time does not depend on them, accuracy would."""
+"""Models that a user would pick instead. Their weights are random unless a file is given: time does not depend on
+them, accuracy does."""
 
 _MODULES = {"tensorrt": ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"), "torch-compile": ("torch",)}
 _ENGINES = (".engine", ".plan", ".trt")
@@ -53,7 +55,7 @@ class Spec:
         option: Of the backend's `OPTIONS`, or None.
         batch: Pictures at once.
         size: Height and width, None for the model's own.
-        path: The model; None for a peer.
+        path: The model; of a peer its weights, or None for random ones.
         threads: Of a processor's backend; None is its own choice.
     """
 
@@ -108,26 +110,24 @@ def make_specs(
 
     Args:
         models: Files and checkpoints' folders.
-        peers: Of `PEERS`.
+        peers: Of `PEERS`, each with ``@`` and a size of its own, or ``=`` and a file of weights, or both.
         backends: Names, with options after a colon; ``auto`` is the usual one of each model, ``all`` every installed.
         batches: Pictures at once.
         sizes: Heights and widths; none for each model's own.
         threads: Of a processor's backends.
 
     Raises:
-        EmraError: ``no-models``; ``model-format``; ``peer-unknown``; ``backend-unknown``.
+        EmraError: ``no-models``; ``model-format``; ``peer-unknown``; ``size``; ``backend-unknown``.
     """
     if not models and not peers:
         raise EmraError("no-models", "There is nothing to measure", "Give at least one model file, or a --peer")
-    for peer in peers:
-        if peer not in PEERS:
-            raise EmraError("peer-unknown", f"There is no peer {peer!r}", f"Use {', '.join(PEERS)}")
     wanted = [_split(name) for name in backends]
     names = _distinct(models)
     specs = []
-    things = [(name, kind_of(path), path) for name, path in zip(names, models, strict=True)]
-    things += [(peer, "peer", None) for peer in peers]
-    for name, kind, path in things:
+    things: list[tuple[str, str, Path | None, tuple[tuple[int, int], ...]]]
+    things = [(name, kind_of(path), path, tuple(sizes)) for name, path in zip(names, models, strict=True)]
+    things += [_peer(peer, sizes) for peer in peers]
+    for name, kind, path, own in things:
         runners = list(dict.fromkeys(runner for want in wanted for runner in _runners(kind, want)))
         if not runners:
             raise EmraError(
@@ -136,9 +136,18 @@ def make_specs(
                 f"Add one of {', '.join(KINDS[kind])}, or leave --backend out",
                 path,
             )
-        for (backend, option), batch, size in itertools.product(runners, batches, sizes or (None,)):
+        for (backend, option), batch, size in itertools.product(runners, batches, own or (None,)):
             specs.append(Spec(name, kind, backend, option, batch, size, path, threads))
     return specs
+
+
+def _peer(text: str, sizes: Sequence[tuple[int, int]]) -> tuple[str, str, Path | None, tuple[tuple[int, int], ...]]:
+    """Name, kind, weights and sizes of ``NAME[@SIZE][=FILE]``."""
+    head, equals, weights = text.partition("=")
+    name, at, size = head.partition("@")
+    if name not in PEERS:
+        raise EmraError("peer-unknown", f"There is no peer {name!r}", f"Use {', '.join(PEERS)}")
+    return name, "peer", Path(weights) if equals else None, parse_sizes(size) if at else tuple(sizes)
 
 
 def with_size(spec: Spec, size: tuple[int, int]) -> Spec:

@@ -1,43 +1,55 @@
-"""Candidates that PyTorch runs: checkpoints, and what a user would pick instead. The only file here with torch."""
+"""Candidates that PyTorch runs: checkpoints and peers, eagerly, compiled, or as CUDA graphs."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from benchmarks.candidates.peers import make_peer
 from benchmarks.candidates.runner import Batch, Layer
 from benchmarks.candidates.spec import Spec
 from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
 
-PEER_CLASSES = 6
 PEER_SIZE = (512, 512)
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-class PlainViT(nn.Module):
-    """timm's ViT-B, a linear classifier for each patch, and a bilinear enlargement: the least that a ViT-B must do."""
+class Replay:
+    """A function of one tensor as a CUDA graph, captured at the first call; later ones copy their tensor into it."""
 
-    def __init__(self, size: tuple[int, int], num_classes: int) -> None:
-        import timm
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self._function = function
+        self._graph: torch.cuda.CUDAGraph | None = None
 
-        super().__init__()
-        self.vit = timm.create_model("vit_base_patch16_224", pretrained=False, img_size=size, num_classes=0)
-        self.head = nn.Linear(self.vit.num_features, num_classes)
-        self.grid = (size[0] // 16, size[1] // 16)
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Replay; the result is overwritten by the next call.
 
-    def forward(self, image: Tensor) -> Tensor:
-        """B x 3 x H x W -> logits B x C x H x W."""
-        patches = self.vit.forward_features(image)[:, self.vit.num_prefix_tokens :]
-        maps = self.head(patches).transpose(1, 2).unflatten(2, self.grid)
-        return F.interpolate(maps, scale_factor=16.0, mode="bilinear", align_corners=False)
+        Args:
+            pixels: On the GPU, of one shape for all calls.
+        """
+        if self._graph is None:
+            self._input = pixels.clone()
+            # Libraries choose and allocate on the first calls, which a capture must not see.
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(3):
+                    self._function(self._input)
+            torch.cuda.current_stream().wait_stream(side)
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._output = self._function(self._input)
+        self._input.copy_(pixels)
+        self._graph.replay()
+        return self._output
 
 
 class TorchRunner:
@@ -75,6 +87,8 @@ class TorchRunner:
         self._forward: Any = self._labels
         if spec.backend == "torch-compile":
             self._forward = torch.compile(self._labels, dynamic=False, mode="reduce-overhead" if graphs else None)
+        elif graphs:
+            self._forward = Replay(self._labels)
 
     @property
     def precision(self) -> str:
@@ -150,7 +164,7 @@ def open_torch(spec: Spec) -> TorchRunner:
     """Load a checkpoint or make a peer.
 
     Raises:
-        EmraError: Those of the checkpoint, ``backend-missing`` without the peer's library, ``model-size``.
+        EmraError: Those of the checkpoint, and of `make_peer`.
     """
     if spec.kind == "checkpoint":
         from training.checkpoint import load_checkpoint
@@ -162,25 +176,7 @@ def open_torch(spec: Spec) -> TorchRunner:
             model.set_image_size(*spec.size)
         return TorchRunner(spec, model, checkpoint.classes, model.config.image_size, checkpoint.mean, checkpoint.std)
     size = spec.size or PEER_SIZE
-    if any(side % 32 for side in size):
-        raise EmraError(
-            "model-size", f"{spec.name} takes sides that are multiples of 32, not {size[0]}x{size[1]}", "Change --sizes"
-        )
-    names = tuple(f"class {index}" for index in range(PEER_CLASSES))
-    palette = tuple((40 * index, 255 - 40 * index, 128) for index in range(PEER_CLASSES))
-    torch.manual_seed(0)
-    return TorchRunner(spec, _make_peer(spec.name, size), ClassSet(names, palette), size)
-
-
-def _make_peer(name: str, size: tuple[int, int]) -> nn.Module:
-    try:
-        if name == "timm-vit-base":
-            return PlainViT(size, PEER_CLASSES)
-        import segmentation_models_pytorch as smp
-    except ImportError as error:
-        raise EmraError(
-            "backend-missing", f"{name} needs {error.name}", "Run: pip install 'emra-deploy[train,dev]'"
-        ) from error
-    if name == "smp-segformer-b2":
-        return smp.Segformer("mit_b2", encoder_weights=None, classes=PEER_CLASSES)
-    return smp.Unet("resnet34", encoder_weights=None, classes=PEER_CLASSES)
+    peer, count = make_peer(spec.name, size, spec.path)
+    names = tuple(f"class {index}" for index in range(count))
+    palette = tuple((7 * index, 255 - 7 * index, 128) for index in range(count))
+    return TorchRunner(spec, peer, ClassSet(names, palette), size)

@@ -16,6 +16,7 @@ import pytest
 
 from benchmarks.plots import short_names
 from benchmarks.report import main, read_sources, render
+from benchmarks.report_accuracy import accuracy_points
 from benchmarks.report_page import Source
 from benchmarks.report_parts import make_parts
 from emra_deploy.errors import EmraError
@@ -197,7 +198,31 @@ def test_accuracy_is_shown_only_of_what_was_measured() -> None:
     ]
     part = next(part for part in make_parts(sources) if part.id == "accuracy")
     drawn = re.findall(r"<text[^>]*>([^<]*0\.613[^<]*)</text>", part.figures[0].svg)
-    assert [text.split(":")[0] for text in drawn] == ["emra.onnx | onnxruntime | b1 | 256x256"]
+    assert [text.split(":")[0] for text in drawn] == ["emra.onnx | onnxruntime | b1 | 256x256 | joined"]
+
+
+def test_accuracy_stands_against_the_time_of_a_map() -> None:
+    """Windows that overlap more, to be averaged, cost more; windows of another size were not timed."""
+    latency = Source("l.json", "latency", latency_result([candidate("emra.onnx | onnxruntime | b2 | 256x256",
+                                                                    np.full(10, 100.0), batch=2)]))  # fmt: skip
+    sources = []
+    for halo, blend, side in ((28, False, 256), (64, True, 256), (28, False, 512)):
+        windows = {"height": side, "width": side, "halo": halo, "blend": blend}
+        sources.append(Source("a.json", "accuracy", {**accuracy_result(), "windows": windows}))
+    points = accuracy_points(sources, latency)
+    assert [point["key"].split(" | ")[-1] for point in points] == ["joined", "blended"]
+    # 107 ms end to end, two pictures; a window adds its 200 x 200 or 128 x 128 inner pixels.
+    expected = [107 / 2 * 1e6 / 200**2, 107 / 2 * 1e6 / 128**2]
+    assert [point["milliseconds"] for point in points] == pytest.approx(expected)
+
+
+def test_the_chart_of_accuracy_alone(tmp_path: Path, results: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    chart = tmp_path / "chart.svg"
+    assert main([*map(str, results), "--plot", str(chart)]) == 0
+    assert "mIoU" in chart.read_text()
+    assert main([str(results[0]), "--plot", str(tmp_path / "none.svg")]) == 2
+    assert "[no-points]" in capsys.readouterr().err
+    assert not (tmp_path / "none.svg").exists()
 
 
 def test_markdown_has_whole_tables(page: Path) -> None:

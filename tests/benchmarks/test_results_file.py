@@ -151,6 +151,9 @@ def test_a_model_is_known_by_its_bytes(tmp_path: Path) -> None:
     (folder / "b").write_bytes(b"c")
     (folder / "a").write_bytes(b"ab")
     assert describe_file(folder)["sha256"] == found["sha256"]
+    # A checkpoint is its weights: exports and evaluations name it by them.
+    (folder / "model.safetensors").write_bytes(b"abc")
+    assert describe_file(folder) == {**found, "name": "checkpoint"}
     with pytest.raises(EmraError) as caught:
         describe_file(tmp_path / "none")
     assert caught.value.code == "model-missing"

@@ -1,0 +1,119 @@
+"""What a user would pick instead: models of other libraries, at any size of picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from emra_deploy.errors import EmraError
+
+CLASSES = 6
+"""Of a peer without weights."""
+
+_STEPS = {"timm-vit-base": 16}
+_STEP = 32
+"""Sides that peers take are multiples of this, or of what `_STEPS` has."""
+
+_UNETS = {"smp-unet-resnet34": "resnet34", "smp-unet-resnet18": "resnet18"}
+
+
+class PlainViT(nn.Module):
+    """timm's ViT-B, a linear classifier for each patch, and a bilinear enlargement: the least that a ViT-B must do."""
+
+    def __init__(self, size: tuple[int, int], num_classes: int) -> None:
+        import timm
+
+        super().__init__()
+        self.vit = timm.create_model("vit_base_patch16_224", pretrained=False, img_size=size, num_classes=0)
+        self.head = nn.Linear(self.vit.num_features, num_classes)
+        self.grid = (size[0] // 16, size[1] // 16)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """B x 3 x H x W -> logits B x C x H x W."""
+        patches = self.vit.forward_features(image)[:, self.vit.num_prefix_tokens :]
+        maps = self.head(patches).transpose(1, 2).unflatten(2, self.grid)
+        return F.interpolate(maps, scale_factor=16.0, mode="bilinear", align_corners=False)
+
+
+class Padded(nn.Module):
+    """A model that takes multiples of some side, for pictures of any size: edges repeated, logits cut back.
+
+    Args:
+        model: Of pictures of the padded size.
+        size: Height and width of the pictures.
+        padded: Height and width that the model takes, none smaller.
+    """
+
+    def __init__(self, model: nn.Module, size: tuple[int, int], padded: tuple[int, int]) -> None:
+        super().__init__()
+        self.model, self._size = model, size
+        self._margins = (0, padded[1] - size[1], 0, padded[0] - size[0])
+
+    def forward(self, image: Tensor) -> Tensor:
+        """B x 3 x H x W -> logits B x C x H x W."""
+        logits: Tensor = self.model(F.pad(image, self._margins, mode="replicate"))
+        return logits[..., : self._size[0], : self._size[1]]
+
+
+def make_peer(name: str, size: tuple[int, int], weights: Path | None = None) -> tuple[nn.Module, int]:
+    """A peer that takes normalised pictures of one size, and how many classes it has.
+
+    Args:
+        name: Of `benchmarks.candidates.spec.PEERS`.
+        size: Height and width of the pictures.
+        weights: A file of safetensors, such as ``training/peer_unet.py`` writes; None for random weights.
+
+    Raises:
+        EmraError: ``backend-missing`` without the peer's library, ``model-unreadable`` for weights of something else.
+    """
+    state = None if weights is None else _read(weights)
+    heads = [key for key in ("segmentation_head.0.weight", "head.weight") if state is not None and key in state]
+    classes = state[heads[0]].shape[0] if state is not None and heads else CLASSES
+    step = _STEPS.get(name, _STEP)
+    padded = (-(-size[0] // step) * step, -(-size[1] // step) * step)
+    torch.manual_seed(0)
+    try:
+        model = _make(name, padded, classes)
+    except ImportError as error:
+        raise EmraError(
+            "backend-missing", f"{name} needs {error.name}", "Run: pip install 'emra-deploy[train,dev]'"
+        ) from error
+    if state is not None:
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            raise _unreadable(" ".join(str(error).split())[:200], weights) from error
+    return (model if padded == size else Padded(model, size, padded)), classes
+
+
+def _make(name: str, size: tuple[int, int], classes: int) -> nn.Module:
+    if name == "timm-vit-base":
+        return PlainViT(size, classes)
+    import segmentation_models_pytorch as smp
+
+    if name == "smp-segformer-b2":
+        return smp.Segformer("mit_b2", encoder_weights=None, classes=classes)
+    return smp.Unet(_UNETS[name], encoder_weights=None, classes=classes)
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise EmraError("backend-missing", "safetensors is not installed", "Run: pip install safetensors") from error
+    try:
+        state = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(" ".join(str(error).split())[:200], path) from error
+    # training/peer_unet.py keeps the library's model as `net`.
+    return {name.removeprefix("net."): value for name, value in state.items()}
+
+
+def _unreadable(why: str, path: Path | None) -> EmraError:
+    return EmraError(
+        "model-unreadable", f"These are no weights of this peer: {why}", "Give its .safetensors file", path
+    )
