@@ -5,26 +5,18 @@ They are those of ``training/model/mca.py``, loaded from the file, because the p
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 from collections.abc import Sequence
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.library import PROJECT, Problem
+from benchmarks.gpu.library import Problem, load_file
 
 
-@functools.cache
 def mca() -> ModuleType:
     """``training/model/mca.py`` as a module of its own."""
-    spec = importlib.util.spec_from_file_location("emra_mca", PROJECT / "training/model/mca.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_file("training/model/mca.py")
 
 
 def make_inputs(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import functools
+import importlib.util
 import os
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from emra_deploy.errors import EmraError
@@ -18,10 +21,6 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).resolve().parents[2]
 SOURCE = PROJECT / "plugin/attention_aggregation.cu"
-VERSION = 1
-"""EMRA_AGGREGATION_VERSION of the header that `_Shape` mirrors."""
-
-_FP32, _FP16 = 0, 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,19 +53,6 @@ class Problem:
     def __str__(self) -> str:
         kind = "fp16" if self.half else "fp32"
         return f"{kind} T={self.tokens} B={self.batch} C={self.classes} {self.heads}x{self.width} P={self.blocks}"
-
-
-class _Shape(ctypes.Structure):
-    _fields_ = (
-        ("batch", ctypes.c_int32),
-        ("tokens", ctypes.c_int32),
-        ("num_class_tokens", ctypes.c_int32),
-        ("num_heads", ctypes.c_int32),
-        ("head_width", ctypes.c_int32),
-        ("num_blocks", ctypes.c_int32),
-        ("scale", ctypes.c_float),
-        ("type", ctypes.c_int32),
-    )
 
 
 def find_tool(name: str) -> str | None:
@@ -106,28 +92,23 @@ SHARED_LIBRARY = ("--shared", "-Xcompiler", "-fPIC")
 
 
 class Aggregation:
-    """The library, ready to be called."""
+    """The library, ready to be called: `training.model.kernels.Kernels` for a `Problem`.
+
+    Args:
+        path: Absolute, of the shared library.
+
+    Raises:
+        EmraError: Those of `training.model.kernels.Kernels`.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._library = ctypes.CDLL(str(path))
-        self._library.emra_aggregation_check.restype = ctypes.c_char_p
-        self._library.emra_aggregation_workspace.restype = ctypes.c_size_t
-        self._library.emra_aggregation_launch.argtypes = [
-            ctypes.POINTER(_Shape),
-            ctypes.POINTER(ctypes.c_void_p),
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-            ctypes.c_void_p,
-        ]
-        version = self._library.emra_aggregation_version()
-        if version != VERSION:
-            raise EmraError(
-                "library-version", f"The library has version {version}, expected {VERSION}", "Rebuild it", path
-            )
+        self._module = load_file("training/model/kernels.py")
+        self._kernels = self._module.Kernels(path)
 
-    @staticmethod
-    def _shape(problem: Problem) -> _Shape:
-        return _Shape(
+    def _shape(self, problem: Problem) -> ctypes.Structure:
+        import torch
+
+        shape: ctypes.Structure = self._module.Shape(
             problem.batch,
             problem.tokens,
             problem.classes,
@@ -135,8 +116,9 @@ class Aggregation:
             problem.width,
             problem.blocks,
             problem.scale,
-            _FP16 if problem.half else _FP32,
+            self._module.TYPES[torch.float16 if problem.half else torch.float32],
         )
+        return shape
 
     def workspace_bytes(self, problem: Problem) -> int:
         """Device memory that a call needs.
@@ -145,10 +127,10 @@ class Aggregation:
             EmraError: The kernels do not support the shape.
         """
         shape = self._shape(problem)
-        expected = self._library.emra_aggregation_check(ctypes.byref(shape))
+        expected = self._kernels.refusal(shape)
         if expected is not None:
-            raise EmraError("shape-unsupported", f"{problem}: {expected.decode()}", "Choose another shape")
-        return int(self._library.emra_aggregation_workspace(ctypes.byref(shape)))
+            raise EmraError("shape-unsupported", f"{problem}: {expected}", "Choose another shape")
+        return int(self._kernels.workspace_bytes(shape))
 
     def launch(
         self, problem: Problem, qkv: Sequence[Tensor], gca: Tensor, workspace: Tensor, stream: int | None = None
@@ -169,13 +151,10 @@ class Aggregation:
             import torch
 
             stream = torch.cuda.current_stream().cuda_stream
-        shape = self._shape(problem)
-        pointers = (ctypes.c_void_p * len(qkv))(*(x.data_ptr() for x in qkv))
-        error = self._library.emra_aggregation_launch(
-            ctypes.byref(shape), pointers, gca.data_ptr(), workspace.data_ptr(), stream
-        )
-        if error:
-            raise RuntimeError(f"{problem}: the launch returned CUDA error {error}")
+        try:
+            self._kernels.enqueue(self._shape(problem), qkv, gca, workspace, stream)
+        except RuntimeError as error:
+            raise RuntimeError(f"{problem}: {error}") from error
 
     def __call__(self, problem: Problem, qkv: Sequence[Tensor]) -> Tensor:
         """GCA, B x C x N, in newly allocated memory."""
@@ -185,3 +164,18 @@ class Aggregation:
         workspace = torch.empty(self.workspace_bytes(problem), dtype=torch.uint8, device=qkv[0].device)
         self.launch(problem, qkv, gca, workspace)
         return gca
+
+
+@functools.cache
+def load_file(name: str) -> ModuleType:
+    """A file of the project as a module of its own: the package around it may need libraries that are not here.
+
+    Args:
+        name: Relative to the project.
+    """
+    spec = importlib.util.spec_from_file_location(f"emra_{Path(name).stem}", PROJECT / name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

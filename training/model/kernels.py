@@ -110,12 +110,31 @@ class Kernels:
         packed = [_aligned(block) for block in qkv]
         classes = shape.num_class_tokens
         gca = packed[0].new_empty((shape.batch, classes, shape.tokens - classes), dtype=torch.float32)
-        workspace = packed[0].new_empty(self._workspace(ctypes.byref(shape)), dtype=torch.uint8)
-        pointers = (ctypes.c_void_p * len(packed))(*(block.data_ptr() for block in packed))
+        workspace = packed[0].new_empty(self.workspace_bytes(shape), dtype=torch.uint8)
+        self.enqueue(shape, packed, gca, workspace, stream)
+        return gca
+
+    def workspace_bytes(self, shape: Shape) -> int:
+        """Device memory that a call needs beside its inputs and GCA, for a shape that `refusal` has nothing against."""
+        return int(self._workspace(ctypes.byref(shape)))
+
+    def enqueue(self, shape: Shape, qkv: Sequence[Tensor], gca: Tensor, workspace: Tensor, stream: int) -> None:
+        """Enqueue one aggregation into memory that is there.
+
+        Args:
+            shape: As for `launch`.
+            qkv: P tensors, B x T x 3D, contiguous, 16-byte aligned, on the device of the stream.
+            gca: B x C x N, FP32, contiguous; overwritten.
+            workspace: At least `workspace_bytes` bytes.
+            stream: A ``cudaStream_t`` as a number.
+
+        Raises:
+            RuntimeError: The CUDA error of the launch.
+        """
+        pointers = (ctypes.c_void_p * len(qkv))(*(block.data_ptr() for block in qkv))
         code = self._launch(ctypes.byref(shape), pointers, gca.data_ptr(), workspace.data_ptr(), stream)
         if code:
             raise RuntimeError(f"the attention-aggregation kernels failed with CUDA error {code}")
-        return gca
 
 
 def shape_of(qkv: Sequence[Tensor], num_heads: int, num_class_tokens: int, scale: float) -> Shape | None:
