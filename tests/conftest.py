@@ -9,6 +9,9 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+FP32_MODEL = REPOSITORY / "models" / "emra-ti-dubai.onnx"
+"""What the shipped file was made of; for tests of what starts from an FP32 file."""
+
 
 @pytest.fixture(scope="session")
 def dubai_root() -> Path:

@@ -1,4 +1,4 @@
-"""The model that comes with the package."""
+"""The model that comes with the package: INT8, made of ``models/emra-ti-dubai.onnx`` of the repository."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from emra_deploy.errors import EmraError
 
-SHIPPED = "emra-ti-dubai.onnx"
+SHIPPED = "emra-ti-dubai.int8.onnx"
 
 
 def shipped_model() -> Path:

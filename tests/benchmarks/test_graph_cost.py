@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.graph_cost import count_file, count_graph
-from emra_deploy import models
 from emra_deploy.errors import EmraError
+from tests.conftest import FP32_MODEL
 from training.model.config import EMRAConfig
 from training.model.cost import count_cost
 
@@ -146,8 +146,8 @@ def test_matrix_operations_are_those_of_torchs_counter() -> None:
     assert cost.uncounted == {}
 
 
-def test_the_shipped_model_costs_what_its_configuration_says() -> None:
-    path = models.shipped_model()
+def test_the_model_costs_what_its_configuration_says() -> None:
+    path = FP32_MODEL
     cost = count_file(path)
     manifest = next(entry.value for entry in onnx.load(path).metadata_props if entry.key == "emra_manifest")
     from emra_deploy.manifest import Manifest

@@ -18,6 +18,7 @@ from emra_deploy.backends.openvino import OpenVinoBackend
 from emra_deploy.errors import EmraError
 from emra_deploy.scenes import generate
 from emra_deploy.selftest import self_test
+from tests.conftest import FP32_MODEL
 from tests.emra_deploy.test_backend_ort import external
 from tests.onnx_models import CLASSES, build_graph, build_model, make_manifest, nearest_colour, scene
 
@@ -64,22 +65,21 @@ def test_every_form_of_model_gives_the_same_labels(
     backend.close()
 
 
-@pytest.fixture(scope="module")
-def shipped() -> tuple[Path, np.ndarray, np.ndarray]:
-    """The shipped model, tiles of a generated scene, and the labels that ONNX Runtime gives them."""
-    path = models.shipped_model()
+@pytest.fixture(scope="module", params=["fp32", "int8"])
+def trained(request: pytest.FixtureRequest) -> tuple[Path, np.ndarray, np.ndarray]:
+    """The shipped model or what it was made of, tiles of a scene, and the labels that ONNX Runtime gives them."""
+    path = FP32_MODEL if request.param == "fp32" else models.shipped_model()
     backend, manifest = open_backend(path, "onnxruntime")
+    assert manifest.precision == request.param
     height, width = manifest.tile
     picture = generate(11, 2 * height, width).image
     tiles = np.stack([picture[:height], picture[height:]])
     return path, tiles, backend.run(tiles)["classes"]
 
 
-@pytest.mark.parametrize(("precision", "agreement"), [("f32", 0.9999), ("bf16", 0.98)])
-def test_the_shipped_model_agrees_with_onnx_runtime(
-    shipped: tuple[Path, np.ndarray, np.ndarray], precision: str, agreement: float
-) -> None:
-    path, tiles, expected = shipped
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_trained_models_agree_with_onnx_runtime(trained: tuple[Path, np.ndarray, np.ndarray], precision: str) -> None:
+    path, tiles, expected = trained
     try:
         backend = OpenVinoBackend(path, precision=precision)
     except EmraError as error:
@@ -88,7 +88,9 @@ def test_the_shipped_model_agrees_with_onnx_runtime(
         pytest.skip(str(error))
     labels = backend.run(tiles)["classes"]
     assert len(np.unique(expected)) > 2
-    assert float(np.mean(labels == expected)) >= agreement
+    # Around INT8 products, two libraries round the same FP32 sums to different bytes.
+    least = 0.98 if precision == "bf16" else 0.9999 if path == FP32_MODEL else 0.99
+    assert float(np.mean(labels == expected)) >= least
     assert backend.describe()["precision"] == precision
     if precision == "f32":
         different = self_test(backend, backend.manifest)

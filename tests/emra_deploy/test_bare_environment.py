@@ -78,6 +78,7 @@ def test_data_files_are_installed(bare: Path, tmp_path: Path) -> None:
     assert {path.name for path in (site / "training" / "recipes").iterdir()} == recipes
     shipped = Path("emra_deploy", "models", SHIPPED)
     if (REPOSITORY / shipped).is_file():
+        assert [path.name for path in (site / "emra_deploy").rglob("*.onnx")] == [SHIPPED]
         assert (site / shipped).read_bytes() == (REPOSITORY / shipped).read_bytes()
 
 

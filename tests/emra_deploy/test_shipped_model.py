@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,8 @@ from emra_deploy.models import SHIPPED
 from emra_deploy.scenes import DUBAI_CLASSES, generate
 from emra_deploy.segmenter import Segmenter
 from emra_deploy.selftest import self_test
-from tests.conftest import REPOSITORY
+from export.comparison import TOLERANCES
+from tests.conftest import FP32_MODEL, REPOSITORY
 from tests.emra_deploy.cli_helpers import emra, save_png
 from training.data import open_dataset
 
@@ -61,6 +63,20 @@ def test_the_manifest_is_complete(manifest: Manifest) -> None:
     assert len(np.unique(golden)) >= 3, "a golden tile of hardly any class would prove little"
     # A wrong engine shall not pass: the tolerance is far below what chance agrees in.
     assert manifest.golden.tolerance <= 0.02
+
+
+def test_it_is_the_int8_form_of_the_model_beside_it(manifest: Manifest) -> None:
+    """Replacing one of the two files alone would leave exports, tables and the card with another model."""
+    assert manifest.precision == "int8"
+    assert manifest.parent_sha256 == hashlib.sha256(FP32_MODEL.read_bytes()).hexdigest()
+    told = manifest.evidence["int8"]
+    assert told["calibration"]["tiles"] >= 32
+    compared, allowed = told["comparison"], TOLERANCES["int8"]
+    assert compared["pictures"] == len(manifest.evidence["images"]), "compared on all validation pictures"
+    assert compared["agreement"] >= allowed.min_agreement
+    assert compared["miou_drop_points"] <= allowed.max_miou_drop
+    assert MODEL.stat().st_size < 0.6 * FP32_MODEL.stat().st_size
+    assert [path.name for path in MODEL.parent.glob("*.onnx")] == [SHIPPED], "one model is in the package"
 
 
 def test_the_evidence_is_that_of_the_held_out_pictures(manifest: Manifest) -> None:
@@ -109,6 +125,7 @@ def test_the_command_line_uses_it_without_being_told(manifest: Manifest, tmp_pat
 def test_the_stated_scores_are_reproduced(segmenter: Segmenter, manifest: Manifest, dubai_root: Path) -> None:
     data = open_dataset("dubai", dubai_root, "val")
     found = evaluate(segmenter, data.tiles, data.classes)
-    # The evidence is the checkpoint's, with FP32 weights; those in the file are rounded to FP16.
-    assert found.scores.miou == pytest.approx(manifest.evidence["miou"], abs=0.003)
-    assert found.scores.accuracy == pytest.approx(manifest.evidence["accuracy"], abs=0.003)
+    # The evidence is the checkpoint's; the file's weights were rounded to FP16, and then to INT8 at a stated price.
+    lost = manifest.evidence["int8"]["comparison"]["miou_drop_points"] / 100
+    assert found.scores.miou == pytest.approx(manifest.evidence["miou"] - lost, abs=0.003)
+    assert found.scores.accuracy == pytest.approx(manifest.evidence["accuracy"], abs=0.005)

@@ -19,9 +19,8 @@ from emra_deploy.engine.flavour import load_flavour
 from emra_deploy.engine.plan import read_header
 from emra_deploy.engine.sidecar import read_sidecar, sidecar_path
 from emra_deploy.errors import EmraError
-from emra_deploy.models import shipped_model
 from export.build_engine import build_engine, main
-from tests.conftest import REPOSITORY
+from tests.conftest import FP32_MODEL, REPOSITORY
 from tests.emra_deploy.engine.small_models import LINEARS, build_graph, save_model
 from tests.onnx_models import build_model
 
@@ -311,8 +310,8 @@ def test_a_disk_that_is_too_small_is_told_before_the_build(tmp_path: Path, monke
 
 
 def started(folder: Path) -> subprocess.Popen[str]:
-    """A build of the shipped model, in the middle of its work."""
-    words = command(shipped_model(), "--output", folder / "m.engine", "--overwrite", "--max-batch", 4)
+    """A build of a full-sized model, in the middle of its work."""
+    words = command(FP32_MODEL, "--output", folder / "m.engine", "--overwrite", "--max-batch", 4)
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     assert process.stderr.readline() == "building\n"
@@ -340,13 +339,13 @@ def test_a_kill_leaves_what_was_there(tmp_path: Path) -> None:
     assert (tmp_path / "m.engine").read_text() == "old"
 
 
-def test_the_forecast_of_the_shipped_model_is_what_the_builder_says(tmp_path: Path) -> None:
+def test_the_forecast_of_a_full_sized_model_is_what_the_builder_says(tmp_path: Path) -> None:
     """About what is counted, and not more than what is allowed for."""
     from emra_deploy.engine.forecast import Forecast
     from emra_deploy.engine.graph_memory import measure_graph
 
-    engine = build_engine(shipped_model(), tmp_path / "m.engine", flavour="rtx", max_batch=2)
-    forecast = Forecast(measure_graph(onnx.load(shipped_model()), 2), 2)
+    engine = build_engine(FP32_MODEL, tmp_path / "m.engine", flavour="rtx", max_batch=2)
+    forecast = Forecast(measure_graph(onnx.load(FP32_MODEL), 2), 2)
     said = engine.sidecar.memory
     assert said.weights == pytest.approx(forecast.graph.weights, rel=0.05)
     assert 0.8 * forecast.graph.activations <= said.activations <= forecast.activations

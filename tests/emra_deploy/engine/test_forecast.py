@@ -14,6 +14,7 @@ from emra_deploy.engine.device import FreeMemory
 from emra_deploy.engine.forecast import Forecast, check_fits, check_load, smaller_sizes
 from emra_deploy.engine.graph_memory import GraphMemory, measure_graph
 from emra_deploy.errors import EmraError
+from tests.conftest import FP32_MODEL
 from tests.emra_deploy.engine.small_models import build_graph
 from tests.onnx_models import make_manifest
 
@@ -193,11 +194,9 @@ print((kib("VmHWM") - before) * 1024)
 def test_onnx_runtime_takes_what_is_forecast_times_a_constant(tmp_path: Path) -> None:
     """Its order of nodes is its own (it keeps up to four attention matrices where the file's order needs two)."""
     pytest.importorskip("onnxruntime")
-    from emra_deploy.models import shipped_model
-
-    model = onnx.load(shipped_model())
+    model = onnx.load(FP32_MODEL)
     for batch in (1, 4):
-        command = [sys.executable, "-c", MEASURE, str(shipped_model()), str(batch)]
+        command = [sys.executable, "-c", MEASURE, str(FP32_MODEL), str(batch)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         forecast = measure_graph(model, batch)
         assert forecast.unknown == 0
