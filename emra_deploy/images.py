@@ -27,6 +27,18 @@ _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION, _GEO_KEYS = 274, (33550, 33922, 34264, 34735)
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _ARITHMETIC = range(0xC9, 0xD0)
+# What Pillow's readers were seen to raise over damaged files.
+_DECODING = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    MemoryError,
+    struct.error,
+)
 # Neither zeros, which libjpeg would put there itself, nor the first byte of a marker.
 _MORE_DATA = bytes(1 + step * 89 % 253 for step in range(4096))
 
@@ -94,7 +106,7 @@ def tiff_header(path: str | os.PathLike[str]) -> TiffHeader:
             stream.seek(tags.next)
             tags.load(stream)
             orientation = tags.get(_ORIENTATION, 1)
-    except (OSError, ValueError, SyntaxError, TypeError, KeyError, OverflowError, struct.error) as error:
+    except _DECODING as error:
         raise _unreadable(path, error) from error
     georeferenced = any(key in tags for key in _GEO_KEYS)
     return TiffHeader(georeferenced, orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1)
@@ -141,7 +153,7 @@ def read_picture(path: str | os.PathLike[str], scale: Scale | None = None) -> Pi
             "Open and save it with an image program, or copy it again",
             path,
         ) from error
-    except (OSError, ValueError, SyntaxError, TypeError, OverflowError, MemoryError, struct.error) as error:
+    except _DECODING as error:
         raise _unreadable(path, error) from error
 
 

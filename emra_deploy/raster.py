@@ -106,11 +106,13 @@ class RasterSource:
             self.dataset: Any = open_dataset(rasterio, place)
         try:
             self.height, self.width = int(self.dataset.height), int(self.dataset.width)
-            self._check_size(place.stat().st_size)
-            self._scale = scale
-            self._factor = self._check_depth(scale)
-            self._bands = self._choose_bands(bands)
-            self._prepare_validity()
+            # GDAL reads parts of a damaged header only when it is asked for them.
+            with self._errors():
+                self._check_size(place.stat().st_size)
+                self._scale = scale
+                self._factor = self._check_depth(scale)
+                self._bands = self._choose_bands(bands)
+                self._prepare_validity()
         except BaseException:
             self.dataset.close()
             raise
@@ -195,11 +197,13 @@ class RasterSource:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
+        from rasterio._err import CPLE_BaseError
         from rasterio.errors import RasterioError
 
         try:
             yield
-        except (RasterioError, OSError) as error:
+        # Some ways into rasterio let GDAL's own errors through.
+        except (RasterioError, CPLE_BaseError, OSError) as error:
             # rasterio says only "read failed"; what GDAL said is the cause.
             deepest: BaseException = error
             while deepest.__cause__ is not None:

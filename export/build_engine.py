@@ -41,6 +41,7 @@ from emra_deploy.engine.sidecar import (
 )
 from emra_deploy.errors import EmraError
 from emra_deploy.files import atomic_output, check_output
+from emra_deploy.seal import seal_json
 from export.engine_builder import Built, Request, build, check_request, make_profile
 from export.engine_progress import BuildProgress, run_shown
 from export.engine_source import Source, read_source
@@ -283,7 +284,7 @@ def _write(
     with atomic_output(output, overwrite=overwrite) as part:
         part.write_bytes(built.plan)
         with atomic_output(sidecar_path(output), overwrite=overwrite) as beside:
-            beside.write_text(to_json(sidecar, source.manifest), encoding="utf-8")
+            beside.write_text(seal_json(to_json(sidecar, source.manifest)), encoding="utf-8")
     if timings is not None and built.timings is not None:
         with atomic_output(timings[1], overwrite=True) as part:
             part.write_bytes(built.timings)

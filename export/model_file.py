@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 from emra_deploy.errors import EmraError
 from emra_deploy.files import check_input
 from emra_deploy.manifest import Manifest
+from emra_deploy.seal import check_model_seal, seal_model
 
 OPSET = 20
 """The newest that TensorRT 10.3 reads, and the first with Gelu as one operator."""
@@ -25,14 +26,15 @@ def read_model(path: str | Path) -> tuple[onnx.ModelProto, Manifest]:
         path: An ``.onnx`` file; weights in other files are read from its folder and nowhere else.
 
     Raises:
-        EmraError: ``model-format``, ``model-unreadable``, ``model-external-data``, ``manifest-missing`` and the other
-            codes of the Manifest, and those of `emra_deploy.files.check_input`.
+        EmraError: ``model-format``, ``model-unreadable``, ``model-damaged``, ``model-external-data``,
+            ``manifest-missing`` and the other codes of the Manifest, and those of `emra_deploy.files.check_input`.
     """
     path = check_input(path)
     if path.suffix.lower() != ".onnx":
         raise EmraError(
             "model-format", f"the name of the model file ends in {path.suffix!r}, expected '.onnx'", "Give it", path
         )
+    check_model_seal(path)
     try:
         model = onnx.load_model(path, load_external_data=False)
     except Exception as error:  # protobuf's errors share no base but Exception.
@@ -62,11 +64,12 @@ def read_model(path: str | Path) -> tuple[onnx.ModelProto, Manifest]:
 
 
 def write_model(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
-    """Write a model and its Manifest as one file, without external data."""
+    """Write a model and its Manifest as one file, without external data, and seal it."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     helper.set_model_props(copy, manifest.to_metadata())
     onnx.save_model(copy, path)
+    seal_model(path)
 
 
 def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -23,6 +23,7 @@ from emra_deploy.errors import EmraError
 from emra_deploy.files import atomic_output, check_output
 from emra_deploy.golden import GoldenTile
 from emra_deploy.manifest import Manifest
+from emra_deploy.seal import MODEL_KEYS, seal_model
 from export import tiles as pictures
 from export import verify
 from export.function_body import DOMAIN, OPERATOR, drop_body
@@ -163,6 +164,7 @@ def write_model(loaded: Checkpoint, manifest: Manifest, weights: str, path: Path
         store_halves(model)
     onnx.helper.set_model_props(model, manifest.to_metadata())
     onnx.save_model(model, path)
+    seal_model(path)
 
 
 def leave_body_out(path: Path) -> str:
@@ -173,7 +175,12 @@ def leave_body_out(path: Path) -> str:
     """
     model = onnx.load(path)
     drop_body(model)
+    # The seal is of the file with the body.
+    kept = [entry for entry in model.metadata_props if entry.key not in MODEL_KEYS]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
     onnx.save_model(model, path)
+    seal_model(path)
     verify.check_structure(path)
     return f"without the function body of {DOMAIN}::{OPERATOR}: for TensorRT with the plugin; checked with it"
 

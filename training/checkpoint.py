@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -16,11 +17,18 @@ from safetensors.torch import load_file, save_file
 
 from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
+from emra_deploy.seal import seal_json, take_json_seal
 from training.model import EMRAConfig, EMRAProxy
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+DIGEST = "sha256"
+"""Key of the metadata of the weights' file that holds `weights_digest`."""
+
+KEYS = {"format", "model", "classes", "palette", "mean", "std", "meta"}
+"""Members of the configuration, beside its seal."""
+
 POSITIONS = "backbone.patch_positions"
 
 
@@ -74,8 +82,10 @@ def save_checkpoint(
         "meta": meta,
     }
     weights = {name: value.detach().float().cpu().contiguous() for name, value in model.state_dict().items()}
-    replace_file(folder / WEIGHTS, lambda path: save_file(weights, path))
-    replace_file(folder / CONFIG, lambda path: path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8"))
+    # The sum is inside the file, as a kill may come between the two files.
+    replace_file(folder / WEIGHTS, lambda path: save_file(weights, path, {DIGEST: weights_digest(weights)}))
+    text = seal_json(json.dumps(config), indent=2)
+    replace_file(folder / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
@@ -98,6 +108,9 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
             )
     try:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        take_json_seal(config)
+        if set(config) != KEYS:
+            raise ValueError(f"the members are {sorted(config)}, expected {sorted(KEYS)}")
         if config["format"] != FORMAT:
             raise ValueError(f"format {config['format']!r}, expected {FORMAT}")
         classes = ClassSet(
@@ -129,11 +142,15 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
         # Before anything is allocated: a damaged image_size may ask for terabytes.
         with safe_open(folder / WEIGHTS, "pt") as file:
             table = tuple(file.get_slice(POSITIONS).get_shape())
+            about = file.metadata() or {}
         patches = model_config.grid[0] * model_config.grid[1]
         if table[:2] != (1, patches):
             raise ValueError(f"{POSITIONS} is {table}, expected 1 x {patches} x width")
         model = EMRAProxy(model_config)
         weights = load_file(folder / WEIGHTS)
+        # Files without a sum are those of other writers.
+        if set(about) not in (set(), {"format"}) and about != {DIGEST: weights_digest(weights)}:
+            raise ValueError("the weights are not those that were written")
         model.load_state_dict(weights)
         for name, value in weights.items():
             if not torch.isfinite(value).all():
@@ -168,6 +185,16 @@ def make_folder(folder: Path) -> None:
             "Give another output folder, or correct its permissions",
             folder,
         )
+
+
+def weights_digest(weights: dict[str, torch.Tensor]) -> str:
+    """A sha256 over names, shapes and values, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        value = weights[name].contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:

@@ -14,6 +14,7 @@ from emra_deploy.backends import contract
 from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.errors import EmraError
 from emra_deploy.manifest import Manifest
+from emra_deploy.seal import check_model_seal
 
 if TYPE_CHECKING:
     import onnx
@@ -23,6 +24,7 @@ PRECISIONS = ("f32", "bf16", "f16")
 """What OpenVINO may compute in where the graph leaves it the choice; Q/DQ in the graph is INT8 in all of them."""
 
 _CAPABILITIES = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
+_MAX_OPSET = 1000
 _GET = "Run: pip install 'emra-deploy[openvino]'"
 
 
@@ -146,11 +148,15 @@ def _load(path: Path) -> onnx.ModelProto:
         from onnx import inliner
     except ImportError as error:
         raise EmraError("backend-missing", "onnx is not installed", _GET) from error
+    check_model_seal(path)
     try:
         proto = onnx.load(path, load_external_data=False)
         # An empty file is an empty message to protobuf.
         if not proto.graph.node:
             raise ValueError("it has no graph")
+        # OpenVINO looks for operators of such a version for ever.
+        if not all(1 <= entry.version <= _MAX_OPSET for entry in proto.opset_import):
+            raise ValueError("it asks for operators of a version that does not exist")
     except Exception as error:  # protobuf's errors share no base but Exception.
         raise EmraError(
             "model-unreadable",

@@ -14,6 +14,7 @@ from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.backends.external_data import check_external_data
 from emra_deploy.errors import EmraError
 from emra_deploy.manifest import Manifest
+from emra_deploy.seal import check_model_seal
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -147,6 +148,7 @@ def open_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime
     """
     library = load_runtime()
     check_external_data(path)
+    check_model_seal(path)
     try:
         # By path, never by content: only so does ONNX Runtime confine external data to the folder of the file.
         # Without its fallback, which tries the same again and prints about it on standard output.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from emra_deploy.errors import EmraError
 from emra_deploy.manifest import Manifest
+from emra_deploy.seal import check_model_seal
 
 
 def manifest_of_onnx(path: str | os.PathLike[str]) -> Manifest:
@@ -22,6 +23,7 @@ def manifest_of_onnx(path: str | os.PathLike[str]) -> Manifest:
         import onnx
     except ImportError:
         return _with_runtime(place)
+    check_model_seal(place)
     try:
         # The weights in other files are not needed, and not looked for.
         model = onnx.load(place, load_external_data=False)

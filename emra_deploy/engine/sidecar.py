@@ -18,6 +18,7 @@ from emra_deploy.engine.flavour import FLAVOURS, TITLES, parse_version
 from emra_deploy.engine.records import decode, encode
 from emra_deploy.errors import EmraError
 from emra_deploy.manifest import PRECISIONS, Manifest
+from emra_deploy.seal import take_json_seal
 
 SCHEMA = 1
 """Version of the JSON form. Any new, renamed or reinterpreted field raises it."""
@@ -282,7 +283,7 @@ def to_json(sidecar: Sidecar, manifest: Manifest) -> str:
 
 
 def from_json(text: str) -> tuple[Sidecar, Manifest]:
-    """Read what `to_json` wrote, trusting nothing.
+    """Read what `to_json` wrote, with or without a seal, trusting nothing.
 
     Raises:
         EmraError: ``engine-sidecar`` for anything else, ``manifest-…`` for a Manifest that is wrong.
@@ -293,6 +294,10 @@ def from_json(text: str) -> tuple[Sidecar, Manifest]:
         raise _broken(f"it is not JSON ({str(error)[:100]})") from error
     if not isinstance(content, dict):
         raise _broken("it is not an object")
+    try:
+        take_json_seal(content)
+    except ValueError as error:
+        raise _broken(str(error)) from error
     schema = content.get("schema")
     if type(schema) is int and schema > SCHEMA:
         raise EmraError(

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
+from emra_deploy.seal import take_json_seal
 from training.checkpoint import (
     CONFIG,
     WEIGHTS,
@@ -56,6 +57,7 @@ def fails(folder: Path, code: str, *words: str) -> None:
 
 def edit(folder: Path, **values: object) -> None:
     config = json.loads((folder / CONFIG).read_text())
+    take_json_seal(config)
     (folder / CONFIG).write_text(json.dumps(config | values))
 
 
@@ -219,6 +221,23 @@ def test_a_state_never_runs_code(tmp_path, form):
     with pytest.raises(EmraError, match="state-damaged"):
         load_state(path)
     assert not canary.exists()
+
+
+def test_a_flipped_bit_is_noticed(copy):
+    for name, code in ((WEIGHTS, "checkpoint-weights"), (CONFIG, "checkpoint-config")):
+        whole = (copy / name).read_bytes()
+        place = whole.find(CLASSES.names[0].encode()) if name == CONFIG else len(whole) - 40
+        (copy / name).write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        fails(copy, code)
+        (copy / name).write_bytes(whole)
+    load_checkpoint(copy)
+
+
+def test_weights_and_configuration_without_seals_are_read(copy):
+    edit(copy)
+    for about in (None, {"format": "pt"}):
+        save_file(load_file(copy / WEIGHTS), copy / WEIGHTS, about)
+        load_checkpoint(copy)
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, CONFIG])
