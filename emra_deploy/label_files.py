@@ -20,6 +20,9 @@ from emra_deploy.raster import gdal_session, open_dataset
 BLOCK = 512
 """Side of the blocks of a label raster in pixels."""
 
+_PIECE = 8 * BLOCK
+"""Columns written at once."""
+
 _COPY_OPTIONS = {
     # A copy reads each block once and each overview's once more: a large cache holds what nobody asks for again.
     # 20,000 x 20,000 pixels peak 60 MB lower for it, in the same time.
@@ -136,8 +139,11 @@ class LabelWriter:
 
     def _flush(self) -> None:
         with gdal_session() as rasterio, _writing(self._path):
-            window = rasterio.windows.Window(0, self._top, self._width, self._filled)
-            self._dataset.write(self._block_rows[: self._filled], 1, window=window)
+            # In pieces and with an axis of bands, because rasterio copies what it is given without one.
+            for left in range(0, self._width, _PIECE):
+                piece = self._block_rows[None, : self._filled, left : left + _PIECE]
+                window = rasterio.windows.Window(left, self._top, piece.shape[2], self._filled)
+                self._dataset.write(piece, [1], window=window)
         self._top += self._filled
         self._filled = 0
 

@@ -23,6 +23,8 @@ TOLERANCE = 0.1
 FACTORS = (1 / 16, 16.0)
 """Beyond these, picture and model have nothing in common, or one of the two sizes is wrong."""
 
+_PIECE_BYTES = 4 * 2**20
+
 
 def picture_gsd(georeference: GeoReference | None) -> float | None:
     """Metres a pixel: the side of a square of a pixel's area; None where that is not known."""
@@ -126,12 +128,14 @@ class ResampledSource:
         columns = _nearest(self._source.width, self.width)
         if start >= self._source.height:
             return
+        step = max(1, _PIECE_BYTES // self._source.width)
         for window, labels in segmenter.segment_rows(self, int(rows[start])):
             first, last = np.searchsorted(rows, [window.top, window.bottom])
-            first = max(int(first), start)
-            if first < last:
-                part = labels[rows[first:last] - window.top][:, columns]
-                yield Window(first, 0, int(last) - first, self._source.width), part
+            # In pieces: where the model's pixels are larger, one row of tiles becomes many rows of the source.
+            for top in range(max(int(first), start), int(last), step):
+                bottom = min(top + step, int(last))
+                part = labels[rows[top:bottom] - window.top][:, columns]
+                yield Window(top, 0, bottom - top, self._source.width), part
 
 
 def _reach(first: float, last: float, scale: float, length: int) -> tuple[int, int]:

@@ -84,8 +84,10 @@ def run(options: Namespace) -> int:
     bands = None if options.bands is None else _parse_bands(options.bands)
     if options.dry_run:
         return _dry_run(options, bands)
+    from emra_deploy.cli.allocator import return_large_arrays
     from emra_deploy.mapping import segment_file
 
+    return_large_arrays()
     with _progress() as progress:
         report = segment_file(
             **_settings(options, bands),

@@ -78,6 +78,19 @@ def test_labels_come_back_on_the_grid_of_the_source(height: int, width: int, fac
         np.testing.assert_array_equal(np.concatenate(rest), fine[np.ix_(rows, columns)][start:])
 
 
+def test_rows_come_in_pieces_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = ArraySource(noise(200, 90))
+    segmenter = Segmenter(Red(), make_manifest())
+    source = ResampledSource(picture, 0.3)
+    whole = list(source.rows(segmenter))
+    monkeypatch.setattr("emra_deploy.resampling._PIECE_BYTES", 1000)
+    pieces = list(source.rows(segmenter))
+    assert len(pieces) > len(whole)
+    assert all(labels.nbytes <= 1000 for _, labels in pieces)
+    assert [window.top for window, _ in pieces[1:]] == [window.bottom for window, _ in pieces[:-1]]
+    assert np.array_equal(np.concatenate([part for _, part in pieces]), np.concatenate([part for _, part in whole]))
+
+
 @pytest.mark.parametrize("factor", [0.4, 1.7])
 def test_pixels_without_data_stay_without(factor: float) -> None:
     valid = np.ones((60, 70), bool)
