@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from emra_deploy.backend_names import PRECISIONS
 from emra_deploy.evaluation.command import add_arguments, check_outputs, exit_status, score
 from emra_deploy.segmenter import Segmenter
 from training.data import KINDS, open_dataset
@@ -21,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="accuracy.py", description="Score a model file on a labelled data set.")
     made.add_argument("model", metavar="MODEL", help="model file")
     made.add_argument("--backend", default="auto", help="what runs the model (auto)")
+    made.add_argument("--precision", choices=PRECISIONS, help="what OpenVINO computes in (what suits the model)")
     made.add_argument("--threads", type=int, metavar="N", help="threads of one run (the backend's choice)")
     add_arguments(made, KINDS)
     return made
@@ -38,6 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     with Segmenter.open(
         path,
         backend=arguments.backend,
+        precision=arguments.precision,
         threads=arguments.threads,
         batch_size=arguments.batch,
         halo=arguments.halo,

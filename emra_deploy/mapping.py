@@ -21,6 +21,7 @@ from emra_deploy.files import atomic_output, check_input, check_output
 from emra_deploy.inputs import open_input
 from emra_deploy.journal import Journal, describe_job
 from emra_deploy.map_report import MapReport
+from emra_deploy.map_tiles import estimate_tiles
 from emra_deploy.raster import RasterSource
 from emra_deploy.scaling import Scale
 
@@ -51,6 +52,10 @@ def plan_file(
     polygons: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     backend: str = "auto",
+    precision: str | None = None,
+    device: int = 0,
+    cache: str | os.PathLike[str] | None = None,
+    trust_engine: bool = False,
     threads: int | None = None,
     batch: int | None = None,
     halo: int | None = None,
@@ -75,7 +80,19 @@ def plan_file(
         if isinstance(source, RasterSource):
             stack.enter_context(source)
         segmenter = stack.enter_context(
-            Segmenter.open(model, backend=backend, threads=threads, batch_size=batch, halo=halo, blend=blend)
+            Segmenter.open(
+                model,
+                backend,
+                threads=threads,
+                batch_size=batch,
+                halo=halo,
+                blend=blend,
+                precision=precision,
+                trust_engine=trust_engine,
+                device=device,
+                cache=cache,
+                tiles=estimate_tiles(source, model, halo, blend),
+            )
         )
         georeference = source.georeference if isinstance(source, RasterSource) else None
         return plan_map(_resampled(source, segmenter, gsd, georeference) or source, segmenter)
@@ -89,6 +106,10 @@ def segment_file(
     overlay: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
     backend: str = "auto",
+    precision: str | None = None,
+    device: int = 0,
+    cache: str | os.PathLike[str] | None = None,
+    trust_engine: bool = False,
     threads: int | None = None,
     batch: int | None = None,
     halo: int | None = None,
@@ -115,7 +136,11 @@ def segment_file(
         model: Model file; None for the shipped one.
         overlay: ``.png`` of the classes over the picture with a legend, at most 4096 pixels a side, of a TIFF 2048.
         overwrite: Whether existing outputs may be replaced.
-        backend: As in `Segmenter.open`.
+        backend: As in `Segmenter.open`, as the next four.
+        precision: What OpenVINO computes in.
+        device: Number of the GPU.
+        cache: Folder for engines that are built while loading.
+        trust_engine: Whether to load an engine without a sidecar.
         threads: Threads of one run of the model.
         batch: Tiles run at once.
         halo: Overlap of tiles in pixels.
@@ -167,7 +192,19 @@ def segment_file(
         from emra_deploy.segmenter import Segmenter
 
         segmenter = stack.enter_context(
-            Segmenter.open(model, backend=backend, threads=threads, batch_size=batch, halo=halo, blend=blend)
+            Segmenter.open(
+                model,
+                backend,
+                threads=threads,
+                batch_size=batch,
+                halo=halo,
+                blend=blend,
+                precision=precision,
+                trust_engine=trust_engine,
+                device=device,
+                cache=cache,
+                tiles=estimate_tiles(source, model, halo, blend),
+            )
         )
         request = None
         if outlines is not None:

@@ -112,6 +112,11 @@ class Segmenter:
         halo: int | None = None,
         blend: bool = False,
         self_test: bool = True,
+        precision: str | None = None,
+        trust_engine: bool = False,
+        device: int = 0,
+        cache: str | os.PathLike[str] | None = None,
+        tiles: int | None = None,
     ) -> Segmenter:
         """Load a model file and check it on this machine.
 
@@ -123,6 +128,11 @@ class Segmenter:
             halo: Overlap of tiles; see the class.
             blend: Average overlapping tiles; see the class.
             self_test: Whether to run the golden tile and refuse a model that fails it.
+            precision: What OpenVINO computes in; this and the following are as in `open_backend`.
+            trust_engine: Whether to load an engine without a sidecar.
+            device: Number of the GPU.
+            cache: Folder for engines that are built while loading.
+            tiles: How many tiles will be run in all, None for many.
 
         Raises:
             EmraError: Whatever is wrong with the file, the machine or the arguments.
@@ -134,7 +144,17 @@ class Segmenter:
             from emra_deploy.models import shipped_model
 
             model = shipped_model()
-        loaded, manifest = open_backend(model, backend, threads)
+        loaded, manifest = open_backend(
+            model,
+            backend,
+            threads,
+            precision=precision,
+            trust_engine=trust_engine,
+            device=device,
+            cache=cache,
+            batch=batch_size,
+            tiles=tiles,
+        )
         segmenter = cls(loaded, manifest, halo=halo, batch_size=batch_size, blend=blend)
         if self_test:
             try:

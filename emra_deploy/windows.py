@@ -81,6 +81,11 @@ def iter_tiles(height: int, width: int, tile_height: int, tile_width: int, halo:
             )
 
 
+def count_tiles(height: int, width: int, tile_height: int, tile_width: int, halo: int) -> int:
+    """How many tiles `iter_tiles` gives."""
+    return len(_cover(height, tile_height, halo)) * len(_cover(width, tile_width, halo))
+
+
 def plan_tiles(height: int, width: int, tile_height: int, tile_width: int, halo: int) -> list[Tile]:
     """Cover an image with overlapping tiles.
 

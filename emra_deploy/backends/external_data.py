@@ -66,18 +66,18 @@ def external_locations(path: Path) -> tuple[str, ...]:
 def _entries(data: mmap.mmap, start: int, end: int, kind: str, depth: int) -> Iterator[tuple[bytes, bytes]]:
     """Keys and values of the external_data entries in a message."""
     if kind == "entry":
-        pair = {number: data[low:high] for number, low, high in _parts(data, start, end)}
+        pair = {number: data[low:high] for number, low, high in parts(data, start, end)}
         yield pair.get(1, b""), pair.get(2, b"")
         return
     if depth > _MAX_DEPTH:
         return
     inner = _FIELDS[kind]
-    for number, low, high in _parts(data, start, end):
+    for number, low, high in parts(data, start, end):
         if number in inner:
             yield from _entries(data, low, high, inner[number], depth + 1)
 
 
-def _parts(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+def parts(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Number, start and end of the length-delimited fields of a message; others are passed over."""
     while start < end:
         tag, start = _varint(data, start)

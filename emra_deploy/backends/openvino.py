@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PRECISIONS = ("f32", "bf16", "f16")
 """What OpenVINO may compute in where the graph leaves it the choice; Q/DQ in the graph is INT8 in all of them."""
 
+_WORDS = {"fp32": "f32", "fp16": "f16"}
 _CAPABILITIES = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 _MAX_OPSET = 1000
 _GET = "Run: pip install 'emra-deploy[openvino]'"
@@ -37,9 +38,9 @@ class OpenVinoBackend:
         path: The ``.onnx`` file.
         manifest: Used in place of the file's own Manifest, when given.
         threads: Threads of one run; None leaves the choice to OpenVINO (one per physical core).
-        precision: One of `PRECISIONS`, or None for what suits the file: FP32 for an FP32 model, or else the processor's
-            half precision, BF16 or FP16, and FP32 where it has none. OpenVINO is always told: left alone it computes
-            FP32 models in BF16 where the processor can.
+        precision: One of `PRECISIONS` (``"fp32"`` and ``"fp16"`` will do too), or None for what suits the file: FP32
+            for an FP32 model, or else the processor's half precision, BF16 or FP16, and FP32 where it has none.
+            OpenVINO is always told: left alone it computes FP32 models in BF16 where the processor can.
 
     Raises:
         EmraError: ``backend-missing`` without openvino or onnx; ``backend-precision`` for one that this processor does
@@ -58,6 +59,7 @@ class OpenVinoBackend:
         precision: str | None = None,
     ) -> None:
         contract.check_threads(threads)
+        precision = None if precision is None else _WORDS.get(precision, precision)
         if precision is not None and precision not in PRECISIONS:
             raise EmraError(
                 "backend-precision",
@@ -111,7 +113,7 @@ class OpenVinoBackend:
                 request = self._requests.request = self._compiled.create_infer_request()
             # share_outputs would hand out the request's own memory, which the next run overwrites.
             found = request.infer({"image": image}, share_inputs=True, share_outputs=False)
-        except RuntimeError as error:
+        except Exception as error:  # As when compiling.
             raise EmraError(
                 "model-run",
                 f"OpenVINO cannot run this model on {len(batch)} tiles ({_message(error)})",
@@ -197,7 +199,7 @@ def _compile(core: openvino.Core, graph: openvino.Model, threads: int | None, pr
         config["INFERENCE_NUM_THREADS"] = threads
     try:
         return core.compile_model(graph, "CPU", config)
-    except RuntimeError as error:
+    except Exception as error:  # Damaged graphs bring out errors of the C++ library, such as IndexError.
         raise EmraError(
             "model-unreadable",
             f"OpenVINO cannot compile this graph ({_message(error)})",
@@ -224,11 +226,19 @@ def _values(ports: list[Any]) -> list[contract.Value]:
     return [
         contract.Value(
             port.get_any_name(),
-            np.dtype(port.element_type.to_dtype()).name,
+            _type_name(port.element_type),
             tuple(size.get_length() if size.is_static else None for size in port.partial_shape),
         )
         for port in ports
     ]
+
+
+def _type_name(element: Any) -> str:
+    """NumPy's name of a type, or OpenVINO's where NumPy has none."""
+    try:
+        return str(np.dtype(element.to_dtype()).name)
+    except Exception:
+        return str(element.get_type_name())
 
 
 def _message(error: Exception) -> str:

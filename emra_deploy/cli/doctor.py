@@ -35,15 +35,16 @@ def run(options: Namespace) -> int:
 def check_model(path: str | None) -> dict[str, Any]:
     """Load a model, run its golden tile, and say how that went, as JSON values."""
     try:
-        from emra_deploy.backends import open_backend
+        from emra_deploy.backends import open_auto
         from emra_deploy.selftest import self_test
 
         if path is None:
             from emra_deploy.models import shipped_model
 
             path = str(shipped_model())
-        backend, manifest = open_backend(path)
+        backend, manifest, choice = open_auto(path)
         different = self_test(backend, manifest)
+        facts = backend.describe()
         backend.close()
     except EmraError as error:
         return {"path": path, "passed": False, "error": error.to_dict()}
@@ -55,6 +56,8 @@ def check_model(path: str | None) -> dict[str, Any]:
         "golden_tile": manifest.golden is not None,
         "different": different,
         "tolerance": tolerance,
+        "backend": facts,
+        "choice": choice.describe(),
         "error": None,
     }
 
@@ -83,6 +86,8 @@ def _show(facts: dict[str, Any]) -> None:
     console.print(libraries)
     console.print()
     model = facts["model"]
+    if model["passed"]:
+        console.print(f"backend for many tiles: {model['choice']}")
     if not model["passed"]:
         error = model["error"]
         console.print("self-test failed: " + f"{error['cause']}. {error['remedy']}. [{error['code']}]", style="red")

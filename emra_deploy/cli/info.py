@@ -53,7 +53,7 @@ def describe(path: str, manifest_of: str | None = None) -> dict[str, Any]:
     Raises:
         EmraError: Whatever is wrong with the file.
     """
-    from emra_deploy.backends import ENGINES, open_backend
+    from emra_deploy.backends import ENGINES, explain, open_backend, soonest
     from emra_deploy.engine.plan import file_sha256
 
     if Path(path).suffix.lower() in ENGINES:
@@ -63,7 +63,8 @@ def describe(path: str, manifest_of: str | None = None) -> dict[str, Any]:
     else:
         if manifest_of is not None:
             raise EmraError("manifest-unused", "--manifest is for engines; this file has its own", "Leave it out", path)
-        backend, manifest = open_backend(path)
+        # Whichever loads it soonest.
+        backend, manifest = open_backend(path, soonest(path))
         backend.close()
         engine = None
     content: dict[str, Any] = {"manifest": None} if manifest is None else json.loads(manifest.to_json())
@@ -75,6 +76,7 @@ def describe(path: str, manifest_of: str | None = None) -> dict[str, Any]:
         **content,
         **({} if manifest is None else {"golden_tile": None if golden is None else {"tolerance": golden["tolerance"]}}),
         **({} if engine is None else {"engine": engine}),
+        "backend": explain(path),
     }
 
 
@@ -108,6 +110,7 @@ def _show(content: dict[str, Any]) -> None:
         "precision": content["precision"],
         "network": f"{content['backbone']}, M {content['hra_block']}, P {content['mca_blocks']}, "
         f"{content['fusion']}, {content['aggregation']}, zoom {content['zoom']}",
+        "runs with": content["backend"],
         "golden tile": "no: results cannot be checked on this machine"
         if golden is None
         else f"yes, {100 * golden['tolerance']:g} % of its pixels may differ",

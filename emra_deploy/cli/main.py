@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="emra: %(levelname)s: %(message)s")
     arguments = build_parser().parse_args(None if argv is None else list(argv))
     options = arguments[arguments.verb]
+    if options.get("verbose"):
+        logging.getLogger("emra_deploy").setLevel(logging.INFO)
     if argv is None:
         # A polite kill, or a lost terminal, shall remove the unfinished file, as Ctrl-C does; nohup stays in force.
         for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):

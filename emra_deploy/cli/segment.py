@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from emra_deploy.cli.model_options import add_model_arguments, model_options
 from emra_deploy.errors import EmraError
 
 if TYPE_CHECKING:
@@ -68,10 +69,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="keep the finished rows of a .tif beside the output, so that the same command goes on after a kill "
         "(default: auto, for rasters of 64 megapixels and more)",
     )
-    add("--backend", type=str, default="auto", help="library that runs the model (default: auto)")
-    add("--threads", type=int, default=None, help="threads of one run (default: the backend's choice)")
-    add("--batch", type=int, default=None, help="tiles run at once (default: the model's choice)")
-    add("--halo", type=int, default=None, help="overlap of tiles on each side in pixels (default: 1/8 of a tile)")
+    add_model_arguments(parser)
     add(
         "--blend",
         action="store_true",
@@ -110,9 +108,9 @@ def _settings(options: Namespace, bands: tuple[int, ...] | None) -> dict[str, An
     from emra_deploy.scaling import Scale
 
     files = ("input", "output", "model", "overlay", "polygons", "overwrite")
-    names = (*files, "backend", "threads", "batch", "halo", "blend", "gsd")
+    names = (*files, "batch", "blend", "gsd")
     scale = None if options.scale is None else Scale(*options.scale)
-    return {**{name: options[name] for name in names}, "bands": bands, "scale": scale}
+    return {**{name: options[name] for name in names}, **model_options(options), "bands": bands, "scale": scale}
 
 
 def _dry_run(options: Namespace, bands: tuple[int, ...] | None) -> int:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from emra_deploy.cli.model_options import add_model_arguments, model_options
 from emra_deploy.errors import EmraError
 
 if TYPE_CHECKING:
@@ -65,10 +66,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="option for FFmpeg's demuxer, such as video_size=1280x720 or framerate=30; may be repeated",
     )
-    add("--backend", type=str, default="auto", help="library that runs the model (default: auto)")
-    add("--threads", type=int, default=None, help="threads of one run (default: the backend's choice)")
-    add("--batch", type=int, default=None, help="tiles run at once (default: the model's choice)")
-    add("--halo", type=int, default=None, help="overlap of tiles on each side in pixels (default: 1/8 of a tile)")
+    add_model_arguments(parser)
 
 
 def run(options: Namespace) -> int:
@@ -85,9 +83,7 @@ def run(options: Namespace) -> int:
     if options.overlay is not None:
         output = open_output(options.overlay, overwrite=options.overwrite, inputs=_inputs(options.source))
     with (
-        Segmenter.open(
-            options.model, options.backend, threads=options.threads, batch_size=options.batch, halo=options.halo
-        ) as segmenter,
+        Segmenter.open(options.model, batch_size=options.batch, **model_options(options)) as segmenter,
         segmenter.stream(options.source, chosen) as stream,
     ):
         reporter = _Reporter(stream, as_json=options.json)

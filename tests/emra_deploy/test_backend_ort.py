@@ -32,7 +32,7 @@ def batch_of(count: int, size: int = 32) -> np.ndarray:
 
 def expect_refusal(path: Path, code: str) -> EmraError:
     with pytest.raises(EmraError) as caught:
-        open_backend(path)
+        open_backend(path, "onnxruntime")
     assert caught.value.code == code, str(caught.value)
     assert caught.value.path == os.fspath(path)
     assert len(str(caught.value)) < 1200
@@ -49,7 +49,7 @@ def test_every_form_of_model_gives_the_same_labels(
 ) -> None:
     path = tmp_path / "model.onnx"
     manifest = build_model(path, size=(16, 24), batch=fixed, input_kind=kind, heads=heads)
-    backend, read = open_backend(path, threads=1)
+    backend, read = open_backend(path, "onnxruntime", threads=1)
     assert read == manifest
     assert backend.input_shape == (fixed, 16, 24)
     pictures = np.stack([scene(16, 24, seed) for seed in range(4)])
@@ -65,7 +65,7 @@ def test_every_form_of_model_gives_the_same_labels(
 
 
 def test_a_view_of_a_larger_picture_can_be_run(model: Path) -> None:
-    backend, _ = open_backend(model)
+    backend, _ = open_backend(model, "onnxruntime")
     picture = scene(64, 64)
     view = picture[None, 10:42, 5:37]
     np.testing.assert_array_equal(backend.run(view)["classes"][0], nearest_colour(picture[10:42, 5:37]))
@@ -83,7 +83,7 @@ def test_a_view_of_a_larger_picture_can_be_run(model: Path) -> None:
 )
 def test_what_is_no_batch_is_refused(model: Path, batch: np.ndarray) -> None:
     with pytest.raises(EmraError) as caught:
-        open_backend(model)[0].run(batch)
+        open_backend(model, "onnxruntime")[0].run(batch)
     assert caught.value.code == "batch-shape"
 
 
@@ -99,7 +99,7 @@ def test_bad_arguments_are_refused(model: Path, tmp_path: Path) -> None:
         open_backend(model, name="caffe")
     assert caught.value.code == "backend-unknown"
     with pytest.raises(EmraError) as caught:
-        open_backend(model, threads=0)
+        open_backend(model, "onnxruntime", threads=0)
     assert caught.value.code == "threads"
     expect_refusal(tmp_path / "none.onnx", "model-missing")
     (tmp_path / "folder.onnx").mkdir()
@@ -113,7 +113,7 @@ def test_a_truncated_model_is_refused(model: Path, share: float) -> None:
     content = model.read_bytes()
     model.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(EmraError) as caught:
-        open_backend(model)
+        open_backend(model, "onnxruntime")
     assert caught.value.code in {"model-unreadable", "manifest-missing", "manifest-json"}
 
 
@@ -133,7 +133,7 @@ def test_a_damaged_model_loads_or_is_an_emra_error(model: Path) -> None:
             damaged[dice.randrange(min(len(content), 1200))] = dice.randrange(256)
         model.write_bytes(bytes(damaged))
         try:
-            backend, _ = open_backend(model)
+            backend, _ = open_backend(model, "onnxruntime")
         except EmraError:
             continue
         assert backend.input_shape == (None, 32, 32)
@@ -145,7 +145,7 @@ def test_a_damaged_name_is_an_error_and_prints_nothing(model: Path, capfd: pytes
     model.write_bytes(content.replace(b"Transpose", b"Tra\xffspose"))
     assert model.read_bytes() != content
     with pytest.raises(EmraError) as caught:
-        open_backend(model)
+        open_backend(model, "onnxruntime")
     assert caught.value.code == "model-unreadable"
     assert capfd.readouterr().out == ""
 
@@ -214,7 +214,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_external_weights_in_the_folder_are_read(folder: Path) -> None:
-    backend, _ = open_backend(external(folder, "weights.bin"))
+    backend, _ = open_backend(external(folder, "weights.bin"), "onnxruntime")
     picture = scene(32, 32)
     np.testing.assert_array_equal(backend.run(picture[None])["classes"][0], nearest_colour(picture))
 

@@ -1,0 +1,96 @@
+"""From how many tiles on is a backend worth its slower start? What `--backend auto` is decided by on a processor.
+
+    python benchmarks/backend_choice.py MODEL.onnx [MODEL.int8.onnx] [--rounds 5] [--tiles 4] [--threads 1]
+
+Each model is opened and run in fresh processes, one for each backend in turn, round by round. Loading is everything
+from the start of the process to an opened model; a tile is the median of the runs after the first. Medians over the
+rounds are printed, of wall clock and of processor time: on a machine that others use too, processor time with one
+thread is what can be trusted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+CANDIDATES = ("onnxruntime", "openvino", "openvino:fp32", "openvino:bf16")
+
+_CHILD = """
+import json, sys, time
+from emra_deploy.backends import open_backend
+path, name, threads, tiles, began = sys.argv[1:]
+name, _, precision = name.partition(":")
+backend, manifest = open_backend(path, name, int(threads) or None, precision=precision or None)
+loaded = time.time() - float(began), time.process_time()
+import numpy as np
+picture = np.random.default_rng(0).integers(0, 256, (1, *manifest.tile, 3), np.uint8)
+backend.run(picture)
+runs = []
+for _ in range(int(tiles)):
+    start = time.perf_counter(), time.process_time()
+    backend.run(picture)
+    runs.append([time.perf_counter() - start[0], time.process_time() - start[1]])
+print(json.dumps({"load": loaded, "runs": runs, "facts": backend.describe()}))
+"""
+
+
+def measure(model: Path, candidate: str, threads: int, tiles: int) -> dict[str, Any]:
+    """Load and run once, in a process of its own."""
+    command = [sys.executable, "-c", _CHILD, str(model), candidate, str(threads), str(tiles), repr(time.time())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip().splitlines()[-1])
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def break_even(load: tuple[float, float], tile: tuple[float, float]) -> str:
+    """From how many tiles on the second of two candidates needs less time than the first, in words."""
+    if tile[1] >= tile[0]:
+        return "never" if load[1] >= load[0] else "slower from some point on"
+    return f"from tile {max(1, math.ceil((load[1] - load[0]) / (tile[0] - tile[1])))} on"
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", type=Path, nargs="+", metavar="MODEL.onnx")
+    parser.add_argument("--rounds", type=int, default=5, help="fresh processes of each (5)")
+    parser.add_argument("--tiles", type=int, default=4, help="measured runs of each process (4)")
+    parser.add_argument("--threads", type=int, default=0, help="of one run (0: the backend's choice)")
+    parser.add_argument("--candidates", default=",".join(CANDIDATES), help="backends, the first is compared with")
+    options = parser.parse_args()
+    names = options.candidates.split(",")
+    for model in options.models:
+        found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+        for _ in range(options.rounds):
+            for name in names:
+                found[name].append(measure(model, name, options.threads, options.tiles))
+        print(f"{model.name}, {options.rounds} rounds, threads {options.threads or 'by the backend'}")
+        for clock, title in enumerate(("wall clock", "processor time")):
+            load = {name: statistics.median(one["load"][clock] for one in found[name]) for name in names}
+            tile = {name: statistics.median(run[clock] for one in found[name] for run in one["runs"]) for name in names}
+            first = names[0]
+            for name in names:
+                ratio = statistics.geometric_mean(
+                    statistics.median(run[clock] for run in one["runs"])
+                    / statistics.median(run[clock] for run in other["runs"])
+                    for one, other in zip(found[name], found[first], strict=True)
+                )
+                even = "" if name == first else break_even((load[first], load[name]), (tile[first], tile[name]))
+                print(
+                    f"  {title:15} {name:14} loaded after {load[name]:6.2f} s, {1000 * tile[name]:7.1f} ms a tile,"
+                    f" {ratio:5.2f} x of {first} {even}"
+                )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

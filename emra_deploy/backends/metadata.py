@@ -1,0 +1,27 @@
+"""The Manifest of an ONNX file, read without any library: to choose one before it is loaded."""
+
+from __future__ import annotations
+
+import mmap
+from pathlib import Path
+
+from emra_deploy.backends.external_data import parts
+from emra_deploy.errors import EmraError
+from emra_deploy.manifest import Manifest
+
+_METADATA_PROPS, _KEY, _VALUE = 14, 1, 2
+"""Field numbers of onnx.proto: of ModelProto, and of StringStringEntryProto."""
+
+
+def peek_manifest(path: Path) -> Manifest | None:
+    """What a file says about itself, None where that cannot be read: whoever loads the file says why."""
+    entries: dict[str, str] = {}
+    try:
+        with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            for number, low, high in parts(data, 0, len(data)):
+                if number == _METADATA_PROPS:
+                    pair = {inner: data[start:end] for inner, start, end in parts(data, low, high)}
+                    entries[pair.get(_KEY, b"").decode()] = pair.get(_VALUE, b"").decode()
+        return Manifest.from_metadata(entries)
+    except (OSError, ValueError, IndexError, EmraError):
+        return None

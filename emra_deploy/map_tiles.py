@@ -1,0 +1,32 @@
+"""How many tiles a map will be made of, before its model is loaded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from emra_deploy.backends.metadata import peek_manifest
+from emra_deploy.blending import BLEND_DIVISOR
+from emra_deploy.sources import ImageSource
+from emra_deploy.windows import count_tiles, default_halo
+
+
+def estimate_tiles(source: ImageSource, model: str | os.PathLike[str], halo: int | None, blend: bool) -> int | None:
+    """Tiles of a picture at its own scale; None for a model that does not say how large they are.
+
+    Args:
+        source: The picture.
+        model: The model file, as yet unread.
+        halo: Overlap in pixels, None for the usual one.
+        blend: Whether tiles are averaged.
+    """
+    manifest = peek_manifest(Path(model))
+    if manifest is None:
+        return None
+    height, width = manifest.tile
+    usual = min(height, width) // BLEND_DIVISOR if blend else default_halo(height, width)
+    overlap = usual if halo is None else halo
+    if not 0 <= 2 * overlap < min(height, width):
+        # Whoever uses it says what is wrong with it.
+        return None
+    return count_tiles(source.height, source.width, height, width, overlap)
