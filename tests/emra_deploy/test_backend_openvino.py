@@ -60,7 +60,7 @@ def test_every_form_of_model_gives_the_same_labels(
     if "logits" in heads:
         assert outputs["logits"].shape == (4, len(CLASSES), 16, 24)
     if "confidence" in heads:
-        expected = open_backend(path)[0].run(pictures)["confidence"]
+        expected = open_backend(path, "onnxruntime")[0].run(pictures)["confidence"]
         np.testing.assert_allclose(outputs["confidence"], expected, rtol=1e-4)
     backend.close()
 
@@ -141,7 +141,7 @@ def test_a_quantised_model_runs_in_the_precision_of_the_processor(tmp_path: Path
     path.write_bytes(graph.SerializeToString())
     pictures = np.stack([scene(32, 32, seed) for seed in range(3)])
     found = OpenVinoBackend(path, manifest=make_manifest(golden=False)).run(pictures)["classes"]
-    expected = open_backend(path)[0].run(pictures)["classes"]
+    expected = open_backend(path, "onnxruntime")[0].run(pictures)["classes"]
     assert float(np.mean(found == expected)) > 0.999
     assert float(np.mean(found == np.stack([nearest_colour(p) for p in pictures]))) > 0.98
 
