@@ -1,0 +1,192 @@
+"""The reliability scoreboard: damaged files, kills, failing disks, threads, streams; what failed, of how many.
+
+    python benchmarks/reliability.py [--only PART...] [--json FILE] [--keep FOLDER]
+
+The exit status is 1 where a goal is missed. Files of failed cases go to the folder of --keep; ``--only files --case 123
+--seed 0`` runs one of them again. The part ``streams`` is benchmarks/stream_soak.py and needs what that needs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.provenance import describe_file, describe_machine, describe_run, scrub
+from benchmarks.reliability_parts.board import Row, counted, print_board
+from benchmarks.reliability_parts.cases import CRASH, ERROR, HANG, MEMORY, WRONG
+from benchmarks.reliability_parts.farm import Tally, run_cases
+from benchmarks.reliability_parts.faults import fail_everywhere
+from benchmarks.reliability_parts.jobs import map_job
+from benchmarks.reliability_parts.kills import kill_many
+from benchmarks.reliability_parts.model import write_model
+from benchmarks.reliability_parts.streams import stress
+from benchmarks.reliability_parts.threads import share_segmenter
+from emra_deploy.errors import EmraError
+from emra_deploy.files import atomic_output, check_output
+from emra_deploy.segmenter import Segmenter
+
+Measured = tuple[dict[str, Any], list[Row]]
+
+
+def _damaged(group: str, part: str, count: int, options: argparse.Namespace, folder: Path) -> Measured:
+    tally: Tally = run_cases(
+        group,
+        count,
+        options.seed,
+        folder,
+        options.keep,
+        processes=options.processes,
+        limit=options.limit,
+        only=tuple(options.case),
+        say=_say,
+    )
+    content = tally.to_dict()
+    failed = {outcome: tally.of(outcome) for outcome in (CRASH, HANG, MEMORY, ERROR, WRONG)}
+    figure = (
+        f"{failed[CRASH]} crashes, {failed[HANG]} hangs, {failed[MEMORY]} out of bounds of memory, {failed[ERROR]} "
+        f"errors of another family, {failed[WRONG]} silent wrong outputs; {tally.of('refused'):,} refused"
+    )
+    return content, [counted(f"damaged {part}", content["cases"], sum(failed.values()), figure, "0 of each")]
+
+
+def _files(options: argparse.Namespace, folder: Path) -> Measured:
+    return _damaged("documents", "models, sidecars, checkpoints", options.files, options, folder)
+
+
+def _images(options: argparse.Namespace, folder: Path) -> Measured:
+    return _damaged("pictures", "images, rasters", options.images, options, folder)
+
+
+def _planted(options: argparse.Namespace, folder: Path) -> Measured:
+    """Readers that fail on purpose: are they seen to?"""
+    limit = min(options.limit, 10.0)
+    tally = run_cases("planted", options.planted, options.seed, folder, None, limit=limit, memory=200 * 2**20)
+    named = sum(count for (subject, outcome), count in tally.outcomes.items() if subject == outcome)
+    content = tally.to_dict()
+    missed = content["cases"] - named
+    kinds = len(content["by_subject"])
+    figure = f"{named} of {content['cases']} told as what they were, of {kinds} kinds"
+    return content, [counted("planted failures", content["cases"], missed, figure, "all told")]
+
+
+def _kills(options: argparse.Namespace, folder: Path) -> Measured:
+    return kill_many(map_job(folder, options.raster), folder, options.kills, options.seed, _say)
+
+
+def _faults(options: argparse.Namespace, folder: Path) -> Measured:
+    return fail_everywhere(folder, options.fault_step, options.seed, _say)
+
+
+def _threads(options: argparse.Namespace, folder: Path) -> Measured:
+    model = options.model
+    if model is None:
+        model = folder / "model.onnx"
+        write_model(model, 64)
+    with Segmenter.open(model, backend=options.backend, threads=1) as segmenter:
+        return share_segmenter(segmenter, options.threads, options.thread_images, options.seed)
+
+
+def _streams(options: argparse.Namespace, folder: Path) -> Measured:
+    return stress(options, folder)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, Path], Measured]] = {
+    "planted": _planted,
+    "files": _files,
+    "images": _images,
+    "kills": _kills,
+    "faults": _faults,
+    "threads": _threads,
+    "streams": _streams,
+}
+
+
+def measure(options: argparse.Namespace) -> tuple[dict[str, Any], list[Row]]:
+    """Measure the parts that are wanted: what was found, and the scoreboard.
+
+    Raises:
+        EmraError: Something needed is missing.
+    """
+    found: dict[str, Any] = {}
+    board: list[Row] = []
+    for name in (name for name in PARTS if name in options.only and name not in options.skip):
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix=f"emra-{name}-", dir=options.scratch) as folder:
+            content, rows = PARTS[name](options, Path(folder))
+        found[name] = {**content, "seconds": round(time.monotonic() - began, 1)}
+        board += rows
+        for row in rows:
+            _say(f"{row.part}: {row.figure}")
+    return found, board
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = list(PARTS)
+    parser.add_argument("--only", nargs="+", choices=names, default=names, help="parts to measure (all)")
+    parser.add_argument("--skip", nargs="+", choices=names, default=[], help="parts to leave out")
+    parser.add_argument("--seed", type=int, default=0, help="of all that is by chance (0)")
+    parser.add_argument("--planted", type=int, default=12, help="readers that fail on purpose (12, of 6 kinds)")
+    parser.add_argument("--files", type=int, default=10_000, help="damaged models, sidecars, checkpoints (10000)")
+    parser.add_argument("--images", type=int, default=5_000, help="damaged images and rasters (5000)")
+    parser.add_argument("--case", type=int, nargs="+", default=[], help="run these damaged files only")
+    parser.add_argument("--processes", type=int, default=1, help="workers that read damaged files (1)")
+    parser.add_argument("--limit", type=float, default=20.0, help="seconds after which a file counts as hung (20)")
+    parser.add_argument("--keep", type=Path, default=None, metavar="FOLDER", help="keep damaged files that failed")
+    parser.add_argument("--kills", type=int, default=200, help="jobs to kill (200)")
+    parser.add_argument("--raster", type=int, default=2500, help="side of the raster of these jobs (2500)")
+    parser.add_argument("--fault-step", type=int, default=1, help="let every n-th write and sync fail (1)")
+    parser.add_argument("--threads", type=int, default=8, help="threads on one Segmenter (8)")
+    parser.add_argument("--thread-images", type=int, default=1000, help="pictures for each of them (1000)")
+    parser.add_argument("--model", type=Path, default=None, help="model of threads and streams (a small one; shipped)")
+    parser.add_argument("--backend", default="auto", help="backend of the threads (auto)")
+    parser.add_argument("--frames", type=int, default=21_600, help="frames of the soak (21600)")
+    parser.add_argument("--cuts", type=int, default=50, help="times to kill the RTSP server (50)")
+    parser.add_argument("--stalls", type=int, default=20, help="times to stop it (20)")
+    parser.add_argument("--slow-results", type=int, default=300, help="results of the slow consumer (300)")
+    parser.add_argument("--stops", type=int, default=100, help="times to send SIGTERM (100)")
+    parser.add_argument("--leak", type=int, default=4096, help="bytes to lose a result in the planted leak (4096)")
+    parser.add_argument("--scratch", type=Path, default=None, metavar="FOLDER", help="for temporary files")
+    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write everything found there")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing FILE")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print the scoreboard, and write it down."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    options = _parser().parse_args(words)
+    try:
+        if options.json is not None:
+            # Told before hours of work.
+            check_output(options.json, overwrite=options.overwrite)
+        found, board = measure(options)
+        print_board(board)
+        if options.json is not None:
+            content = {
+                **describe_run("reliability.py", words),
+                "machine": describe_machine(),
+                "model": None if options.model is None else describe_file(options.model),
+                "board": [row.to_dict() for row in board],
+                "parts": found,
+            }
+            with atomic_output(options.json, overwrite=options.overwrite) as part:
+                part.write_text(json.dumps(scrub(content), indent=1) + "\n", encoding="utf-8")
+    except EmraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0 if all(row.met for row in board) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Parts of the reliability scoreboard: damaged files, kills, failing disks, threads."""

@@ -1,0 +1,92 @@
+"""What a damaged file is judged by, whatever its kind."""
+
+from __future__ import annotations
+
+import random
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from emra_deploy.errors import EmraError
+
+REFUSED, SAME, ACCEPTED = "refused", "same", "accepted"
+WRONG, ERROR, MEMORY, CRASH, HANG = "wrong", "error", "memory", "crash", "hang"
+FAILURES = (WRONG, ERROR, MEMORY, CRASH, HANG)
+"""Outcomes that must not be."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A damaged file, ready to be read.
+
+    Attributes:
+        path: What is given to the reader.
+        damaged: The file that was damaged: this one or one beside it.
+        original: The undamaged counterpart of ``path``.
+        damage: Name of the damage.
+        hostile: Whether an attacker could have made this: it carries no seal, or a right one. Such a file may be
+            accepted with other content; it must only do no harm.
+    """
+
+    path: Path
+    damaged: Path
+    original: Path
+    damage: str
+    hostile: bool
+
+
+class Subject:
+    """A kind of file: how its originals are made, damaged and read.
+
+    Attributes:
+        name: For people.
+        share: Of all cases of its group, against the other subjects'.
+    """
+
+    name: str
+    share: float
+
+    def prepare(self, folder: Path) -> None:
+        """Write the originals into an empty folder. Called in one process, once."""
+        raise NotImplementedError
+
+    def load(self, folder: Path) -> None:
+        """Read the originals, to compare with. Called in every worker.
+
+        Raises:
+            EmraError: An original that cannot be read: then nothing can be measured.
+        """
+        raise NotImplementedError
+
+    def make(self, originals: Path, folder: Path, chance: random.Random) -> Case:
+        """Damage an original into an empty folder."""
+        raise NotImplementedError
+
+    def judge(self, case: Case) -> tuple[str, str]:
+        """Read a damaged file: an outcome, and words about it.
+
+        Raises:
+            EmraError: It was refused.
+        """
+        raise NotImplementedError
+
+
+def outcome_of(subject: Subject, case: Case) -> tuple[str, str]:
+    """The outcome of a case, and the code of the error or words about what is wrong."""
+    try:
+        return subject.judge(case)
+    except EmraError as error:
+        return REFUSED, error.code
+    except Exception:
+        return ERROR, traceback.format_exc(limit=-6)
+
+
+def pick(subjects: list[Subject], number: int, chance: random.Random) -> Subject:
+    """One of the subjects, by their shares; those without shares take turns."""
+    if not any(subject.share for subject in subjects):
+        return subjects[number % len(subjects)]
+    return chance.choices(subjects, [subject.share for subject in subjects])[0]
+
+
+Maker = Callable[[], list[Subject]]

@@ -1,0 +1,232 @@
+"""Cases run in worker processes: one that crashes or hangs is known, kept and does not end the measurement."""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.reliability_parts.cases import CRASH, FAILURES, HANG
+from emra_deploy.errors import EmraError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass
+class Tally:
+    """Outcomes of many cases.
+
+    Attributes:
+        outcomes: Number of cases by subject and outcome.
+        codes: Number of refusals by code of the error.
+        failures: Cases that failed, as JSON values: everything that makes them again.
+    """
+
+    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    codes: Counter[str] = field(default_factory=Counter)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, result: dict[str, Any]) -> None:
+        """Count a case."""
+        self.outcomes[result["subject"], result["outcome"]] += 1
+        if result["outcome"] == "refused":
+            self.codes[result["told"]] += 1
+        if result["outcome"] in FAILURES:
+            self.failures.append(result)
+
+    def of(self, *outcomes: str) -> int:
+        """Cases with one of these outcomes."""
+        return sum(count for (_, outcome), count in self.outcomes.items() if outcome in outcomes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values."""
+        by_subject: dict[str, dict[str, int]] = {}
+        for (subject, outcome), count in sorted(self.outcomes.items()):
+            by_subject.setdefault(subject, {})[outcome] = count
+        return {
+            "cases": sum(self.outcomes.values()),
+            "by_subject": by_subject,
+            "refused_with": dict(self.codes.most_common()),
+            "failures": self.failures,
+        }
+
+
+class Worker:
+    """One process, and the case it is at."""
+
+    def __init__(self, words: list[str], scratch: Path) -> None:
+        self.scratch = scratch
+        self._words = words
+        self.case: int | None = None
+        self.since = 0.0
+        self.start()
+
+    def start(self) -> None:
+        """Start the process, the first or the next."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.mkdir(parents=True)
+        command = [sys.executable, "-m", "benchmarks.reliability_parts.worker", *self._words, str(self.scratch)]
+        with (self.scratch.parent / f"{self.scratch.name}.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                cwd=REPOSITORY,
+                start_new_session=True,
+            )
+        ready = self._line()
+        if ready.get("ready") is not True:
+            raise EmraError(
+                "benchmark-worker",
+                f"a worker did not start: {ready or 'it ended'}",
+                f"Read {log.name}",
+            )
+
+    def _line(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        text = self.process.stdout.readline()
+        found: dict[str, Any] = json.loads(text) if text.strip() else {}
+        return found
+
+    def give(self, case: int) -> None:
+        """Ask for a case."""
+        assert self.process.stdin is not None
+        self.case, self.since = case, time.monotonic()
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(f"{case}\n".encode())
+            self.process.stdin.flush()
+
+    def take(self) -> dict[str, Any] | None:
+        """Its answer; None when the process is gone."""
+        found = self._line()
+        if found:
+            self.case = None
+            return found
+        return None
+
+    def kill(self) -> int:
+        """End the process: its exit status."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        for stream in (self.process.stdin, self.process.stdout):
+            if stream is not None:
+                with suppress(OSError):
+                    stream.close()
+        return self.process.wait()
+
+
+def run_cases(
+    group: str,
+    count: int,
+    seed: int,
+    folder: Path,
+    keep: Path | None,
+    *,
+    processes: int = 1,
+    limit: float = 20.0,
+    memory: int = 2**31,
+    only: tuple[int, ...] = (),
+    say: Callable[[str], None] = lambda line: None,
+) -> Tally:
+    """Run cases of a group.
+
+    Args:
+        group: Of `benchmarks.reliability_parts.worker.GROUPS`.
+        count: How many cases.
+        seed: Of all damage.
+        folder: For originals and cases, empty.
+        keep: Where files of failed cases are kept, or None.
+        processes: Workers at a time.
+        limit: Seconds after which a case counts as hung.
+        memory: Bytes that a case may take beyond what the worker had.
+        only: Numbers of the cases to run in place of the first ``count``.
+        say: Called with a line for people now and then.
+
+    Raises:
+        EmraError: ``benchmark-worker``.
+    """
+    words = [group, str(seed), str(memory), str(folder / "originals")]
+    _prepare(group, folder / "originals")
+    numbers = iter(only or range(count))
+    tally = Tally()
+    began, told = time.monotonic(), 0
+    workers = [Worker(words, folder / f"worker{index}") for index in range(max(1, min(processes, count)))]
+    try:
+        with selectors.DefaultSelector() as selector:
+            for worker in workers:
+                _next(worker, numbers, selector)
+            while selector.get_map():
+                for key, _ in selector.select(timeout=0.2):
+                    worker = key.data
+                    selector.unregister(worker.process.stdout)
+                    result = worker.take()
+                    if result is None:
+                        result = _lost(worker, CRASH)
+                    _book(result, worker, tally, keep)
+                    if result["outcome"] in (CRASH, HANG):
+                        worker.start()
+                    _next(worker, numbers, selector)
+                for worker in workers:
+                    if worker.case is not None and time.monotonic() - worker.since > limit:
+                        selector.unregister(worker.process.stdout)
+                        _book(_lost(worker, HANG), worker, tally, keep)
+                        worker.start()
+                        _next(worker, numbers, selector)
+                done = sum(tally.outcomes.values())
+                if done >= told + 1000:
+                    told = done
+                    say(f"  {done:,} cases, {len(tally.failures)} failed, {time.monotonic() - began:.0f} s")
+    finally:
+        for worker in workers:
+            worker.kill()
+    return tally
+
+
+def _prepare(group: str, originals: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.reliability_parts.worker", "prepare", group, str(originals)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise EmraError("benchmark-worker", f"no files could be made: {done.stderr[-1500:]}", "Correct this first")
+
+
+def _next(worker: Worker, numbers: Iterator[int], selector: selectors.BaseSelector) -> None:
+    number = next(numbers, None)
+    if number is not None:
+        worker.give(number)
+        selector.register(worker.process.stdout, selectors.EVENT_READ, worker)  # type: ignore[arg-type]
+
+
+def _lost(worker: Worker, outcome: str) -> dict[str, Any]:
+    """The result of a case whose process is gone, or has to go."""
+    case, waited = worker.case, time.monotonic() - worker.since
+    if outcome == CRASH:
+        with suppress(subprocess.TimeoutExpired):
+            worker.process.wait(5)
+    status = worker.kill()
+    worker.case = None
+    about = {"subject": "unknown", "damage": "unknown"}
+    with suppress(OSError, ValueError):
+        about = json.loads((worker.scratch / "case.json").read_text())
+    told = f"no answer in {waited:.0f} s" if outcome == HANG else f"exit status {status}"
+    return {"case": case, "outcome": outcome, "told": told, **about}
+
+
+def _book(result: dict[str, Any], worker: Worker, tally: Tally, keep: Path | None) -> None:
+    tally.add(result)
+    if keep is not None and result["outcome"] in FAILURES:
+        place = keep / f"{result['subject']}-{result['case']}-{result['outcome']}"
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(worker.scratch, place)
+        (place / "result.json").write_text(json.dumps(result, indent=1) + "\n")

@@ -1,0 +1,193 @@
+"""A disk that fails at every write, sync and rename of a job in turn: what is left is old, new or nothing."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.reliability_parts.board import Row, counted
+from benchmarks.reliability_parts.jobs import Job, map_job, sample_raster
+from benchmarks.reliability_parts.model import picture, write_model
+from emra_deploy.errors import EmraError
+
+_SIDE = 520
+_PATIENCE = 120.0
+_OLD = b"what was there before"
+_REFUSAL = re.compile(r"^emra: .*\[[a-z-]+\]$")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """How the disk fails.
+
+    Attributes:
+        at: Number of the operation, from 1; 0 for a disk that does not.
+        code: What it reports, of `errno`.
+        stays: Whether all later operations fail too.
+    """
+
+    at: int
+    code: int
+    stays: bool
+
+    def environment(self, library: Path, folder: Path, log: Path) -> dict[str, str]:
+        """What `faults.c` reads."""
+        return {
+            "LD_PRELOAD": str(library),
+            "EMRA_FAULT_FOLDER": str(folder),
+            "EMRA_FAULT_AT": str(self.at),
+            "EMRA_FAULT_ERRNO": str(self.code),
+            "EMRA_FAULT_STAYS": str(int(self.stays)),
+            "EMRA_FAULT_LOG": str(log),
+        }
+
+
+def compile_library(folder: Path) -> Path:
+    """Compile `faults.c`.
+
+    Raises:
+        EmraError: ``benchmark-compiler`` without a C compiler, or off Linux.
+    """
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or sys.platform != "linux":
+        raise EmraError("benchmark-compiler", "this part needs Linux and a C compiler", "Install gcc, or --skip faults")
+    library = folder / "faults.so"
+    source = Path(__file__).with_name("faults.c")
+    command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise EmraError("benchmark-compiler", f"faults.c does not compile: {done.stderr[-500:]}", "Correct it")
+    return library
+
+
+def fail_everywhere(
+    folder: Path, step: int, seed: int, say: Callable[[str], None] = lambda line: None, only: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], list[Row]]:
+    """Let every ``step``-th operation of every job fail, with ENOSPC from there on and with EIO once.
+
+    Args:
+        folder: For inputs and outputs.
+        step: 1 for every operation.
+        seed: Of which operations are left out, where some are.
+        say: Called with a line for people after each job.
+        only: Names of jobs; all by default.
+
+    Raises:
+        EmraError: ``benchmark-compiler``, ``benchmark-job``.
+    """
+    library = compile_library(folder)
+    content: dict[str, Any] = {}
+    rows = []
+    for job in _jobs(folder):
+        if only and job.name not in only:
+            continue
+        found = _fail_job(job, folder, library, step, seed)
+        content[job.name] = found
+        failures = found["failures"]
+        figure = (
+            f"{len(failures)} partial outputs or tracebacks; {found['refused']} told, {found['borne']} without harm, "
+            f"{found['operations']} operations"
+        )
+        rows.append(counted(f"disk fails: {job.name}", found["runs"], len(failures), figure, "0 partial outputs"))
+        say(f"  {job.name}: {figure}")
+    return content, rows
+
+
+def _fail_job(job: Job, folder: Path, library: Path, step: int, seed: int) -> dict[str, Any]:
+    log = folder / f"{job.name}.log"
+    place = folder / f"{job.name}-out"
+    _prepare(place, (), b"")
+    status, said = _run(job, place, Fault(0, 0, False), library, log)
+    expected = job.digests(place)
+    if status or set(expected) != set(job.outputs):
+        raise EmraError("benchmark-job", f"{job.name} ended with {status}: {said[-500:]}", "Correct this first")
+    lines = log.read_text().splitlines()
+    kinds = Counter(line.split()[1] for line in lines)
+    failures, refused, borne, runs = [], 0, 0, 0
+    # Threads may order their operations otherwise from run to run, and a few more may come.
+    for at in range(1 + seed % step, len(lines) + 3, step):
+        for code, stays in ((errno.ENOSPC, True), (errno.EIO, False)):
+            old = (at + stays) % 2 == 0
+            _prepare(place, job.outputs if old else (), _OLD)
+            log.unlink(missing_ok=True)
+            tried = replace(job, words=(*job.words, "--overwrite")) if old else job
+            status, said = _run(tried, place, Fault(at, code, stays), library, log)
+            wrong = _wrong(tried, place, expected, status, said, old)
+            runs += 1
+            refused += status == 2
+            borne += status == 0
+            if wrong:
+                named = log.read_text().splitlines() if log.exists() else []
+                hit = named[at - 1] if len(named) >= at else "none"
+                about = {"operation": hit, "error": errno.errorcode[code], "old": old}
+                failures.append({**about, "wrong": wrong, "status": status, "said": said[-600:]})
+    return {
+        "operations": len(lines),
+        "kinds": dict(kinds),
+        "runs": runs,
+        "refused": refused,
+        "borne": borne,
+        "failures": failures,
+    }
+
+
+def _prepare(place: Path, old: tuple[str, ...], content: bytes) -> None:
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    for name in old:
+        (place / name).write_bytes(content)
+
+
+def _run(job: Job, place: Path, fault: Fault, library: Path, log: Path) -> tuple[int, str]:
+    with job.start(place, fault.environment(library, place, log)) as process:
+        try:
+            _, said = process.communicate(timeout=_PATIENCE)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return -1, "it hangs"
+    return process.returncode, said
+
+
+def _wrong(job: Job, place: Path, expected: dict[str, str], status: int, said: str, old: bool) -> str:
+    """What must not be, or an empty text."""
+    found = job.digests(place)
+    if status == 0:
+        if found != expected:
+            unlike = sorted(name for name in expected if found.get(name) != expected[name])
+            return f"success is told, and {unlike} differ"
+    elif status != 2 or not any(_REFUSAL.match(line) for line in said.splitlines()) or "Traceback" in said:
+        return "no error of one line"
+    for name in found:
+        kept = old and (place / name).read_bytes() == _OLD
+        if not kept and found[name] != expected[name]:
+            return f"{name} is neither old nor whole"
+    if old and set(found) != set(job.outputs):
+        return f"{sorted(set(job.outputs) - set(found))} are lost"
+    # The journal is there to be gone on with.
+    rest = {path.name for path in place.iterdir()} - set(job.outputs) - {f".{job.outputs[0]}.journal"}
+    return f"left over: {sorted(rest)}" if rest else ""
+
+
+def _jobs(folder: Path) -> list[Job]:
+    """A map with journal, overlay and GeoJSON; one with GeoPackage; a picture; a video."""
+    from PIL import Image
+
+    first = map_job(folder, _SIDE)
+    small = folder / "small.png"
+    Image.fromarray(picture(150, 170)).save(small)
+    sample_raster(folder / "small.tif", 160)
+    write_model(folder / "small.onnx", 64)
+    jobs = [replace(first, sync=0.0), Job("picture", small, folder / "small.onnx", ("labels.png",), ())]
+    if importlib.util.find_spec("pyogrio") is not None:
+        words = ("--polygons", "{}/map.gpkg", "--min-pixels", "50")
+        jobs.append(Job("geopackage", folder / "small.tif", folder / "small.onnx", ("map.tif", "map.gpkg"), words))
+    return jobs
