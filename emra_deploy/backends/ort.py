@@ -99,15 +99,18 @@ class OnnxRuntimeBackend:
         try:
             values = self._session.run(list(self.manifest.heads), {"image": image})
         except Exception as error:  # ONNX Runtime's own errors share no base but Exception.
-            message = one_line(error)
-            raise EmraError(
-                "model-run",
-                f"ONNX Runtime cannot run this model on {len(batch)} tiles ({message})",
-                "Give a smaller --batch or free memory; if that is not it, export the model again",
-                self._path,
-            ) from error
+            raise self._failure(one_line(error), len(batch)) from error
         outputs: Outputs = dict(zip(self.manifest.heads, values, strict=True))
         return contract.finish(outputs, len(batch), self.manifest, self._path)
+
+    def _failure(self, message: str, count: int) -> EmraError:
+        """The error for a run that failed."""
+        return EmraError(
+            "model-run",
+            f"ONNX Runtime cannot run this model on {count} tiles ({message})",
+            "Give a smaller --batch or free memory; if that is not it, export the model again",
+            self._path,
+        )
 
     def close(self) -> None:
         """Let ONNX Runtime free the model."""

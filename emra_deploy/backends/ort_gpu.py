@@ -19,9 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.backends.base import Outputs, check_batch
+from emra_deploy.backends.gpu_guard import GpuGuard
 from emra_deploy.backends.ort import OnnxRuntimeBackend, check_file, load_runtime, one_line, open_session
 from emra_deploy.backends.providers import PROVIDERS, Provider, check_device, provider_options
 from emra_deploy.engine.bindings import chunks
+from emra_deploy.engine.device import free_memory
+from emra_deploy.engine.forecast import Forecast
+from emra_deploy.engine.gpu_errors import LOST, RESTART, fault_of
+from emra_deploy.engine.graph_memory import measure_graph
 from emra_deploy.errors import EmraError
 from emra_deploy.manifest import Manifest
 
@@ -84,6 +89,7 @@ class OnnxRuntimeGpuBackend(OnnxRuntimeBackend):
         told = provider_options(chosen, self.manifest, device=device, cache=cache, largest=self._largest or 1)
         self._session = self._open(library, devices, told)
         self._check_in_use(library)
+        self._guard = GpuGuard(chosen.title, self._needed, lambda: free_memory(None))
 
     def _open(self, library: Any, devices: list[Any], told: dict[str, str]) -> onnxruntime.InferenceSession:
         chosen = self._provider
@@ -152,15 +158,37 @@ class OnnxRuntimeGpuBackend(OnnxRuntimeBackend):
         return {**facts, "nodes": self._nodes} if self._nodes else facts
 
     def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
-        """Label a batch; see `Backend.run`. A batch that is larger than the engine's is run in parts."""
+        """Label a batch; see `Backend.run`. A batch that is larger than the engine's is run in parts.
+
+        Raises:
+            EmraError: ``gpu-memory`` and ``gpu-lost``; see `GpuGuard.run`.
+        """
         check_batch(batch, self.input_shape)
-        if self.input_shape[0] is not None or self._largest is None or len(batch) <= self._largest:
-            return super().run(batch)
+        if self.input_shape[0] is not None or self._largest is None:
+            return self._guard.run(batch, super().run)
+        run = super().run
         parts = [
-            super(OnnxRuntimeGpuBackend, self).run(batch[start : start + used])
-            for start, used, _ in chunks(len(batch), 1, self._largest)
+            self._guard.run(batch[start : start + used], run) for start, used, _ in chunks(len(batch), 1, self._largest)
         ]
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+    def _failure(self, message: str, count: int) -> EmraError:
+        code = fault_of(message)
+        if code is None:
+            return super()._failure(message, count)
+        remedy = RESTART if code == LOST else "Give a smaller --batch, or close what else uses the GPU"
+        return EmraError(code, f"{self._provider.title} cannot run {count} tiles ({message})", remedy, self._path)
+
+    def _needed(self, count: int) -> int | None:
+        """Bytes that a batch takes, counted in the graph; None where onnx is not installed."""
+        try:
+            import onnx
+
+            graph = measure_graph(onnx.load(self._path, load_external_data=False), count)
+        # Only the text of an error is at stake.
+        except Exception:
+            return None
+        return Forecast(graph, count).needed
 
 
 def _find(library: Any, provider: Provider) -> list[Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ import numpy.typing as npt
 
 from emra_deploy.backends import contract
 from emra_deploy.backends.base import Outputs, check_batch
+from emra_deploy.backends.gpu_guard import GpuGuard
 from emra_deploy.engine.admission import REBUILD, check_gpu, check_version, read_description
 from emra_deploy.engine.bindings import Binding, chunks
 from emra_deploy.engine.cuda import Cuda, open_cuda
 from emra_deploy.engine.device import free_memory
 from emra_deploy.engine.flavour import TITLES, Flavour, load_flavour, version_text
 from emra_deploy.engine.forecast import check_load
+from emra_deploy.engine.gpu_errors import LOST, RESTART, fault_of
 from emra_deploy.engine.log import Messages, make_logger
 from emra_deploy.engine.plan import read_header
 from emra_deploy.engine.plugins import inspect_plugin, load_plugin
@@ -85,7 +87,7 @@ class TensorRTBackend:
                 check_load(sidecar.memory.total, free, os.fspath(path))
         named = sidecar.plugins if sidecar else ()
         libraries = [inspect_plugin(library, flavour) for library in plugins] or list(named)
-        self._open(plan, flavour, manifest, path)
+        self._open(plan, flavour, manifest, path, None if sidecar is None else sidecar.memory.total)
         self._load(libraries)
 
     @classmethod
@@ -110,11 +112,19 @@ class TensorRTBackend:
         backend._load(plugins)
         return backend
 
-    def _open(self, plan: bytes, flavour: Flavour, manifest: Manifest, path: str | os.PathLike[str] | None) -> None:
+    def _open(
+        self,
+        plan: bytes,
+        flavour: Flavour,
+        manifest: Manifest,
+        path: str | os.PathLike[str] | None,
+        needed: int | None = None,
+    ) -> None:
         self._plan: bytes | None = plan
         self.manifest, self._flavour, self._path = manifest, flavour, path
         self._lock = threading.Lock()
         self._messages = Messages()
+        self._guard = GpuGuard(flavour.title, lambda count: needed, lambda: free_memory(self._cuda))
         self._slots: list[_Slot] = []
         self._stream = 0
         self._runtime: Any = None
@@ -198,15 +208,24 @@ class TensorRTBackend:
         }
 
     def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
-        """Label a batch; see `Backend.run`. Batches beyond the engine's profile are split and padded."""
+        """Label a batch; see `Backend.run`. Batches beyond the engine's profile are split and padded.
+
+        Raises:
+            EmraError: ``gpu-memory`` and ``gpu-lost``; see `GpuGuard.run`.
+        """
         check_batch(batch, self.input_shape)
+        outputs = self._guard.run(batch, self._in_turn)
+        return contract.finish(outputs, len(batch), self.manifest, self._path or "the engine")
+
+    def _in_turn(self, batch: npt.NDArray[np.uint8]) -> Outputs:
         feed = contract.feed(batch, self.manifest)
         parts = []
         with self._lock:
+            # What it said before has nothing to do with what fails now, and would pile up over weeks.
+            self._messages.forget()
             for start, used, size in chunks(len(batch), self._smallest, self._largest):
                 parts.append(self._run(feed[start : start + used], size))
-        outputs: Outputs = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        return contract.finish(outputs, len(batch), self.manifest, self._path or "the engine")
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
     def _run(self, feed: npt.NDArray[Any], size: int) -> Outputs:
         """One run of ``size`` pictures, of which ``feed`` fills the first."""
@@ -250,12 +269,20 @@ class TensorRTBackend:
             self._context = self._engine = self._runtime = None
             for slot in self._slots:
                 if slot.address:
-                    self._cuda.free_device(slot.address)
-                self._cuda.free_host(slot.host)
+                    self._give_back(self._cuda.free_device, slot.address)
+                self._give_back(self._cuda.free_host, slot.host)
             self._slots = []
             if self._stream:
-                self._cuda.free_stream(self._stream)
+                self._give_back(self._cuda.free_stream, self._stream)
                 self._stream = 0
+
+    def _give_back(self, free: Callable[[Any], None], what: Any) -> None:
+        try:
+            free(what)
+        except EmraError:
+            # Of a GPU that is lost nothing can be given back: the end of the process does it.
+            if not self._guard.lost:
+                raise
 
     def _unreadable(self, what: str) -> EmraError:
         return EmraError(
@@ -266,10 +293,13 @@ class TensorRTBackend:
         )
 
     def _broken(self, what: str) -> EmraError:
+        reason = self._messages.reason()
+        code = fault_of(reason)
+        remedy = "Give a smaller --batch or free memory; if that is not it, build the engine again"
         return EmraError(
-            "model-run",
-            f"{self._flavour.title} {what} ({self._messages.reason()})",
-            "Give a smaller --batch or free memory; if that is not it, build the engine again",
+            code or "model-run",
+            f"{self._flavour.title} {what} ({reason})",
+            RESTART if code == LOST else remedy,
             self._path,
         )
 

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from emra_deploy.engine.gpu_errors import LOST, MEMORY, RESTART, fault_of
 from emra_deploy.errors import EmraError
 
 Bytes = npt.NDArray[np.uint8]
@@ -292,9 +293,10 @@ def _no_gpu(reason: str) -> EmraError:
 
 
 def _failed(what: str, reason: str) -> EmraError:
-    memory = "memory" in reason.lower()
+    code = fault_of(reason)
+    remedies = {MEMORY: "Give a smaller --batch, or close what else uses the GPU", LOST: RESTART}
     return EmraError(
-        "gpu-memory" if memory else "gpu",
+        code or "gpu",
         f"CUDA failed while {what} ({reason})",
-        "Give a smaller --batch, or close what else uses the GPU" if memory else "See dmesg for what the driver says",
+        remedies.get(code or "", "See dmesg for what the driver says"),
     )

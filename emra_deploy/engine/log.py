@@ -54,6 +54,11 @@ class Messages:
                 self.sizes[name] = int(found.group(1))
         _log.log(min(level, logging.INFO), "%s", text)
 
+    def forget(self) -> None:
+        """Let go of errors and warnings."""
+        self.errors.clear()
+        self.warnings.clear()
+
     def reason(self) -> str:
         """The last errors in one line, for an `EmraError`."""
         # A machine without a GPU is told so at every turn; that is not what went wrong.

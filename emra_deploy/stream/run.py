@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.areas import ClassArea
+from emra_deploy.errors import EmraError
 from emra_deploy.segmentation import Segmentation
 from emra_deploy.sources import ArraySource, ImageSource
 from emra_deploy.stream.buffer import FrameBuffer
@@ -194,9 +195,10 @@ class Stream:
         except _OutOfTimeError:
             self._ledger.count(left=1, waiting=-1)
             return None
-        except BaseException:
+        except BaseException as error:
             self._ledger.count(left=1, waiting=-1)
-            self._ledger.enter(StreamState.FAILED, "segmenting failed")
+            why = f": {error.cause}" if isinstance(error, EmraError) else ""
+            self._ledger.enter(StreamState.FAILED, f"segmenting failed{why}")
             self.close()
             raise
         now = time.monotonic()

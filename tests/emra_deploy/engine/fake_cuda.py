@@ -32,7 +32,11 @@ class FakeRuntime:
         return (0, self._devices) if self._devices else (100, None)
 
     def cudaGetErrorString(self, error):
-        return 0, {100: b"no CUDA-capable device is detected", 2: b"out of memory"}.get(int(error), b"unknown error")
+        return 0, {
+            100: b"no CUDA-capable device is detected",
+            2: b"out of memory",
+            700: b"an illegal memory access was encountered",
+        }.get(int(error), b"unknown error")
 
     def cudaGetDeviceProperties(self, device):
         return 0, SimpleNamespace(name=self._name, major=self._sm[0], minor=self._sm[1])
