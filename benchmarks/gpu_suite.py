@@ -1,30 +1,42 @@
-"""Everything about the aggregation kernels that needs a CUDA GPU: build, check, time, and one table at the end.
+"""Everything that needs a CUDA GPU: build, check, time, and one table at the end.
 
     python benchmarks/gpu_suite.py [--json FILE] [--seed N] [--only SECTION,...] [--no-compile]
+                                   [--wheels PATH...] [--model FILE.onnx]
 
-Needs a CUDA build of PyTorch and nvcc; no TensorRT and no network. Takes under nine minutes on an H100. Ends with 0
-where every goal is reached, with 1 where one is missed, and with 2 where there is no GPU or no nvcc.
+The aggregation kernels: built, checked against FP64 and under compute-sanitizer, and timed beside PyTorch's fused and
+explicit forms and the chip's own ceilings; the whole model in PyTorch, with PyTorch's fused attention and with the
+kernels; and a model file as an engine, where TensorRT is installed or TensorRT-RTX is handed over in `--wheels`, whole
+or split into parts (NAME.whl.00, NAME.whl.01, ...).
+
+Needs a CUDA build of PyTorch and nvcc, and no network; timm for the whole model. Takes under nine minutes on an H100:
+what is not done by then is a row that says so. Ends with 0 where every goal is reached, with 1 where one is missed, and
+with 2 where there is no GPU or no nvcc.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.gpu.library import PROJECT
 from benchmarks.gpu.rows import Row, exit_status, format_table
+from benchmarks.provenance import describe_file, describe_run, scrub
 from emra_deploy.errors import EmraError
 from emra_deploy.files import atomic_output, check_output
 
-SECTIONS = ("accuracy", "speed", "blocks", "sanitizer")
+SECTIONS = ("accuracy", "speed", "blocks", "model", "engine", "sanitizer")
 SIZES = (1031, 4103)
 
 # The kernels built otherwise, timed beside those that are shipped (docs/decisions/0009): other shares of the
@@ -36,8 +48,13 @@ VARIANTS = {
     "programmatic launch": "-DEMRA_PROGRAMMATIC_LAUNCH=1",
 }
 
-BUDGET = 510.0
-"""Seconds after which no further section starts."""
+BUDGET = 520.0
+"""Seconds after which whatever is still running is given up."""
+
+MODELS = ("models/emra-ti-dubai.onnx", "emra_deploy/models/emra-ti-dubai.onnx")
+"""What `--model` is unless told: the first of these that is here."""
+
+SANITIZER_SECONDS, ENGINE_SECONDS = 60.0, 150.0
 
 
 class Builds:
@@ -51,6 +68,7 @@ class Builds:
 
         shared = library.SHARED_LIBRARY
         self._pool = ThreadPoolExecutor(4)
+        self.folder = folder
         self.kernels = make(library.SOURCE, "libemra_kernels.so", *shared)
         self.ceilings = make(ceilings.SOURCE, "libceilings.so", *shared) if "speed" in wanted else None
         self.sanitized = make(sanitizer.SOURCE, "sanitized", "-lineinfo") if "sanitizer" in wanted else None
@@ -90,9 +108,55 @@ def device() -> dict[str, Any]:
     }
 
 
-def run_sections(wanted: Sequence[str], builds: Builds, seed: int, compiled: bool, started: float) -> list[Row]:
-    """Rows of the wanted sections, in the order of the table; one that fails leaves a row and the others go on."""
-    from benchmarks.gpu import accuracy, blocks, ceilings, sanitizer, speed
+@dataclass(frozen=True)
+class Job:
+    """What a run was asked for.
+
+    Attributes:
+        wanted: Of `SECTIONS`, in their order.
+        seed: Of the random inputs.
+        compiled: Whether torch.compile takes part.
+        model: ONNX file for the engine, or None.
+        wheels: Files and folders with the library for it.
+        deadline: By `time.monotonic`, when to give up.
+    """
+
+    wanted: Sequence[str]
+    seed: int
+    compiled: bool
+    model: Path | None
+    wheels: Sequence[Path]
+    deadline: float
+
+    def left(self) -> float:
+        """Seconds until the deadline, not negative."""
+        return max(0.0, self.deadline - time.monotonic())
+
+
+class OutOfTimeError(BaseException):
+    """The deadline came while a section ran. No `Exception`: sections keep those of their own parts."""
+
+
+@contextmanager
+def deadline(seconds: float) -> Iterator[None]:
+    """Raise `OutOfTimeError` in the block after so many seconds, as soon as Python is asked again."""
+
+    def give_up(number: int, frame: object) -> None:
+        raise OutOfTimeError("no time was left")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    # Not 0, which would be never.
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def make_parts(job: Job, builds: Builds) -> dict[str, Callable[[], list[Row]]]:
+    """What measures each section."""
+    from benchmarks.gpu import accuracy, blocks, ceilings, engine, sanitizer, speed, wheels
     from benchmarks.gpu.library import Aggregation
 
     kernels = Aggregation(builds.kernels.result())
@@ -100,30 +164,58 @@ def run_sections(wanted: Sequence[str], builds: Builds, seed: int, compiled: boo
     def speeds() -> list[Row]:
         assert builds.ceilings is not None
         rates = ceilings.measure_ceilings(builds.ceilings.result())
-        variants = {name: Aggregation(path.result()) for name, path in builds.variants.items()}
         rows = rates.rows()
+        variants = {}
+        for name, path in builds.variants.items():
+            try:
+                variants[name] = Aggregation(path.result())
+            except EmraError as error:  # another build of the kernels; what is shipped is measured anyway
+                rows.append(Row("kernels built otherwise", name, None, note=error.cause[-160:]))
         for tokens in SIZES:
-            rows += speed.compare(kernels, rates, tokens, variants, compiled)
+            rows += speed.compare(kernels, rates, tokens, variants, job.compiled)
         return rows
+
+    def whole_model() -> list[Row]:
+        # timm is no part of a bare machine.
+        from benchmarks.gpu import model
+
+        return model.compare_models(builds.kernels.result())
+
+    def as_engine() -> list[Row]:
+        if job.model is None:
+            return [Row(engine.SECTION, "model file", None, note="there is none; name one by --model")]
+        paths = wheels.unpack_wheels(job.wheels, builds.folder / "wheels") if job.wheels else []
+        return engine.measure_engine(job.model, builds.folder, paths, min(ENGINE_SECONDS, job.left()))
 
     def sanitized() -> list[Row]:
         assert builds.sanitized is not None
-        return sanitizer.sanitize(builds.sanitized.result(), seconds=60)
+        seconds = min(SANITIZER_SECONDS, job.left() / len(sanitizer.TOOLS))
+        return sanitizer.sanitize(builds.sanitized.result(), seconds=seconds)
 
-    parts: dict[str, Callable[[], list[Row]]] = {
-        "accuracy": lambda: accuracy.check_all(kernels, seed),
+    return {
+        "accuracy": lambda: accuracy.check_all(kernels, job.seed),
         "speed": speeds,
         "blocks": lambda: blocks.compare_blocks(kernels, SIZES[0]),
+        "model": whole_model,
+        "engine": as_engine,
         "sanitizer": sanitized,
     }
+
+
+def run_sections(job: Job, parts: Mapping[str, Callable[[], list[Row]]]) -> list[Row]:
+    """Rows of the wanted sections, in the order of the table; one that fails leaves a row and the others go on."""
     rows: list[Row] = []
-    for name in wanted:
+    for name in job.wanted:
         begun = time.monotonic()
-        if begun - started > BUDGET:
-            rows.append(Row(name, "whole section", None, note="no time was left", required=True))
-            continue
         try:
-            rows += parts[name]()
+            if not job.left():
+                raise OutOfTimeError("no time was left")
+            with deadline(job.left()):
+                rows += parts[name]()
+        except OutOfTimeError as error:
+            rows.append(Row(name, "whole section", None, note=str(error), required=True))
+        except ImportError as error:
+            rows.append(Row(name, "whole section", None, note=f"{error.name} is not installed"))
         except Exception as error:  # the table says what failed; the traceback would hide what did not
             message = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             rows.append(Row(name, "whole section", None, note=message, required=True))
@@ -135,7 +227,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments.
 
     Raises:
-        EmraError: A section that is none, or an output that cannot be written.
+        EmraError: A section that is none, a file that is missing, or an output that cannot be written.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", help="write all rows there")
@@ -143,7 +235,17 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, help="of the random inputs (the time of day)")
     parser.add_argument("--only", metavar="NAMES", default=",".join(SECTIONS), help=f"of {', '.join(SECTIONS)} (all)")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes a minute")
+    parser.add_argument(
+        "--wheels",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="PATH",
+        help="TensorRT-RTX for machines that can fetch nothing: wheels, their parts, or folders of them",
+    )
+    parser.add_argument("--model", type=Path, metavar="FILE.onnx", help="built as an engine (the shipped FP32 model)")
     arguments = parser.parse_args(argv)
+    arguments.argv = sys.argv[1:] if argv is None else list(argv)
     names = arguments.only.split(",")
     unknown = [name for name in names if name not in SECTIONS]
     if unknown:
@@ -152,6 +254,13 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments.only = [name for name in SECTIONS if name in names]
     if arguments.json:
         check_output(arguments.json, overwrite=arguments.overwrite)
+    if arguments.model is None:
+        arguments.model = next((PROJECT / name for name in MODELS if (PROJECT / name).is_file()), None)
+    elif not arguments.model.is_file():
+        raise EmraError("model-missing", "The model does not exist", "Check the spelling", arguments.model)
+    for place in arguments.wheels:
+        if not place.exists():
+            raise EmraError("wheels", "There is no such file or folder", "Mend --wheels", place)
     return arguments
 
 
@@ -166,15 +275,31 @@ def run(arguments: argparse.Namespace) -> int:
     seed = time.time_ns() % 2**31 if arguments.seed is None else arguments.seed
     with tempfile.TemporaryDirectory(prefix="emra-gpu-suite-") as folder:
         builds = Builds(Path(folder), tuple(gpu["capability"]), arguments.only)
+        job = Job(
+            arguments.only,
+            seed,
+            not arguments.no_compile,
+            arguments.model,
+            arguments.wheels,
+            started + BUDGET,
+        )
         try:
-            rows = run_sections(arguments.only, builds, seed, not arguments.no_compile, started)
+            rows = run_sections(job, make_parts(job, builds))
         finally:
             builds.close()
     seconds = time.monotonic() - started
     if arguments.json:
-        report = {"device": gpu, "seed": seed, "seconds": seconds, "rows": [row.to_dict() for row in rows]}
+        used = "engine" in arguments.only and arguments.model is not None
+        report = {
+            "device": gpu,
+            "seed": seed,
+            "seconds": seconds,
+            "run": describe_run("gpu_suite.py", arguments.argv),
+            "models": [describe_file(arguments.model)] if used else [],
+            "rows": [row.to_dict() for row in rows],
+        }
         with atomic_output(arguments.json, overwrite=arguments.overwrite) as part:
-            Path(part).write_text(json.dumps(report, indent=1) + "\n")
+            Path(part).write_text(json.dumps(scrub(report), indent=1) + "\n")
     print(f"{gpu['name']}, torch {gpu['torch']}, seed {seed}, {seconds:.0f} s")
     print(format_table(rows))
     return exit_status(rows)

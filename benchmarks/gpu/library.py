@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).resolve().parents[2]
 SOURCE = PROJECT / "plugin/attention_aggregation.cu"
+BUILD_SECONDS = 240
+"""After which nvcc counts as hung."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +83,14 @@ def compile_cuda(sources: Sequence[Path], target: Path, capability: tuple[int, i
     Raises:
         EmraError: There is no nvcc, or it fails; its message is in the cause.
     """
-    done = subprocess.run(nvcc_command(sources, target, capability, *options), capture_output=True, text=True)
+    command = nvcc_command(sources, target, capability, *options)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=BUILD_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        cause = f"nvcc was not done after {BUILD_SECONDS} s"
+        raise EmraError(
+            "nvcc-failed", cause, "Use a machine with more cores, or a newer toolkit", sources[0]
+        ) from error
     if done.returncode:
         message = " ".join((done.stdout + done.stderr).split())[-800:]
         raise EmraError("nvcc-failed", f"nvcc failed: {message}", "Mend the source or the toolkit", sources[0])

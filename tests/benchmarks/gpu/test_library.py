@@ -14,16 +14,6 @@ from benchmarks.gpu.accuracy import cases
 from benchmarks.gpu.formulas import errors, explicit, make_inputs, reference, streamed
 from benchmarks.gpu.library import PROJECT, SOURCE, Aggregation, Problem, find_tool, nvcc_command
 from emra_deploy.errors import EmraError
-from tests.plugin.test_emulation import EMULATION, compiler
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Aggregation:
-    target = tmp_path_factory.mktemp("library") / "libemra_emulated.so"
-    include = [f"-I{EMULATION}", f"-I{EMULATION / 'cuda'}"]
-    command = [compiler(), "-std=c++17", "-O0", "-shared", "-fPIC", *include, "-x", "c++"]
-    subprocess.run([*command, SOURCE, EMULATION / "machine.cpp", "-o", target], check=True)
-    return Aggregation(target)
 
 
 @pytest.mark.slow
