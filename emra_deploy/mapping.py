@@ -56,6 +56,7 @@ def plan_file(
     device: int = 0,
     cache: str | os.PathLike[str] | None = None,
     trust_engine: bool = False,
+    isolate: bool = False,
     threads: int | None = None,
     batch: int | None = None,
     halo: int | None = None,
@@ -89,6 +90,7 @@ def plan_file(
                 blend=blend,
                 precision=precision,
                 trust_engine=trust_engine,
+                isolate=isolate,
                 device=device,
                 cache=cache,
                 tiles=estimate_tiles(source, model, halo, blend),
@@ -110,6 +112,7 @@ def segment_file(
     device: int = 0,
     cache: str | os.PathLike[str] | None = None,
     trust_engine: bool = False,
+    isolate: bool = False,
     threads: int | None = None,
     batch: int | None = None,
     halo: int | None = None,
@@ -136,11 +139,12 @@ def segment_file(
         model: Model file; None for the shipped one.
         overlay: ``.png`` of the classes over the picture with a legend, at most 4096 pixels a side, of a TIFF 2048.
         overwrite: Whether existing outputs may be replaced.
-        backend: As in `Segmenter.open`, as the next four.
+        backend: As in `Segmenter.open`, as the next five.
         precision: What OpenVINO computes in.
         device: Number of the GPU.
         cache: Folder for engines that are built while loading.
         trust_engine: Whether to load an engine without a sidecar.
+        isolate: Whether to run the model in a process of its own.
         threads: Threads of one run of the model.
         batch: Tiles run at once.
         halo: Overlap of tiles in pixels.
@@ -201,6 +205,7 @@ def segment_file(
                 blend=blend,
                 precision=precision,
                 trust_engine=trust_engine,
+                isolate=isolate,
                 device=device,
                 cache=cache,
                 tiles=estimate_tiles(source, model, halo, blend),

@@ -117,6 +117,7 @@ class Segmenter:
         device: int = 0,
         cache: str | os.PathLike[str] | None = None,
         tiles: int | None = None,
+        isolate: bool = False,
     ) -> Segmenter:
         """Load a model file and check it on this machine.
 
@@ -133,6 +134,7 @@ class Segmenter:
             device: Number of the GPU.
             cache: Folder for engines that are built while loading.
             tiles: How many tiles will be run in all, None for many.
+            isolate: Whether to run the model in a process of its own, which is replaced when it fails.
 
         Raises:
             EmraError: Whatever is wrong with the file, the machine or the arguments.
@@ -154,6 +156,7 @@ class Segmenter:
             cache=cache,
             batch=batch_size,
             tiles=tiles,
+            isolate=isolate,
         )
         segmenter = cls(loaded, manifest, halo=halo, batch_size=batch_size, blend=blend)
         if self_test:

@@ -53,6 +53,7 @@ def open_backend(
     cache: str | os.PathLike[str] | None = None,
     batch: int | None = None,
     tiles: int | None = None,
+    isolate: bool = False,
 ) -> tuple[Backend, Manifest]:
     """Load a model file.
 
@@ -69,6 +70,8 @@ def open_backend(
             at each load without one; None keeps none.
         batch: Largest batch that will be run, for providers that build for one.
         tiles: How many tiles will be run in all, None for many; ``"auto"`` weighs slow starts against fast runs.
+        isolate: Whether to run the model in a process of its own, which is replaced when it crashes, hangs or loses
+            its GPU; see `emra_deploy.backends.isolated`.
 
     Returns:
         The backend, and what the file says about itself.
@@ -78,6 +81,12 @@ def open_backend(
             backend does not know, and those of the backend.
     """
     options = _Options(threads, precision, trust_engine, device, cache, batch)
+    if isolate:
+        from emra_deploy.backends.isolated import IsolatedBackend
+
+        folder = None if cache is None else os.fspath(cache)
+        apart = IsolatedBackend(path, name, {**vars(options), "cache": folder, "tiles": tiles})
+        return apart, apart.manifest
     if name == "auto":
         return _open_auto(path, options, tiles)[:2]
     if name not in BACKENDS:

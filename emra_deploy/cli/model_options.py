@@ -39,6 +39,11 @@ def add_model_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="load a TensorRT engine that has no sidecar, such as one of trtexec: loading it runs its code",
     )
+    add(
+        "--isolate",
+        action="store_true",
+        help="run the model in a process of its own, which is replaced when it crashes, hangs or loses its GPU",
+    )
     add("--threads", type=int, default=None, help="threads of one run (default: the backend's choice)")
     add("--batch", type=int, default=None, help="tiles run at once (default: the model's choice)")
     add("--halo", type=int, default=None, help="overlap of tiles on each side in pixels (default: 1/8 of a tile)")
@@ -47,5 +52,5 @@ def add_model_arguments(parser: ArgumentParser) -> None:
 
 def model_options(options: Namespace) -> dict[str, Any]:
     """What `Segmenter.open` and `segment_file` are told alike, by the names they share."""
-    names = ("backend", "precision", "device", "trust_engine", "threads", "halo")
+    names = ("backend", "precision", "device", "trust_engine", "isolate", "threads", "halo")
     return {**{name: options[name] for name in names}, "cache": options.engine_cache}

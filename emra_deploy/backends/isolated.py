@@ -1,0 +1,251 @@
+"""A backend in a process of its own, which is replaced when it crashes, hangs, or has lost its GPU.
+
+CUDA cannot be used again in a process after an illegal access, and a crash of a library ends the whole process. With
+this neither ends the program: the batch at work is run again, by a new process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from emra_deploy.backends.base import Outputs, check_batch
+from emra_deploy.backends.providers import PROVIDERS
+from emra_deploy.backends.worker import place
+from emra_deploy.engine.gpu_errors import LOST
+from emra_deploy.errors import EmraError
+from emra_deploy.manifest import Manifest
+
+RUN_PATIENCE = 300.0
+"""Seconds for a batch, after which the process counts as hung."""
+
+OPEN_PATIENCE = 3600.0
+"""Seconds for loading a model, for which some providers build an engine."""
+
+MOST_LOSSES = 3
+"""Processes in a row that may be lost without a batch in between."""
+
+_CODE = "import sys; sys.path[:] = {path!r}; from emra_deploy.backends.worker import main; main({socket}, {memory})"
+_log = logging.getLogger(__name__)
+
+
+class _LostError(Exception):
+    """The process is gone, or of no use any more."""
+
+
+class IsolatedBackend:
+    """Runs a model file in another process. Threads take turns.
+
+    Args:
+        path: The model file.
+        name: As in `open_backend`.
+        options: Its keywords, as JSON values.
+        patience: Seconds for a batch.
+
+    Raises:
+        EmraError: ``isolate`` on a system that cannot; ``worker-lost`` when the process ends while it loads the model;
+            and those of the backend.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], name: str, options: dict[str, Any], patience: float = RUN_PATIENCE
+    ) -> None:
+        if os.name != "posix":
+            raise EmraError("isolate", "a model cannot be run in a process of its own on this system", "Leave it out")
+        self._path, self._patience = path, patience
+        level = logging.getLogger("emra_deploy").getEffectiveLevel()
+        self._asked = {"path": os.fspath(path), "name": name, "options": options, "log": level}
+        self._lock = threading.Lock()
+        self._memory = _make_memory()
+        self._size, self._losses, self._restarts = 0, 0, 0
+        self._closed = self._waiting = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection[Any, Any] | None = None
+        try:
+            told = self._start()
+        except _LostError as error:
+            self.close()
+            raise self._gone(f"while it loaded the model: {error}") from error
+        except BaseException:
+            self.close()
+            raise
+        self.manifest = Manifest.from_json(told["manifest"])
+        self.name = str(told["name"])
+        if name == "auto":
+            # The next process shall run the same: a GPU that is gone is an error, and no reason to go on slowly.
+            chosen = "tensorrt" if self.name.startswith("tensorrt") else self.name
+            builds = chosen in PROVIDERS and PROVIDERS[chosen].builder
+            self._asked |= {"name": chosen, "options": {**options, "cache": options["cache"] if builds else None}}
+        batch, height, width = told["input_shape"]
+        self._shape: tuple[int | None, int, int] = (batch, height, width)
+        self._facts: dict[str, str] = told["facts"]
+
+    @property
+    def input_shape(self) -> tuple[int | None, int, int]:
+        """Batch (None when any will do), height and width of the model's input."""
+        return self._shape
+
+    @property
+    def restarts(self) -> int:
+        """How many processes were replaced so far."""
+        return self._restarts
+
+    @property
+    def process(self) -> int | None:
+        """The number of the process, None between two."""
+        return None if self._process is None else self._process.pid
+
+    def describe(self) -> dict[str, str]:
+        """As the backend describes itself."""
+        return {**self._facts, "isolated": "yes"}
+
+    def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
+        """Label a batch; see `Backend.run`.
+
+        Raises:
+            EmraError: ``worker-lost`` when two processes in a row were lost with this batch, or too many in all; and
+                those of the backend.
+        """
+        check_batch(batch, self._shape)
+        with self._lock:
+            if self._closed:
+                raise EmraError("model-run", "The backend is closed", "Open it again", self._path)
+            if self._waiting:
+                # The last one was interrupted, by Ctrl-C perhaps; its answer shall not pass for the next one's.
+                self._kill()
+            for _ in range(2):
+                if self._losses >= MOST_LOSSES:
+                    break
+                try:
+                    if self._process is None:
+                        self._start()
+                        self._restarts += 1
+                    outputs = self._exchange(batch)
+                except _LostError as error:
+                    self._losses += 1
+                    reason = str(error)
+                    _log.warning("the process that runs the model is replaced: %s", reason)
+                    self._kill()
+                else:
+                    self._losses = 0
+                    return outputs
+            else:
+                raise self._gone(f"twice with the same batch: {reason}")
+        raise self._gone(f"{self._losses} times in a row; it is not started again")
+
+    def close(self) -> None:
+        """End the process."""
+        with self._lock:
+            self._closed = True
+            self._kill()
+            if self._memory >= 0:
+                os.close(self._memory)
+                self._memory = -1
+
+    def _start(self) -> dict[str, Any]:
+        mine, its = socket.socketpair()
+        with its:
+            code = _CODE.format(path=sys.path, socket=its.fileno(), memory=self._memory)
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(its.fileno(), self._memory),
+                # Ctrl-C is for this process, which lets the other finish what it is doing.
+                start_new_session=True,
+            )
+        self._connection = Connection(mine.detach())
+        return self._ask(self._asked, OPEN_PATIENCE)
+
+    def _exchange(self, batch: npt.NDArray[np.uint8]) -> Outputs:
+        size = self._space(len(batch))
+        if size > self._size:
+            os.ftruncate(self._memory, size)
+            self._size = size
+        # Unmapped with the last array that shows it, which the traceback of an error may hold for a while.
+        space: npt.NDArray[np.uint8] = np.frombuffer(mmap.mmap(self._memory, size), np.uint8)
+        space[: batch.nbytes].reshape(batch.shape)[:] = batch
+        answer = self._ask({"count": len(batch), "size": size}, self._patience)
+        found: Outputs = {}
+        for name, dtype, shape, offset in answer["outputs"]:
+            kind = np.dtype(dtype)
+            length = int(np.prod(shape)) * kind.itemsize
+            found[name] = space[offset : offset + length].view(kind).reshape(shape).copy()
+        return found
+
+    def _space(self, count: int) -> int:
+        """Bytes for a batch and everything that a model can say about it."""
+        pixels = count * self._shape[1] * self._shape[2]
+        classes = len(self.manifest.classes)
+        return place([3 * pixels, pixels, 4 * classes * pixels, 4 * pixels])[-1]
+
+    def _ask(self, what: dict[str, Any], patience: float) -> dict[str, Any]:
+        assert self._connection is not None
+        self._waiting = True
+        try:
+            self._connection.send_bytes(json.dumps(what).encode())
+            if not self._connection.poll(patience):
+                raise _LostError(f"no answer within {patience:g} s")
+            answer: dict[str, Any] = json.loads(self._connection.recv_bytes())
+        except (EOFError, OSError) as error:
+            raise _LostError(self._how_it_ended()) from error
+        self._waiting = False
+        if "bug" in answer:
+            raise RuntimeError(f"in the process that runs the model:\n{answer['bug']}")
+        if "error" in answer:
+            told = EmraError(**answer["error"])
+            if told.code == LOST:
+                raise _LostError(told.cause) from told
+            raise told
+        return answer
+
+    def _how_it_ended(self) -> str:
+        assert self._process is not None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            status = self._process.wait(5.0)
+            if status < 0:
+                with contextlib.suppress(ValueError):
+                    return f"it was ended by {signal.Signals(-status).name}"
+            return f"it ended with status {status}"
+        return "it does not answer any more"
+
+    def _kill(self) -> None:
+        self._waiting = False
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._process is not None:
+            self._process.kill()
+            # One that is stuck in the kernel, in a driver, cannot be ended: it is left to the system.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(5.0)
+            self._process = None
+
+    def _gone(self, when: str) -> EmraError:
+        return EmraError(
+            "worker-lost",
+            f"The process that runs the model was lost {when}",
+            "See dmesg for what the driver says; leave --isolate out to see where it ends, or use another --backend",
+            self._path,
+        )
+
+
+def _make_memory() -> int:
+    """A descriptor of memory without a name, which is gone with the last process that has it."""
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("emra-batches")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
