@@ -206,7 +206,7 @@ def test_accuracy_stands_against_the_time_of_a_map() -> None:
     latency = Source("l.json", "latency", latency_result([candidate("emra.onnx | onnxruntime | b2 | 256x256",
                                                                     np.full(10, 100.0), batch=2)]))  # fmt: skip
     sources = []
-    for halo, blend, side in ((28, False, 256), (64, True, 256), (28, False, 512)):
+    for halo, blend, side in ((28, False, 256), (64, True, 256), (28, False, 512), (28, False, 256)):
         windows = {"height": side, "width": side, "halo": halo, "blend": blend}
         sources.append(Source("a.json", "accuracy", {**accuracy_result(), "windows": windows}))
     points = accuracy_points(sources, latency)
