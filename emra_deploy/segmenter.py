@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -34,6 +35,9 @@ MAX_BATCH = 4096
 _Result = tuple[Window, npt.NDArray[np.uint8], npt.NDArray[Any] | None]
 _Answer = tuple[Tile, int | None, npt.NDArray[np.bool_] | None, Outputs | None]
 """A tile, its index in the batch, which of its pixels hold data, and what the model gave for the batch."""
+_Wait = Callable[[], Outputs]
+"""Waits for what a backend gives."""
+
 _T = TypeVar("_T")
 
 
@@ -259,10 +263,24 @@ class Segmenter:
         return (_cut(*answer) for answer in answers)
 
     def _answers(self, source: ImageSource, start: int) -> Iterator[_Answer]:
+        begin: Callable[[npt.NDArray[np.uint8]], _Wait] | None = getattr(self.backend, "begin", None)
+        before: tuple[_Job, _Wait | None] | None = None
         for job in _ahead(self._jobs(source, start)):
-            outputs = None if job.batch is None else self._run(job.batch)
-            for tile, slot, valid in zip(job.tiles, job.slots, job.valid, strict=True):
-                yield tile, slot, valid, outputs
+            if begin is None:
+                yield from self._ended(job, None if job.batch is None else partial(self.backend.run, job.batch))
+                continue
+            # On a GPU this batch is on its way while the one before is computed.
+            now = job, None if job.batch is None else begin(job.batch)
+            if before is not None:
+                yield from self._ended(*before)
+            before = now
+        if before is not None:
+            yield from self._ended(*before)
+
+    def _ended(self, job: _Job, wait: _Wait | None) -> Iterator[_Answer]:
+        outputs = None if wait is None else self._checked(wait())
+        for tile, slot, valid in zip(job.tiles, job.slots, job.valid, strict=True):
+            yield tile, slot, valid, outputs
 
     def _blended(self, answers: Iterator[_Answer], source: ImageSource) -> Iterator[_Result]:
         _, height, width = self.backend.input_shape
@@ -280,8 +298,7 @@ class Segmenter:
         if blender is not None:
             yield blender.rows(source.height)
 
-    def _run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
-        outputs = self.backend.run(batch)
+    def _checked(self, outputs: Outputs) -> Outputs:
         largest = int(outputs["classes"].max())
         if largest >= len(self.classes):
             raise EmraError(

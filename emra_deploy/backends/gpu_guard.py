@@ -37,6 +37,11 @@ class GpuGuard:
         """Whether an error came after which this process cannot use the GPU."""
         return self._lost is not None
 
+    @property
+    def careful(self) -> bool:
+        """Whether batches have to be halved, or cannot be run any more."""
+        return self._most is not None or self.lost
+
     def run(self, batch: Batch, run: Callable[[Batch], Outputs]) -> Outputs:
         """Run a batch.
 

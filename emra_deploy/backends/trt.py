@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from emra_deploy.engine.device import free_memory
 from emra_deploy.engine.flavour import TITLES, Flavour, load_flavour, version_text
 from emra_deploy.engine.forecast import check_load
 from emra_deploy.engine.gpu_errors import LOST, RESTART, fault_of
+from emra_deploy.engine.lanes import Lanes, Pending
 from emra_deploy.engine.log import Messages, make_logger
 from emra_deploy.engine.plan import read_header
 from emra_deploy.engine.plugins import inspect_plugin, load_plugin
@@ -34,20 +34,11 @@ from emra_deploy.errors import EmraError
 from emra_deploy.manifest import Manifest
 
 
-@dataclass
-class _Slot:
-    """Memory of one tensor: on the host, and on the GPU."""
-
-    binding: Binding
-    host: npt.NDArray[np.uint8]
-    address: int
-
-
 class TensorRTBackend:
     """Runs an engine file.
 
-    One context and one stream: threads take turns. Memory for the largest batch is reserved when the engine is loaded,
-    and none after that.
+    Threads take turns to queue runs, of which two may be under way; see `emra_deploy.engine.lanes`. Memory for the
+    largest batch is reserved when the engine is loaded, and none after that.
 
     Args:
         path: The engine file.
@@ -125,11 +116,9 @@ class TensorRTBackend:
         self._lock = threading.Lock()
         self._messages = Messages()
         self._guard = GpuGuard(flavour.title, lambda count: needed, lambda: free_memory(self._cuda))
-        self._slots: list[_Slot] = []
-        self._stream = 0
+        self._lanes: Lanes | None = None
         self._runtime: Any = None
         self._engine: Any = None
-        self._context: Any = None
 
     def _load(self, libraries: Sequence[Plugin]) -> None:
         trt = self._flavour.module
@@ -168,22 +157,7 @@ class TensorRTBackend:
             raise EmraError(error.code, error.cause, REBUILD, self._path) from error
         low, _, high = (tuple(shape) for shape in engine.get_tensor_profile_shape("image", 0))
         self._smallest, self._largest = int(low[0]), int(high[0])
-        self._context = engine.create_execution_context()
-        if self._context is None:
-            raise EmraError(
-                "gpu-memory",
-                f"{self._flavour.title} cannot make room for running the engine ({self._messages.reason()})",
-                "Close what else uses the GPU, or build an engine with a smaller --max-batch",
-                self._path,
-            )
-        self._stream = self._cuda.stream()
-        for binding in (*inputs, *outputs):
-            size = binding.size(self._largest)
-            slot = _Slot(binding, self._cuda.host(size), 0)
-            self._slots.append(slot)
-            slot.address = self._cuda.device(size)
-            if not self._context.set_tensor_address(binding.name, slot.address):
-                raise self._broken(f"refuses the address of {binding.name!r}")
+        self._lanes = Lanes(engine, trt, inputs, outputs, self._largest, self._cuda, self._broken)
 
     @property
     def name(self) -> str:
@@ -205,7 +179,13 @@ class TensorRTBackend:
             "version": version_text(self._flavour.version),
             "device": f"{facts.name} (sm_{facts.sm.replace('.', '')})",
             "batch": f"{self._smallest} to {self._largest}",
+            "memory": "shared" if self._opened().shared else "copied",
         }
+
+    @property
+    def captured(self) -> tuple[int, ...]:
+        """Batch sizes that run as CUDA graphs by now."""
+        return self._opened().captured
 
     def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
         """Label a batch; see `Backend.run`. Batches beyond the engine's profile are split and padded.
@@ -213,42 +193,60 @@ class TensorRTBackend:
         Raises:
             EmraError: ``gpu-memory`` and ``gpu-lost``; see `GpuGuard.run`.
         """
-        check_batch(batch, self.input_shape)
-        outputs = self._guard.run(batch, self._in_turn)
-        return contract.finish(outputs, len(batch), self.manifest, self._path or "the engine")
+        return self.begin(batch)()
 
-    def _in_turn(self, batch: npt.NDArray[np.uint8]) -> Outputs:
+    def begin(self, batch: npt.NDArray[np.uint8]) -> Callable[[], Outputs]:
+        """Queue a batch: its pictures go to the GPU while that works on the batch before.
+
+        Args:
+            batch: As in `run`.
+
+        Returns:
+            What waits for the outputs and gives them, or raises; to be called once.
+
+        Raises:
+            EmraError: ``batch-shape``.
+        """
+        check_batch(batch, self.input_shape)
+        begun: list[list[Pending]] = []
+        if not self._guard.careful:
+            begun.append(self._queue(batch))
+
+        def run(part: npt.NDArray[np.uint8]) -> Outputs:
+            # The guard begins with the whole batch, which is under way.
+            return self._collect(begun.pop() if begun else self._queue(part))
+
+        def wait() -> Outputs:
+            outputs = self._guard.run(batch, run)
+            return contract.finish(outputs, len(batch), self.manifest, self._path or "the engine")
+
+        return wait
+
+    def _queue(self, batch: npt.NDArray[np.uint8]) -> list[Pending]:
+        """Queue the runs of a batch; what goes wrong is kept in the run."""
         feed = contract.feed(batch, self.manifest)
-        parts = []
+        begun: list[Pending] = []
         with self._lock:
             # What it said before has nothing to do with what fails now, and would pile up over weeks.
             self._messages.forget()
             for start, used, size in chunks(len(batch), self._smallest, self._largest):
-                parts.append(self._run(feed[start : start + used], size))
+                try:
+                    begun.append(self._opened().begin(feed[start : start + used], size))
+                except EmraError as error:
+                    begun.append(Pending(used, size))
+                    begun[-1].error = error
+                    break
+        return begun
+
+    def _collect(self, begun: list[Pending]) -> Outputs:
+        with self._lock:
+            parts = [pending.result() for pending in begun]
         return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
-    def _run(self, feed: npt.NDArray[Any], size: int) -> Outputs:
-        """One run of ``size`` pictures, of which ``feed`` fills the first."""
-        context, cuda = self._context, self._cuda
-        if context is None:
+    def _opened(self) -> Lanes:
+        if self._lanes is None:
             raise EmraError("model-run", "The engine is closed", "Open it again", self._path)
-        image, outputs = self._slots[0], self._slots[1:]
-        view = image.binding.view(image.host, size)
-        view[: len(feed)] = feed
-        view[len(feed) :] = 0
-        cuda.upload(image.address, image.host[: image.binding.size(size)], self._stream)
-        if not context.set_input_shape("image", view.shape):
-            raise self._broken(f"refuses an input of {view.shape}")
-        if not context.execute_async_v3(self._stream):
-            raise self._broken(f"did not run {size} tiles")
-        for slot in outputs:
-            cuda.download(slot.host[: slot.binding.size(size)], slot.address, self._stream)
-        cuda.synchronize(self._stream)
-        found: Outputs = {}
-        for slot in outputs:
-            # A copy: the next run writes here.
-            found[slot.binding.name] = slot.binding.view(slot.host, size)[: len(feed)].copy()
-        return found
+        return self._lanes
 
     def layers(self) -> str:
         """The engine's layers as its inspector gives them, JSON."""
@@ -266,15 +264,10 @@ class TensorRTBackend:
         """Give all memory back."""
         with self._lock:
             # In this order: a context must not outlive its memory's users, nor an engine its contexts.
-            self._context = self._engine = self._runtime = None
-            for slot in self._slots:
-                if slot.address:
-                    self._give_back(self._cuda.free_device, slot.address)
-                self._give_back(self._cuda.free_host, slot.host)
-            self._slots = []
-            if self._stream:
-                self._give_back(self._cuda.free_stream, self._stream)
-                self._stream = 0
+            if self._lanes is not None:
+                self._lanes.close(self._give_back)
+                self._lanes = None
+            self._engine = self._runtime = None
 
     def _give_back(self, free: Callable[[Any], None], what: Any) -> None:
         try:

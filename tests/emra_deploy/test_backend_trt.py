@@ -83,9 +83,14 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     """A maker of benches; the keywords are those of `build_model`, and the batches of the engine."""
 
     def made(
-        low: int = 1, high: int = 2, version: tuple[int, int, int, int] = (10, 13, 0, 35), **model: object
+        low: int = 1,
+        high: int = 2,
+        version: tuple[int, int, int, int] = (10, 13, 0, 35),
+        integrated: bool = False,
+        **model: object,
     ) -> Bench:
-        fake, runtime = Fake(version), FakeRuntime()
+        fake, runtime = Fake(version), FakeRuntime(integrated=integrated)
+        fake.runtime = runtime
         module = fake.module()
         monkeypatch.setitem(sys.modules, "tensorrt", module)
         monkeypatch.setattr(
@@ -169,12 +174,14 @@ def test_memory_is_reserved_once_and_given_back(make: Make) -> None:
     reserved = set(bench.runtime.device)
     engine.run(np.zeros((9, 32, 32, 3), np.uint8))
     assert set(bench.runtime.device) == reserved
-    assert len(reserved) == 2
+    # Two lanes of an input and an output each, and the scratch memory.
+    assert len(reserved) == 5
     engine.close()
     engine.close()
     assert not bench.runtime.device
     assert not bench.runtime.host
     assert not bench.runtime.streams
+    assert not bench.runtime.events
     with pytest.raises(EmraError, match="closed"):
         engine.run(np.zeros((1, 32, 32, 3), np.uint8))
 

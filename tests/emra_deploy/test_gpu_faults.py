@@ -184,7 +184,8 @@ def test_simulated_faults_of_tensorrt(make: Make, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(EmraError, match="was lost before"):
         engine.run(pictures)
     # Nothing can be freed then, and nothing is said about it.
-    monkeypatch.setattr(bench.runtime, "cudaFree", lambda devPtr: (700,))
+    for name in ("cudaFree", "cudaStreamDestroy"):
+        monkeypatch.setattr(bench.runtime, name, lambda handle: (700,))
     engine.close()
 
 

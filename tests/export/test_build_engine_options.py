@@ -58,6 +58,7 @@ Make = Callable[..., Bench]
 def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     def made(version: tuple[int, int, int, int] = (10, 3, 0, 30), precision: str = "fp32", **gpu: object) -> Bench:
         fake, runtime = Fake(version), FakeRuntime(**gpu)
+        fake.runtime = runtime
         monkeypatch.setitem(sys.modules, "tensorrt", fake.module())
         monkeypatch.setattr("export.build_engine.open_cuda", lambda: CudaPython(runtime))
         save_model(tmp_path / "m.onnx", precision)

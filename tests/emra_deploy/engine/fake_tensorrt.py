@@ -16,6 +16,8 @@ from types import ModuleType
 
 import numpy as np
 
+from tests.emra_deploy.engine.fake_cuda import FakeRuntime
+
 PLAN = struct.Struct("<4s20x4BI")
 """Tag, version at byte 24, and the length of the JSON that follows; the ONNX file comes after it."""
 
@@ -56,6 +58,10 @@ class DeviceType(enum.Enum):
     GPU, DLA = range(2)
 
 
+class ExecutionContextAllocationStrategy(enum.Enum):
+    STATIC, ON_PROFILE_CHANGE, USER_MANAGED = range(3)
+
+
 class LayerInformationFormat(enum.Enum):
     ONELINE, JSON = range(2)
 
@@ -89,6 +95,8 @@ class Fake:
         cores: Number of DLA cores.
         refuse: Whether engines do not deserialise.
         built: The last builder configuration.
+        runtime: The CUDA whose streams engines run in; None runs them at once.
+        captures: Whether runs can be captured as CUDA graphs.
     """
 
     def __init__(self, version: tuple[int, int, int, int] = (10, 3, 0, 30)) -> None:
@@ -101,6 +109,8 @@ class Fake:
         self.cores = 0
         self.refuse = False
         self.built: object = None
+        self.runtime: FakeRuntime | None = None
+        self.captures = True
 
     def module(self, name: str = "tensorrt") -> ModuleType:
         """The module, to be put into ``sys.modules``."""
@@ -110,6 +120,7 @@ class Fake:
         for kind in (
             DataType, TensorIOMode, NetworkDefinitionCreationFlag, BuilderFlag, ProfilingVerbosity, MemoryPoolType,
             HardwareCompatibilityLevel, DeviceType, LayerInformationFormat, ILogger, IProgressMonitor,
+            ExecutionContextAllocationStrategy,
         ):  # fmt: skip
             setattr(made, kind.__name__, kind)
         made.nptype = lambda kind: np.dtype(kind.value)
@@ -197,11 +208,21 @@ class ICudaEngine:
         rest = self.get_tensor_shape(name)[1:]
         return [(self._range[key], *rest) for key in ("low", "high", "high")]
 
-    def create_execution_context(self):
-        return IExecutionContext(self)
+    def create_execution_context(self, strategy=ExecutionContextAllocationStrategy.STATIC):
+        return IExecutionContext(self, strategy)
 
     def create_engine_inspector(self):
         return EngineInspector(self._fake)
+
+    # Not TensorRT's.
+    def _compute(self, shape: tuple[int, ...], addresses: dict[str, int]) -> None:
+        image = np.dtype(self.get_tensor_dtype("image").value)
+        data = ctypes.string_at(addresses["image"], math.prod(shape) * image.itemsize)
+        names = [value.name for value in self._outputs]
+        feed = np.frombuffer(data, image).reshape(shape)
+        for name, value in zip(names, self._session.run(names, {"image": feed}), strict=True):
+            made = np.ascontiguousarray(self._fake.wrong(value) if name == "classes" else value)
+            ctypes.memmove(addresses[name], made.ctypes.data, made.nbytes)
 
 
 class EngineInspector:
@@ -214,10 +235,18 @@ class EngineInspector:
 
 
 class IExecutionContext:
-    def __init__(self, engine: ICudaEngine) -> None:
+    def __init__(self, engine: ICudaEngine, strategy: ExecutionContextAllocationStrategy) -> None:
         self._engine = engine
         self._addresses: dict[str, int] = {}
         self._shape: tuple[int, ...] = ()
+        self._has_memory = strategy is not ExecutionContextAllocationStrategy.USER_MANAGED
+        self._ran_at: tuple[int, ...] = ()
+
+    def set_device_memory(self, memory, size):
+        runtime = self._engine._fake.runtime
+        assert runtime is None or ctypes.sizeof(runtime.device[memory]) >= size
+        assert size >= self._engine.device_memory_size_v2
+        self._has_memory = True
 
     def set_tensor_address(self, name, memory):
         self._addresses[name] = memory
@@ -229,16 +258,26 @@ class IExecutionContext:
         return limits["low"] <= shape[0] <= limits["high"]
 
     def execute_async_v3(self, stream_handle):
-        engine = self._engine
-        image = np.dtype(engine.get_tensor_dtype("image").value)
-        size = math.prod(self._shape) * image.itemsize
-        data = ctypes.string_at(self._addresses["image"], size)
-        names = [value.name for value in engine._outputs]
-        feed = np.frombuffer(data, image).reshape(self._shape)
-        for name, value in zip(names, engine._session.run(names, {"image": feed}), strict=True):
-            made = engine._fake.wrong(value) if name == "classes" else value
-            made = np.ascontiguousarray(made)
-            ctypes.memmove(self._addresses[name], made.ctypes.data, made.nbytes)
+        engine, shape, addresses = self._engine, self._shape, dict(self._addresses)
+        runtime = engine._fake.runtime
+        if not self._has_memory:
+            return False
+        if runtime is None:
+            engine._compute(shape, addresses)
+            return True
+        if runtime.work.capturing is None:
+            self._ran_at = shape
+            runtime.work.queue(stream_handle, lambda: engine._compute(shape, addresses))
+            return True
+        # The first run at a shape does work that cannot be captured.
+        if not engine._fake.captures or self._ran_at != shape:
+            return False
+
+        def replay() -> None:
+            assert self._shape == shape, "a graph is replayed after its context was given another shape"
+            engine._compute(shape, addresses)
+
+        runtime.work.queue(stream_handle, replay)
         return True
 
 

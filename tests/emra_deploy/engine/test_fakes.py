@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from emra_deploy.engine.cuda_python import _MAPPED, _WITHOUT_TIMING
 from tests.emra_deploy.engine import fake_tensorrt
 from tests.emra_deploy.engine.fake_cuda import FakeRuntime
 
@@ -93,12 +94,13 @@ def test_cuda_python() -> None:
     names = [name for name in vars(FakeRuntime) if name.startswith("cuda")]
     assert len(names) > 10
     for name in names:
-        if name == "cudaMemcpyKind":
-            for member in FakeRuntime.cudaMemcpyKind:
-                assert int(getattr(real.cudaMemcpyKind, member.name)) == int(member)
+        if inspect.isclass(getattr(FakeRuntime, name)):
+            for member in getattr(FakeRuntime, name):
+                assert int(getattr(getattr(real, name), member.name)) == int(member)
             continue
         mine = [
             parameter for parameter in inspect.signature(getattr(FakeRuntime, name)).parameters if parameter != "self"
         ]
         assert mine == list(inspect.signature(getattr(real, name)).parameters)
     assert {"name", "major", "minor"} <= set(dir(real.cudaDeviceProp()))
+    assert (int(real.cudaHostAllocMapped), int(real.cudaEventDisableTiming)) == (_MAPPED, _WITHOUT_TIMING)

@@ -1,0 +1,166 @@
+"""CUDA through cuda-python's runtime interface."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from emra_deploy.engine.cuda_base import Bytes, DeviceFacts, failed, no_gpu
+
+_MAPPED, _WITHOUT_TIMING = 2, 2
+"""``cudaHostAllocMapped`` and ``cudaEventDisableTiming``."""
+
+
+class CudaPython:
+    """`Cuda` over cuda-python's runtime interface.
+
+    Args:
+        runtime: The module ``cuda.bindings.runtime`` or ``cuda.cudart``.
+
+    Raises:
+        EmraError: ``no-gpu`` when there is no GPU that this driver and library can use.
+    """
+
+    def __init__(self, runtime: Any) -> None:
+        self._runtime = runtime
+        error, count = runtime.cudaGetDeviceCount()
+        if int(error) != 0 or not count:
+            raise no_gpu("none found" if int(error) == 0 else self._describe(error))
+        self._graphs: dict[int, Any] = {}
+        self._numbers = itertools.count(1)
+
+    def _describe(self, error: Any) -> str:
+        text = self._runtime.cudaGetErrorString(error)[1]
+        return text.decode(errors="replace") if isinstance(text, bytes) else str(text)
+
+    def _done(self, answer: tuple[Any, ...], what: str) -> Any:
+        """The value of an answer (status, value), or the error it reports."""
+        if int(answer[0]) != 0:
+            raise failed(what, self._describe(answer[0]))
+        return answer[1] if len(answer) > 1 else None
+
+    def facts(self) -> DeviceFacts:
+        """See `Cuda.facts`."""
+        found = self._done(self._runtime.cudaGetDeviceProperties(0), "describing the GPU")
+        answer = self._runtime.cudaMemGetInfo()
+        self._done(answer, "asking for free GPU memory")
+        name = found.name.decode(errors="replace") if isinstance(found.name, bytes) else str(found.name)
+        return DeviceFacts(name.rstrip("\0"), f"{found.major}.{found.minor}", int(answer[1]), int(answer[2]))
+
+    def stream(self) -> int:
+        """See `Cuda.stream`."""
+        return int(self._done(self._runtime.cudaStreamCreate(), "making a stream"))
+
+    def free_stream(self, stream: int) -> None:
+        """See `Cuda.free_stream`."""
+        self._done(self._runtime.cudaStreamDestroy(stream), "ending a stream")
+
+    def synchronize(self, stream: int) -> None:
+        """See `Cuda.synchronize`."""
+        self._done(self._runtime.cudaStreamSynchronize(stream), "running the engine")
+
+    def device(self, size: int) -> int:
+        """See `Cuda.device`."""
+        return int(self._done(self._runtime.cudaMalloc(size), f"reserving {size} bytes of GPU memory"))
+
+    def free_device(self, address: int) -> None:
+        """See `Cuda.free_device`."""
+        self._done(self._runtime.cudaFree(address), "giving GPU memory back")
+
+    def host(self, size: int) -> Bytes:
+        """See `Cuda.host`."""
+        address = int(self._done(self._runtime.cudaMallocHost(size), f"reserving {size} bytes of page-locked memory"))
+        memory: Bytes = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
+        return memory
+
+    def free_host(self, memory: Bytes) -> None:
+        """See `Cuda.free_host`."""
+        self._done(self._runtime.cudaFreeHost(memory.ctypes.data), "giving page-locked memory back")
+
+    def upload(self, address: int, memory: Bytes, stream: int) -> None:
+        """See `Cuda.upload`."""
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+        answer = self._runtime.cudaMemcpyAsync(address, memory.ctypes.data, memory.nbytes, kind, stream)
+        self._done(answer, "copying to the GPU")
+
+    def download(self, memory: Bytes, address: int, stream: int) -> None:
+        """See `Cuda.download`."""
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        answer = self._runtime.cudaMemcpyAsync(memory.ctypes.data, address, memory.nbytes, kind, stream)
+        self._done(answer, "copying from the GPU")
+
+    @property
+    def integrated(self) -> bool:
+        """See `Cuda.integrated`."""
+        kinds = self._runtime.cudaDeviceAttr
+        answers = (
+            self._done(self._runtime.cudaDeviceGetAttribute(kind, 0), "describing the GPU")
+            for kind in (kinds.cudaDevAttrIntegrated, kinds.cudaDevAttrCanMapHostMemory)
+        )
+        return all(int(answer) for answer in answers)
+
+    def mapped(self, size: int) -> tuple[Bytes, int]:
+        """See `Cuda.mapped`."""
+        what = f"reserving {size} bytes of shared memory"
+        place = int(self._done(self._runtime.cudaHostAlloc(size, _MAPPED), what))
+        address = int(self._done(self._runtime.cudaHostGetDevicePointer(place, 0), what))
+        memory: Bytes = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(place))
+        return memory, address
+
+    def event(self) -> int:
+        """See `Cuda.event`."""
+        return int(self._done(self._runtime.cudaEventCreateWithFlags(_WITHOUT_TIMING), "making an event"))
+
+    def free_event(self, event: int) -> None:
+        """See `Cuda.free_event`."""
+        self._done(self._runtime.cudaEventDestroy(event), "ending an event")
+
+    def record(self, event: int, stream: int) -> None:
+        """See `Cuda.record`."""
+        self._done(self._runtime.cudaEventRecord(event, stream), "recording an event")
+
+    def wait(self, stream: int, event: int) -> None:
+        """See `Cuda.wait`."""
+        self._done(self._runtime.cudaStreamWaitEvent(stream, event, 0), "waiting for an event")
+
+    @property
+    def captures(self) -> bool:
+        """See `Cuda.captures`."""
+        return True
+
+    def capture(self, stream: int, work: Callable[[], bool]) -> int | None:
+        """See `Cuda.capture`."""
+        runtime = self._runtime
+        # Of this thread: what others allocate meanwhile is not forbidden.
+        mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._done(runtime.cudaStreamBeginCapture(stream, mode), "capturing a graph")
+        worked = False
+        try:
+            worked = work()
+        finally:
+            # Whatever happened, the stream has to leave this state.
+            answer = runtime.cudaStreamEndCapture(stream)
+        if not worked or int(answer[0]) != 0:
+            # The error would otherwise be reported by the next call.
+            runtime.cudaGetLastError()
+            return None
+        made = runtime.cudaGraphInstantiate(answer[1], 0)
+        self._done(runtime.cudaGraphDestroy(answer[1]), "ending a graph")
+        if int(made[0]) != 0:
+            runtime.cudaGetLastError()
+            return None
+        number = next(self._numbers)
+        self._graphs[number] = made[1]
+        return number
+
+    def launch(self, graph: int, stream: int) -> None:
+        """See `Cuda.launch`."""
+        self._done(self._runtime.cudaGraphLaunch(self._graphs[graph], stream), "running a graph")
+
+    def free_graph(self, graph: int) -> None:
+        """See `Cuda.free_graph`."""
+        self._done(self._runtime.cudaGraphExecDestroy(self._graphs.pop(graph)), "ending a graph")
