@@ -7,7 +7,8 @@ from typing import Any
 GPU = (
     "TensorRT engines, CUDA graphs, torch with SDPA on a GPU, ONNX Runtime CUDA",
     "python benchmarks/latency.py model.onnx model.engine CHECKPOINT "
-    "--backend tensorrt,torch,torch-compile:graph,onnxruntime:cuda --json gpu.json",
+    "--backend tensorrt,tensorrt:no-graph,torch,torch:graph,torch-compile:graph,onnxruntime:cuda,"
+    "onnxruntime:cuda-graph --json gpu.json",
 )
 JETSON = (
     "Jetson: latency, power and joules per picture",

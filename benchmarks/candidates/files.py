@@ -101,12 +101,14 @@ class EngineRunner(FileRunner):
     Waiting costs two synchronisations a run, about 10 µs together; end to end includes them.
     """
 
-    # The TensorRT backend replays none.
-    cuda_graph: bool | None = False
-
     def __init__(self, spec: Spec, backend: Backend, manifest: Manifest, clock: TimedCuda) -> None:
         super().__init__(spec, backend, manifest)
         self._clock = clock
+
+    @property
+    def cuda_graph(self) -> bool:
+        """Whether batches of this size are replayed by now: the first runs are not (`emra_deploy.engine.lanes`)."""
+        return self._spec.batch in getattr(self._backend, "captured", ())
 
     def run(self, batch: Batch) -> tuple[Batch, dict[str, float]]:
         """See `Runner.run`."""
@@ -120,11 +122,17 @@ class TimedCuda:
 
     Args:
         cuda: An `emra_deploy.engine.cuda.Cuda`.
+        graphs: Whether the backend may capture CUDA graphs, where it and its CUDA can.
     """
 
-    def __init__(self, cuda: Any) -> None:
-        self._cuda = cuda
+    def __init__(self, cuda: Any, graphs: bool = True) -> None:
+        self._cuda, self._graphs = cuda, graphs
         self.start()
+
+    @property
+    def captures(self) -> bool:
+        """What the backend asks before it captures."""
+        return self._graphs and bool(getattr(self._cuda, "captures", False))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cuda, name)
@@ -186,7 +194,7 @@ def _open_engine(spec: Spec, check: bool) -> FileRunner:
     from emra_deploy.engine.cuda import open_cuda
 
     assert spec.path is not None
-    clock: Any = TimedCuda(open_cuda())
+    clock: Any = TimedCuda(open_cuda(), graphs=spec.option != "no-graph")
     backend: Any = TensorRTBackend(spec.path, cuda=clock)
     runner = EngineRunner(spec, backend, backend.manifest, clock)
     return _checked(runner) if check else runner

@@ -24,7 +24,7 @@ BACKENDS = tuple(dict.fromkeys(name for names in KINDS.values() for name in name
 OPTIONS = {
     "onnxruntime": ("cuda", "cuda-graph"),
     "openvino": ("f32", "bf16", "f16"),
-    "tensorrt": (),
+    "tensorrt": ("no-graph",),
     "torch": ("bf16", "fp16", "graph"),
     "torch-compile": ("bf16", "fp16", "graph"),
 }

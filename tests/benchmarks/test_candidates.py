@@ -258,6 +258,24 @@ def test_copies_and_computing_of_a_gpu_are_told_apart() -> None:
     assert runner.cuda_graph is False
 
 
+def test_cuda_graphs_of_an_engine_are_told_and_can_be_turned_off() -> None:
+    cuda: Any = FakeCuda()
+    # A CUDA library that cannot capture.
+    assert TimedCuda(cuda).captures is False
+    cuda.captures = True
+    assert [TimedCuda(cuda, graphs=on).captures for on in (True, False)] == [True, False]
+    clock = TimedCuda(cuda)
+    engine: Any = FakeEngine(clock, cuda)
+    for batch, expected in ((1, False), (4, True)):
+        spec = Spec("a.engine", "engine", "tensorrt", None, batch, None, Path("a.engine"))
+        engine.captured = (4, 8)
+        assert EngineRunner(spec, engine, make_manifest(size=(8, 8)), clock).cuda_graph is expected
+    assert [spec.option for spec in make_specs([Path("a.engine")], [], backends=["tensorrt", "tensorrt:no-graph"])] == [
+        None,
+        "no-graph",
+    ]
+
+
 def test_an_engine_here_is_a_clear_error(tmp_path: Path) -> None:
     path = tmp_path / "a.engine"
     path.write_bytes(b"no engine")
