@@ -38,12 +38,16 @@ def describe_run(script: str, argv: Sequence[str]) -> dict[str, Any]:
     """When, with what and by which command something was measured.
 
     Args:
-        script: Name of the command's file below ``benchmarks/``.
+        script: Name of the command's file below ``benchmarks/``, or of one elsewhere with its folder.
         argv: Its arguments.
     """
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": portable(" ".join(["python", f"benchmarks/{script}", *(_argument(word) for word in argv)])),
+        "command": portable(
+            " ".join(
+                ["python", script if "/" in script else f"benchmarks/{script}", *(_argument(word) for word in argv)]
+            )
+        ),
         "git": git_revision(),
         "versions": versions(),
     }

@@ -16,7 +16,8 @@ SCHEMA = "emra-deploy/benchmark"
 VERSION = 1
 """Raised by any new, renamed or reinterpreted field that a reader must know."""
 
-KINDS = ("latency", "memory", "roofline")
+KINDS = ("latency", "memory", "roofline", "precision")
+"""What ``benchmarks/`` writes; the last is of ``export/precision_table.py``."""
 
 _TEXT = {"type": "string", "minLength": 1}
 _NUMBER = {"type": "number", "minimum": 0}
@@ -96,6 +97,26 @@ _CONTENT = {
                             "properties": {"host": {"type": "object", "required": ["peak_bytes"]}},
                         },
                     ]
+                },
+            }
+        },
+    },
+    "precision": {
+        "type": "object",
+        "required": ["model", "tile", "pictures", "times", "rows"],
+        "properties": {
+            "rows": {
+                "type": "array",
+                "minItems": 1,
+                "items": {
+                    "required": ["precision", "file", "accuracy", "times", "engine"],
+                    "properties": {
+                        "precision": _TEXT,
+                        "file": {"anyOf": [_MODEL, {"type": "null"}]},
+                        "accuracy": {"type": ["object", "null"], "required": ["miou", "iou", "agreement", "pixels"]},
+                        "times": {"additionalProperties": {"required": ["seconds", "over_fp32"]}},
+                        "engine": {"type": ["object", "null"], "required": ["library", "bytes", "products"]},
+                    },
                 },
             }
         },
@@ -255,6 +276,6 @@ def _refuse(cause: str, path: str | os.PathLike[str]) -> EmraError:
     return EmraError(
         "result-file",
         f"This is no result of a benchmark: {cause}",
-        "Give a file that benchmarks/latency.py, memory.py or roofline.py wrote with --json",
+        "Give a file that benchmarks/latency.py, memory.py, roofline.py or export/precision_table.py wrote with --json",
         path,
     )

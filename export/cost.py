@@ -168,11 +168,13 @@ class Measured:
         name: ``"cpu"`` or ``"openvino"``.
         manifest: Of the model.
         tile: uint8 H x W x 3, what whole graphs are timed on.
+        plan: How often whole graphs are run.
     """
 
     measured = True
 
-    def __init__(self, name: str, manifest: Manifest, tile: np.ndarray) -> None:
+    def __init__(self, name: str, manifest: Manifest, tile: np.ndarray, plan: Plan = GRAPH_PLAN) -> None:
+        self._plan = plan
         self._compile = {"cpu": compile_onnxruntime, "openvino": compile_openvino}[name]
         self._feed = feed(manifest, np.stack([tile] * (manifest.input_shape[0] or 1)))
         self._batch = manifest.input_shape[0] or 1
@@ -203,7 +205,7 @@ class Measured:
             copy.CopyFrom(variant.model)
             del copy.metadata_props[:]
             stripped[name] = (copy, self._feed)
-        series = self._measure(stripped, GRAPH_PLAN, progress)
+        series = self._measure(stripped, self._plan, progress)
         base = next(iter(series.values())).medians(STAGE)
         return {
             name: Timing(float(np.median(one.samples(STAGE))) / self._batch, paired_ratio(one.medians(STAGE), base))
@@ -235,7 +237,7 @@ class Measured:
         return series
 
 
-def open_cost_model(target: str, manifest: Manifest, tile: np.ndarray, high: str) -> CostModel:
+def open_cost_model(target: str, manifest: Manifest, tile: np.ndarray, high: str, plan: Plan = GRAPH_PLAN) -> CostModel:
     """The cost model of a target.
 
     Args:
@@ -243,6 +245,7 @@ def open_cost_model(target: str, manifest: Manifest, tile: np.ndarray, high: str
         manifest: Of the model.
         tile: uint8 H x W x 3, what whole graphs are timed on.
         high: Precision of what is not INT8.
+        plan: How often whole graphs are run, where they are measured.
 
     Raises:
         EmraError: ``optimize-target`` for an unknown target or one whose library is missing.
@@ -258,7 +261,7 @@ def open_cost_model(target: str, manifest: Manifest, tile: np.ndarray, high: str
             f"target {target} is timed with {module}, which is not installed",
             f"Run pip install 'emra-deploy[{extra}]', or choose a modelled target: {', '.join(DEVICES)}",
         )
-    return Measured(target, manifest, tile)
+    return Measured(target, manifest, tile, plan)
 
 
 def cut_out(

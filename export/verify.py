@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +42,8 @@ SAME_PRECISION = Limits(0.9999, 1e-4)
 ROUNDED = Limits(0.999, 2e-2, 1e-2)
 """Of a graph whose tensors are rounded to FP16. The labels' limit is the project's promise; the logits' is ten times
 what was measured (``docs/decisions/0006-half-precision.md``): an overflow or a lost scale lies far beyond."""
+
+NO_RTX = "TensorRT-RTX is not installed (pip install 'emra-deploy[rtx]')"
 
 DYNAMIC_OPERATORS = frozenset(
     {"Shape", "If", "Loop", "Scan", "NonZero", "Range", "ConstantOfShape", "Expand", "SequenceAt"}
@@ -163,18 +165,43 @@ def check_openvino(path: Path, reference: Expected, tiles: np.ndarray, limits: L
     return f"OpenVINO {openvino.__version__.split('-')[0]} in FP32 against {reference.name}: {measured}"
 
 
-def check_tensorrt(path: Path, batch: int | None) -> str:
-    """TensorRT-RTX, whose builder needs no GPU, builds the file as a strongly typed network, in the types it asks for.
+@dataclass(frozen=True)
+class Plan:
+    """What TensorRT-RTX's builder made of a file.
+
+    Attributes:
+        title: The library and its version.
+        layers: Of the network.
+        bytes: Of the engine.
+        counts: How many matrix products and convolutions run in which precision; empty when it does not say.
+    """
+
+    title: str
+    layers: int
+    bytes: int
+    counts: Mapping[str, int]
+
+    @property
+    def products(self) -> str:
+        """The counts in words."""
+        return ", ".join(f"{count} in {name}" for name, count in sorted(self.counts.items())) or "not told"
+
+
+def build_plan(path: Path, batch: int | None) -> Plan | None:
+    """Build an engine with TensorRT-RTX, whose builder needs no GPU, in the types that the file asks for.
 
     Args:
         path: The file.
         batch: The batch size that the graph takes, None for any.
 
+    Returns:
+        What was built, or None where TensorRT-RTX is not installed.
+
     Raises:
-        EmraError: ``export-check-failed``.
+        EmraError: What the parser, the builder or the look at the built layers found.
     """
     if importlib.util.find_spec("tensorrt_rtx_bindings") is None:
-        return "not checked: TensorRT-RTX is not installed (pip install 'emra-deploy[rtx]')"
+        return None
     from emra_deploy.engine.flavour import RTX, load_flavour
     from emra_deploy.engine.precision import check_realised, parse_layer_lines, realised
     from emra_deploy.engine.sidecar import Flags
@@ -183,18 +210,33 @@ def check_tensorrt(path: Path, batch: int | None) -> str:
     from export.engine_source import read_source
 
     flavour = load_flavour(RTX)
+    source = read_source(path, flavour, plugin=False)
+    profile = make_profile(source, None, None if batch else 1, None if batch else 4)
+    built = build(source, Request(profile, Flags()), flavour, BuildProgress())
+    found = realised(parse_layer_lines(built.messages.layers), source.asked)
+    check_realised(found, flavour.title)
+    return Plan(flavour.title, built.layers, built.plan.nbytes, found.counts)
+
+
+def check_tensorrt(path: Path, batch: int | None) -> str:
+    """TensorRT-RTX builds the file as a strongly typed network, in the types it asks for.
+
+    Args:
+        path: The file.
+        batch: The batch size that the graph takes, None for any.
+
+    Raises:
+        EmraError: ``export-check-failed``.
+    """
     try:
-        source = read_source(path, flavour, plugin=False)
-        profile = make_profile(source, None, None if batch else 1, None if batch else 4)
-        built = build(source, Request(profile, Flags()), flavour, BuildProgress())
-        found = realised(parse_layer_lines(built.messages.layers), source.asked)
-        check_realised(found, flavour.title)
+        plan = build_plan(path, batch)
     except EmraError as error:
         raise failed(error.cause) from error
-    products = ", ".join(f"{count} in {name}" for name, count in sorted(found.counts.items()))
+    if plan is None:
+        return f"not checked: {NO_RTX}"
     return (
-        f"{flavour.title}: parser and builder accept it as a strongly typed network of {built.layers} layers, plan of"
-        f" {built.plan.nbytes / 1e6:.1f} MB; products and convolutions: {products or 'not told'}"
+        f"{plan.title}: parser and builder accept it as a strongly typed network of {plan.layers} layers, plan of"
+        f" {plan.bytes / 1e6:.1f} MB; products and convolutions: {plan.products}"
     )
 
 

@@ -1,4 +1,4 @@
 from tests.checkpoints import small_backbone, small_checkpoint
-from tests.export.small_models import explicit_file, small_file, tiny_checkpoint
+from tests.export.small_models import explicit_file, scene_data, small_file, tiny_checkpoint
 
-__all__ = ["explicit_file", "small_backbone", "small_checkpoint", "small_file", "tiny_checkpoint"]
+__all__ = ["explicit_file", "scene_data", "small_backbone", "small_checkpoint", "small_file", "tiny_checkpoint"]

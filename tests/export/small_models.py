@@ -1,4 +1,4 @@
-"""Small real exports, made once per test session, for everything that starts from an ONNX file."""
+"""Small real exports and labelled pictures, made once per test session, for all that starts from an ONNX file."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import timm
+import yaml
+from PIL import Image
 
-from emra_deploy.scenes import DUBAI_CLASSES
+from emra_deploy.scenes import DUBAI_CLASSES, generate
 from export.to_onnx import to_onnx
 from tests.checkpoints import MEAN, STD, random_model
 from training.checkpoint import save_checkpoint
@@ -44,6 +46,21 @@ def explicit_file(tiny_checkpoint: Path) -> Path:
     with _narrow():
         to_onnx(tiny_checkpoint, path, aggregation="explicit", heads=heads, input_kind="float", batch=2)
     return path
+
+
+@pytest.fixture(scope="session")
+def scene_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes with their truth, as a data set of one's own. Only to be read."""
+    root = tmp_path_factory.mktemp("scenes")
+    for split, seeds in (("train", range(3)), ("val", range(10, 12))):
+        for kind in ("images", "masks"):
+            (root / kind / split).mkdir(parents=True)
+        for seed in seeds:
+            made = generate(seed, 70, 140)
+            Image.fromarray(made.image).save(root / "images" / split / f"{seed}.png")
+            Image.fromarray(made.labels).save(root / "masks" / split / f"{seed}.png")
+    (root / "classes.yaml").write_text(yaml.safe_dump({"names": list(DUBAI_CLASSES.names), "masks": "index"}))
+    return root
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from PIL import Image
 
 import export.optimize as command
 from emra_deploy.errors import EmraError
-from emra_deploy.scenes import DUBAI_CLASSES, generate
+from emra_deploy.scenes import generate
 from export.cost import (
     DEVICES,
     Device,
@@ -46,18 +46,8 @@ FAST = Settings(Budget(0.5, 2.0), target="orin", windows=4, count=4, curve=2, tr
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Scenes with their truth, as a data set of one's own."""
-    root = tmp_path_factory.mktemp("scenes")
-    for split, seeds in (("train", range(3)), ("val", range(10, 12))):
-        for kind in ("images", "masks"):
-            (root / kind / split).mkdir(parents=True)
-        for seed in seeds:
-            made = generate(seed, 70, 140)
-            Image.fromarray(made.image).save(root / "images" / split / f"{seed}.png")
-            Image.fromarray(made.labels).save(root / "masks" / split / f"{seed}.png")
-    (root / "classes.yaml").write_text(yaml.safe_dump({"names": list(DUBAI_CLASSES.names), "masks": "index"}))
-    return root
+def data(scene_data: Path) -> Path:
+    return scene_data
 
 
 @pytest.fixture(scope="module")

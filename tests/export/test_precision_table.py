@@ -1,0 +1,231 @@
+"""The precision table: what it says is what the files do, and one failure does not lose the rest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import export.cost
+import export.precision_measure as measures
+import export.precision_table as command
+from benchmarks.measure import Plan as Timings
+from benchmarks.measure import Ratio
+from benchmarks.provenance import describe_machine, describe_run
+from benchmarks.results_file import make_result, read_result, write_result
+from emra_deploy.errors import EmraError
+from emra_deploy.evaluation import evaluate
+from emra_deploy.scenes import generate
+from emra_deploy.segmenter import Segmenter
+from export.cost import Timing
+from export.model_file import read_model, write_model
+from export.precision_measure import Accuracy, Missing, Remembered, measure_accuracy, measure_times
+from export.precision_report import Row, Table, as_markdown
+from export.runners import OnnxRunner
+from export.verify import Plan
+from tests.conftest import REPOSITORY
+from training.data import open_dataset
+
+SCRIPT = REPOSITORY / "export" / "precision_table.py"
+FAST = Timings(iterations=3, warmup=1, rounds=3, settle=0)
+
+
+def row(precision: str, **changes: object) -> Row:
+    ratio = Ratio(0.5, 0.4, 0.625, 0.95, 10)
+    content = {
+        "file": {"name": f"m.{precision}.onnx", "sha256": "ab" * 32, "bytes": 1_500_000},
+        "accuracy": Accuracy(0.5, {"sea": 0.75, "land": float("nan")}, 0.99875, 1000),
+        "times": {"onnxruntime": Timing(0.1), "openvino": Timing(0.05, ratio)},
+        "engine": Plan("TensorRT-RTX 1", 9, 2_500_000, {"int8": 3, "fp32": 1}),
+    }
+    return Row(precision, **{**content, **changes})  # type: ignore[arg-type]
+
+
+def page(*rows: Row) -> tuple[Table, dict[str, list[str]]]:
+    """A table of these rows, and the cells of its Markdown by their line's title."""
+    table = Table("m", (32, 48), ("sea", "land"), "8 pictures", rows, {"onnxruntime": "measured: ORT"})
+    text = as_markdown(table, describe_run(command.SCRIPT, ["m.onnx"]), describe_machine())
+    assert "    python export/precision_table.py m.onnx\n" in text
+    lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
+    assert len({len(line) for line in lines[:10]}) == 1, "a Markdown table has as many cells in every line"
+    return table, {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines} | {"": [text]}
+
+
+def test_cells_are_what_was_measured() -> None:
+    _, cells = page(row("fp32"), row("int8"))
+    assert cells["mIoU"] == ["50.00", "50.00"]
+    assert cells["IoU of sea"] == ["75.00", "75.00"]
+    assert cells["IoU of land"] == ["-", "-"], "a class that does not occur has no score"
+    assert cells["labels that are FP32's"][1] == "99.875%"
+    assert cells["file"][0] == "1.50 MB"
+    assert cells["ONNX Runtime, ms a tile"][0] == "100.0"
+    assert cells["OpenVINO, ms a tile"][0] == "50.0 (0.50 x, 0.40 to 0.62)"
+    assert cells["TensorRT-RTX engine"][0] == "2.5 MB (1 in fp32, 3 in int8)"
+    assert cells["INT8"] == ["m.int8.onnx", "1500000", f"`{'ab' * 32}`"]
+
+
+def test_what_is_missing_says_why_and_is_no_failure_where_the_machine_lacks_it(tmp_path: Path) -> None:
+    absent, broken = Missing("no such library", failed=False), Missing("it overflows")
+    table, cells = page(
+        row("fp32", engine=absent),
+        row("fp16", file=broken, accuracy=broken, times=dict.fromkeys(measures.LIBRARIES, broken), engine=broken),
+        row("int8", engine=absent),
+    )
+    assert cells["mIoU"] == ["50.00", "failed (1)", "50.00"]
+    assert cells["TensorRT-RTX engine"] == ["not measured (2)", "failed (1)", "not measured (2)"]
+    assert "1. failed: it overflows\n2. not measured: no such library\n" in cells[""][0]
+    assert [failure["candidate"] for failure in table.failures()] == ["fp16: file"]
+    why = {entry["what"]: entry["why"] for entry in table.not_measured("again")}
+    assert why["engine"] == "no such library"
+    result = make_result("precision", command.SCRIPT, [], table.to_dict(), models=[], failures=table.failures())
+    write_result(tmp_path / "r.json", result)
+    rows = read_result(tmp_path / "r.json")["content"]["rows"]
+    assert [entry["engine"] for entry in rows] == [None, None, None]
+    assert rows[1]["file"] is rows[1]["accuracy"] is None
+    assert rows[0]["accuracy"]["iou"] == {"sea": 0.75, "land": None}
+
+
+def test_the_reference_runs_each_tile_once_and_answers_the_same(small_file: Path) -> None:
+    runner = OnnxRunner(*read_model(small_file))
+    calls = 0
+    right = runner.run
+
+    def counted(batch: np.ndarray) -> dict[str, np.ndarray]:
+        nonlocal calls
+        calls += 1
+        return right(batch)
+
+    runner.run = counted  # type: ignore[method-assign]
+    remembered = Remembered(runner)
+    tiles = [generate(seed, 64, 64).image[np.newaxis] for seed in (1, 2, 1, 2)]
+    answers = [remembered.run(tile)["classes"] for tile in tiles]
+    assert calls == 2
+    for tile, answer in zip(tiles, answers, strict=True):
+        np.testing.assert_array_equal(answer, right(tile)["classes"])
+
+
+def test_accuracy_is_that_of_the_runtime_and_a_broken_file_loses_only_itself(
+    small_file: Path, scene_data: Path, tmp_path: Path
+) -> None:
+    data = open_dataset("auto", scene_data, "val")
+    (tmp_path / "cut.onnx").write_bytes(small_file.read_bytes()[:5000])
+    files = {"fp32": small_file, "fp16": tmp_path / "cut.onnx", "int8": Path(str(small_file))}
+    found = measure_accuracy(files, data.tiles, lambda text, done, total: None)
+    with Segmenter.open(small_file, backend="onnxruntime") as segmenter:
+        expected = evaluate(segmenter, data.tiles, data.classes).scores
+    assert isinstance(found["fp16"], Missing)
+    for name in ("fp32", "int8"):
+        one = found[name]
+        assert isinstance(one, Accuracy)
+        assert (one.agreement, one.miou) == (1.0, pytest.approx(expected.miou))
+        np.testing.assert_allclose(list(one.iou.values()), expected.iou)
+
+
+class Picky:
+    """A cost model that fails whenever one of the files takes part."""
+
+    description = "measured: by nobody"
+
+    def graphs(self, variants: Sequence[str], progress: object) -> dict[str, Timing]:
+        if "fp16" in variants:
+            raise RuntimeError("no kernel for half")
+        return {name: Timing(number + 1.0) for number, name in enumerate(variants)}
+
+
+def test_a_file_that_a_library_cannot_run_loses_only_its_own_time(
+    small_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measures, "open_cost_model", lambda *_: Picky())
+    files = dict.fromkeys(("fp32", "fp16", "int8"), small_file)
+    tile = generate(1, 64, 64).image
+    found, how = measure_times("openvino", files, tile, lambda text, done, total: None)
+    assert found["fp32"] == Timing(1.0)
+    assert found["int8"] == Timing(2.0)
+    assert found["fp16"] == Missing("RuntimeError: no kernel for half")
+    assert how == Picky.description
+
+
+def test_a_library_that_is_not_here_is_no_failure(small_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export.cost.importlib.util, "find_spec", lambda name: None)
+    tile = generate(1, 64, 64).image
+    found, _ = measure_times("openvino", {"fp32": small_file}, tile, lambda text, done, total: None)
+    missing = found["fp32"]
+    assert isinstance(missing, Missing)
+    assert not missing.failed
+    assert "openvino" in missing.why
+    engine = measures.measure_engine(small_file, read_model(small_file)[1])
+    assert not engine.failed
+    assert "TensorRT-RTX is not installed" in engine.why
+
+
+def test_a_precision_that_cannot_be_made_leaves_the_others(
+    small_file: Path,
+    scene_data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def overflow(*_: object) -> None:
+        raise EmraError("export-check-failed", "node 'x' leaves FP16's range", "Keep it")
+
+    monkeypatch.setattr(command, "to_fp16", overflow)
+    monkeypatch.setattr(measures.measure_times, "__defaults__", (FAST,))
+    words = [str(small_file), "--data", str(scene_data), "--count", "4"]
+    words += ["--output", str(tmp_path / "t.md"), "--json", str(tmp_path / "t.json")]
+    assert command.main(words) == 1
+    assert "1. failed: node 'x' leaves FP16's range" in capsys.readouterr().out
+    fp32, fp16, int8 = read_result(tmp_path / "t.json")["content"]["rows"]
+    assert fp16["file"] is None
+    assert int8["file"]["bytes"] < 0.65 * fp32["file"]["bytes"]
+    assert int8["accuracy"]["agreement"] >= 0.99
+    assert int8["engine"]["products"]["int8"] == 19
+
+
+def test_the_command(small_file: Path, scene_data: Path, tmp_path: Path) -> None:
+    words = [sys.executable, str(SCRIPT), str(small_file), "--data", str(scene_data), "--count", "4"]
+    words += ["--output", str(tmp_path / "t.md"), "--json", str(tmp_path / "t.json")]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (tmp_path / "t.md").read_text(encoding="utf-8")
+    result = read_result(tmp_path / "t.json")
+    assert result["failures"] == []
+    assert result["run"]["command"].startswith("python export/precision_table.py small.onnx --data ")
+    assert str(tmp_path) not in json.dumps(result) + done.stdout
+    rows = result["content"]["rows"]
+    assert [entry["precision"] for entry in rows] == ["fp32", "fp16", "int8"]
+    assert rows[0]["file"]["sha256"] == hashlib.sha256(small_file.read_bytes()).hexdigest()
+    assert {entry["file"]["sha256"] for entry in rows} == {model["sha256"] for model in result["models"]}
+    assert rows[0]["accuracy"]["agreement"] == 1
+    assert rows[1]["accuracy"]["agreement"] >= 0.999
+    for entry in rows:
+        assert set(entry["times"]) == {"onnxruntime", "openvino"}
+        assert all(time["seconds"] > 0 for time in entry["times"].values())
+    products = [entry["engine"]["products"] for entry in rows]
+    assert set(products[0]) == {"fp32"}
+    assert products[1]["fp16"] > products[1].get("fp32", 0)
+    assert products[2]["int8"] == 19
+    for entry in rows:
+        assert entry["engine"]["bytes"] > entry["file"]["bytes"], "weights as the graph computes with them, and kernels"
+    again = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert again.returncode == 2
+    assert "output-exists" in again.stderr
+
+
+def test_a_file_of_another_model_or_precision_is_refused(
+    small_file: Path, explicit_file: Path, scene_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, manifest = read_model(small_file)
+    write_model(model, replace(manifest, precision="int8", parent_sha256="0" * 64), tmp_path / "other.onnx")
+    words = [str(small_file), "--data", str(scene_data), "--output", str(tmp_path / "t.md")]
+    assert command.main([*words, "--int8", str(tmp_path / "other.onnx")]) == 2
+    assert "made of another model" in capsys.readouterr().err
+    assert command.main([*words, "--fp16", str(explicit_file)]) == 2
+    assert "expected fp16" in capsys.readouterr().err
+    assert not (tmp_path / "t.md").exists()
