@@ -41,7 +41,7 @@ def read_description(
             "engine-sidecar",
             f"There is no {sidecar_path(path).name} beside the engine, so nobody knows what it is, and loading it runs"
             " its code",
-            "Build it with export/build_engine.py; open_backend(..., trust_engine=True) loads one that you made with"
+            "Build it with export/build_engine.py; --trust-engine (trust_engine=True) loads one that you made with"
             " trtexec, with the Manifest of its ONNX file",
             path,
         )

@@ -16,6 +16,7 @@ import pytest
 from emra_deploy.backends import open_backend
 from emra_deploy.backends.ort import OnnxRuntimeBackend
 from emra_deploy.backends.trt import TensorRTBackend
+from emra_deploy.cli.main import main
 from emra_deploy.engine.cuda import CudaPython
 from emra_deploy.engine.device import FreeMemory
 from emra_deploy.engine.flavour import load_flavour
@@ -37,6 +38,7 @@ from emra_deploy.errors import EmraError
 from emra_deploy.manifest import Manifest
 from emra_deploy.segmenter import Segmenter
 from emra_deploy.selftest import self_test
+from tests.emra_deploy.cli_helpers import save_png
 from tests.emra_deploy.engine.fake_cuda import FakeRuntime
 from tests.emra_deploy.engine.fake_tensorrt import Fake
 from tests.emra_deploy.test_plugin_library import HERE, elf
@@ -207,6 +209,24 @@ def test_an_engine_without_a_sidecar_is_not_loaded_unless_trusted(make: Make) ->
     with pytest.raises(EmraError) as caught:
         open_backend(bench.engine, trust_engine=True)
     assert caught.value.code == "manifest-missing"
+
+
+def test_the_command_line_trusts_an_engine_only_when_told(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench = make()
+    sidecar_path(bench.engine).unlink()
+    picture = save_png(tmp_path / "a.png", scene(40, 40))
+    arguments = ["segment", str(picture), "--model", str(bench.engine), "--output", str(tmp_path / "a.png.tif")]
+    assert main(arguments) == 2
+    assert "--trust-engine" in capsys.readouterr().err
+    assert bench.fake.loaded == 0
+    assert main([*arguments, "--trust-engine"]) == 0
+    assert bench.fake.loaded == 1
+    # Trusted or not, an engine that answers wrongly is refused.
+    bench.fake.wrong = lambda labels: (labels + 1) % 5
+    assert main([*arguments, "--trust-engine", "--overwrite"]) == 2
+    assert "[self-test-failed]" in capsys.readouterr().err
 
 
 def test_an_engine_that_is_not_the_sidecars_is_not_loaded(make: Make) -> None:
