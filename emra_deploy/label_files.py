@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from emra_deploy.classes import IGNORE, ClassSet
 from emra_deploy.errors import EmraError
 from emra_deploy.georeference import GeoReference
+from emra_deploy.label_check import block_sums, check_content, facts
 from emra_deploy.overlay import colour_table
 from emra_deploy.raster import gdal_session, open_dataset
 
@@ -79,6 +80,7 @@ class LabelWriter:
         self._rows = path.with_name(f"{path.stem}.rows{path.suffix}")
         self._block_rows = np.empty((min(BLOCK, height), width), np.uint8)
         self._filled = self._top = 0
+        self._sums: list[int] = []
         self._dataset: Any = None
         # Nothing beside the file: a side-car would keep the temporary name.
         with gdal_session() as rasterio, rasterio.Env(GDAL_PAM_ENABLED="NO"), _writing(path):
@@ -144,11 +146,12 @@ class LabelWriter:
                 piece = self._block_rows[None, : self._filled, left : left + _PIECE]
                 window = rasterio.windows.Window(left, self._top, piece.shape[2], self._filled)
                 self._dataset.write(piece, [1], window=window)
+        self._sums += block_sums(self._block_rows[: self._filled], BLOCK)
         self._top += self._filled
         self._filled = 0
 
     def finish(self) -> None:
-        """Make the COG and see that every block of it is on the disk.
+        """Make the COG and see that every block of it is in the file as it was written.
 
         Raises:
             EmraError: ``output-write``.
@@ -160,11 +163,14 @@ class LabelWriter:
                 self._dataset.close()
                 # GDAL's cache writes late, and an error then may reach nobody.
                 self._check_blocks(rasterio, self._rows)
-                self._copy(rasterio)
+                expected = self._copy(rasterio)
             self._check_blocks(rasterio, self._path)
+            with rasterio.Env(**_COPY_OPTIONS):
+                check_content(rasterio, self._path, self._sums, BLOCK, expected)
         self._rows.unlink()
 
-    def _copy(self, rasterio: Any) -> None:
+    def _copy(self, rasterio: Any) -> dict[str, Any]:
+        """Make the COG: facts that it must have."""
         from rasterio import shutil
 
         self._block_rows = np.empty((0, 0), np.uint8)
@@ -179,6 +185,7 @@ class LabelWriter:
                 overview_resampling="mode",
                 bigtiff="IF_SAFER",
             )
+            return facts(rows)
 
     def _check_blocks(self, rasterio: Any, path: Path) -> None:
         size = path.stat().st_size
@@ -248,9 +255,11 @@ class _writing:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        from rasterio._err import CPLE_BaseError
         from rasterio.errors import RasterioError
 
-        if isinstance(error, (RasterioError, OSError)):
+        # Copying lets GDAL's own errors through.
+        if isinstance(error, (RasterioError, CPLE_BaseError, OSError)):
             deepest: BaseException = error
             while deepest.__cause__ is not None:
                 deepest = deepest.__cause__

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 FIRST = 0.1
 """Seconds before the first new try."""
 
-SHORT_OUTAGE_CAP = 0.5
-"""Longest wait in seconds while the outage is young."""
+SHORT_OUTAGE_CAP = 0.2
+"""Longest wait in seconds while the outage is young. Connecting and the first key frame take a third of a second and
+more, and the picture shall be back within one after its sender."""
 
-OUTAGE_SHARE = 20
+OUTAGE_SHARE = 40
 """Later, waits may grow to this part of the outage: who was away for an hour can wait some seconds more."""
 
 CAP = 10.0
