@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emra_deploy.block_sums import DeflateSums
 from emra_deploy.errors import EmraError
 from emra_deploy.files import check_input
 from emra_deploy.georeference import GeoReference
@@ -113,6 +114,7 @@ class RasterSource:
                 self._factor = self._check_depth(scale)
                 self._bands = self._choose_bands(bands)
                 self._prepare_validity()
+                self._sums = self._open_sums(place)
         except BaseException:
             self.dataset.close()
             raise
@@ -129,6 +131,8 @@ class RasterSource:
         """Close the file."""
         with self._lock:
             self.dataset.close()
+            if self._sums is not None:
+                self._sums.close()
 
     def read(self, window: Window) -> NDArray[np.uint8]:
         """The pixels of a window inside the raster: h x w x 3 uint8 RGB.
@@ -297,6 +301,16 @@ class RasterSource:
             if self._scale is not None:
                 self._colours = self._scale.apply(self._colours)
 
+    def _open_sums(self, place: Path) -> DeflateSums | None:
+        if self.dataset.profile.get("compress") != "deflate" or self._split:
+            return None
+        rows, columns = self.dataset.block_shapes[0]
+        self._planes = self.dataset.count if self.dataset.profile.get("interleave") == "band" else 1
+        item = max(np.dtype(kind).itemsize for kind in self.dataset.dtypes)
+        block = rows * columns * item * (1 if self._planes > 1 else self.dataset.count)
+        across, down = -(-self.width // columns), -(-self.height // rows)
+        return DeflateSums(place, across, down, self._planes, block)
+
     def _clear_missing_blocks(self, window: Window, valid: NDArray[np.bool_]) -> None:
         """GDAL reads a block that was never written as zeros, as black ground; it is no data.
 
@@ -305,14 +319,32 @@ class RasterSource:
         rows, columns = self.dataset.block_shapes[0]
         if self._split:
             return
-        with self._lock, gdal_session():
+        with self._lock, gdal_session(), self._errors():
             for row in range(window.top // rows, (window.bottom - 1) // rows + 1):
                 for column in range(window.left // columns, (window.right - 1) // columns + 1):
-                    name = f"BLOCK_OFFSET_{column}_{row}"
-                    if self.dataset.get_tag_item(name, "TIFF", bidx=self._bands[0]) is None:
+                    if self._block_place(column, row, self._bands[0]) is not None:
+                        self._check_sums(column, row)
+                    else:
                         top, left = max(row * rows - window.top, 0), max(column * columns - window.left, 0)
                         bottom, right = (row + 1) * rows - window.top, (column + 1) * columns - window.left
                         valid[top:bottom, left:right] = False
+
+    def _block_place(self, column: int, row: int, band: int) -> tuple[int, int] | None:
+        """Where in the file a block lies, and its bytes; None for one that was never written."""
+        start, size = (
+            self.dataset.get_tag_item(f"BLOCK_{what}_{column}_{row}", "TIFF", bidx=band) for what in ("OFFSET", "SIZE")
+        )
+        return None if start is None or size is None else (int(start), int(size))
+
+    def _check_sums(self, column: int, row: int) -> None:
+        """Compare the checksums of a block, of all planes that are read."""
+        if self._sums is None:
+            return
+        for plane in {band - 1 for band in self._bands} if self._planes > 1 else {0}:
+            if not self._sums.done(column, row, plane):
+                place = self._block_place(column, row, plane + 1)
+                if place is not None:
+                    self._sums.check(column, row, plane, *place)
 
 
 _jpeg_warning = threading.local()
