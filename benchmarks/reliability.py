@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--limit", type=float, default=20.0, help="seconds after which a file counts as hung (20)")
     parser.add_argument("--keep", type=Path, default=None, metavar="FOLDER", help="keep damaged files that failed")
     parser.add_argument("--kills", type=int, default=200, help="jobs to kill (200)")
-    parser.add_argument("--raster", type=int, default=1500, help="side of the raster of these jobs (1500)")
+    parser.add_argument("--raster", type=int, default=1000, help="side of the raster of these jobs (1000)")
     parser.add_argument("--fault-step", type=int, default=1, help="let every n-th write and sync fail (1)")
     parser.add_argument("--threads", type=int, default=8, help="threads on one Segmenter (8)")
     parser.add_argument("--thread-images", type=int, default=1000, help="pictures for each of them (1000)")
