@@ -11,6 +11,8 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 FP32=models/emra-ti-dubai.onnx
 INT8=emra_deploy/models/emra-ti-dubai.int8.onnx
+# Of both files; the checkpoint takes any size, and the peers shall see the same pictures.
+SIZE=296
 DATA=${EMRA_DUBAI:-../shared/data/dubai}
 RESULTS=${RESULTS:-benchmarks/results}
 PYTHON=${PYTHON:-python}
@@ -39,7 +41,7 @@ done
 run benchmarks/latency.py "$FP32" "$INT8" --backend "$BACKENDS" --iterations "${ITERATIONS:-100}" --profile \
   --json "$NEW/latency-emra-ti-dubai.json" --plot "$NEW/latency-emra-ti-dubai.svg"
 run benchmarks/latency.py "$FP32" "$INT8" ${CHECKPOINT:+"$CHECKPOINT"} --peer "$PEERS" \
-  --backend onnxruntime,openvino:bf16,torch,torch-compile --iterations "${PEER_ITERATIONS:-30}" --warmup 5 \
+  --sizes "$SIZE" --backend onnxruntime,openvino:bf16,torch,torch-compile --iterations "${PEER_ITERATIONS:-30}" --warmup 5 \
   --json "$NEW/latency-peers.json"
 run benchmarks/memory.py "$FP32" "$INT8" --backend "$BACKENDS" --batch 1,4 --json "$NEW/memory-emra-ti-dubai.json"
 run benchmarks/roofline.py "$FP32" "$INT8" --backend "$BACKENDS" \

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from benchmarks import best_cpu
+from benchmarks.candidates.spec import make_specs, parse_sizes
 from benchmarks.results_file import write_result
 from emra_deploy.errors import EmraError
+from emra_deploy.manifest import Manifest
 from tests.benchmarks.results import candidate, latency_result
 from tests.conftest import REPOSITORY
 
@@ -106,6 +108,8 @@ def test_the_sequence_of_the_projects_own_results(tmp_path: Path, quiet: str, fa
     names = [Path(line[0]).stem for line in lines]
     assert names == ["accuracy"] * 4 + ["latency", "latency", "memory", "roofline", "report"]
     assert {path.name for path in results.iterdir()} >= {"latency-peers.json", "memory-emra-ti-dubai.json"}
+    import onnx
+
     from benchmarks import accuracy, latency, memory, report, roofline
 
     parsers = {module.__name__.split(".")[-1]: module for module in (accuracy, latency, memory, report, roofline)}
@@ -118,7 +122,10 @@ def test_the_sequence_of_the_projects_own_results(tmp_path: Path, quiet: str, fa
     peers = lines[5]
     assert "CHECKPOINT" in peers
     assert "smp-unet-resnet18@512=peer.safetensors" in peers[peers.index("--peer") + 1]
-    from benchmarks.candidates.spec import make_specs
+    # One size for all, or every peer would be timed at the size of each model.
+    metadata = onnx.load(REPOSITORY / lines[5][1], load_external_data=False).metadata_props
+    manifest = Manifest.from_metadata({entry.key: entry.value for entry in metadata})
+    assert parse_sizes(peers[peers.index("--sizes") + 1]) == (manifest.input_shape[1:],)
 
     for line in lines[4:8]:
         asked = parsers["latency" if "latency" in line[0] else "memory"].parser()
