@@ -168,13 +168,11 @@ class Measured:
         name: ``"cpu"`` or ``"openvino"``.
         manifest: Of the model.
         tile: uint8 H x W x 3, what whole graphs are timed on.
-        plan: How often whole graphs are run.
     """
 
     measured = True
 
-    def __init__(self, name: str, manifest: Manifest, tile: np.ndarray, plan: Plan = GRAPH_PLAN) -> None:
-        self._plan = plan
+    def __init__(self, name: str, manifest: Manifest, tile: np.ndarray) -> None:
         self._compile = {"cpu": compile_onnxruntime, "openvino": compile_openvino}[name]
         self._feed = feed(manifest, np.stack([tile] * (manifest.input_shape[0] or 1)))
         self._batch = manifest.input_shape[0] or 1
@@ -205,7 +203,7 @@ class Measured:
             copy.CopyFrom(variant.model)
             del copy.metadata_props[:]
             stripped[name] = (copy, self._feed)
-        series = self._measure(stripped, self._plan, progress)
+        series = self._measure(stripped, GRAPH_PLAN, progress)
         base = next(iter(series.values())).medians(STAGE)
         return {
             name: Timing(float(np.median(one.samples(STAGE))) / self._batch, paired_ratio(one.medians(STAGE), base))
@@ -237,7 +235,7 @@ class Measured:
         return series
 
 
-def open_cost_model(target: str, manifest: Manifest, tile: np.ndarray, high: str, plan: Plan = GRAPH_PLAN) -> CostModel:
+def open_cost_model(target: str, manifest: Manifest, tile: np.ndarray, high: str) -> CostModel:
     """The cost model of a target.
 
     Args:
@@ -245,7 +243,6 @@ def open_cost_model(target: str, manifest: Manifest, tile: np.ndarray, high: str
         manifest: Of the model.
         tile: uint8 H x W x 3, what whole graphs are timed on.
         high: Precision of what is not INT8.
-        plan: How often whole graphs are run, where they are measured.
 
     Raises:
         EmraError: ``optimize-target`` for an unknown target or one whose library is missing.
@@ -261,7 +258,7 @@ def open_cost_model(target: str, manifest: Manifest, tile: np.ndarray, high: str
             f"target {target} is timed with {module}, which is not installed",
             f"Run pip install 'emra-deploy[{extra}]', or choose a modelled target: {', '.join(DEVICES)}",
         )
-    return Measured(target, manifest, tile, plan)
+    return Measured(target, manifest, tile)
 
 
 def cut_out(

@@ -7,6 +7,7 @@ why, and the others go on.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +16,23 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.measure import Plan
-from emra_deploy.backends.base import Outputs
+from benchmarks.measure import Plan, Series, measure, paired_ratio
+from benchmarks.measure.noise import PROBE, Noise, Probe, Watch
+from emra_deploy.backends import open_backend
+from emra_deploy.backends.base import Backend, Outputs
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
 from emra_deploy.manifest import Manifest
 from export.comparison import TileDifference, compare
-from export.cost import Timing, Variant, open_cost_model
+from export.cost import Timing
 from export.model_file import read_model
 from export.runners import OnnxRunner
 from export.verify import NO_RTX, build_plan
 
-LIBRARIES = {"onnxruntime": "cpu", "openvino": "openvino"}
-"""What times are measured with, and the name that `export.cost` has for it."""
+LIBRARIES = ("onnxruntime", "openvino")
+"""Backends that times are measured with."""
+
+STAGE = "end_to_end"
 
 TIMING = Plan(iterations=30, warmup=2, rounds=10, settle=1)
 
@@ -98,7 +103,7 @@ def attempt(action: Callable[[], T]) -> T | Missing:
     try:
         return action()
     except EmraError as error:
-        return Missing(error.cause)
+        return Missing(error.cause, failed=error.code != "backend-missing")
     except Exception as error:  # The libraries' own errors share no base but Exception.
         return Missing(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
@@ -140,10 +145,25 @@ def measure_accuracy(
     return results
 
 
+@dataclass(frozen=True)
+class Times:
+    """Of every file in one library.
+
+    Attributes:
+        times: By precision; ratios are to the first.
+        how: What measured them, in words; empty where nothing did.
+        noise: What the machine did meanwhile, or None.
+    """
+
+    times: Mapping[str, Timing | Missing]
+    how: str = ""
+    noise: Noise | None = None
+
+
 def measure_times(
     library: str, files: Mapping[str, Path], tile: npt.NDArray[np.uint8], progress: Progress, plan: Plan = TIMING
-) -> tuple[dict[str, Timing | Missing], str]:
-    """Seconds a tile of every file, and their ratio to the first, measured in turns in one process.
+) -> Times:
+    """Seconds a tile as the runtime runs the files, in turns in one process.
 
     Args:
         library: One of `LIBRARIES`.
@@ -151,36 +171,52 @@ def measure_times(
         tile: uint8 H x W x 3.
         progress: See `Progress`.
         plan: How often each is run.
-
-    Returns:
-        Times by precision, and what measured them, in words.
     """
-    models = {name: read_model(path) for name, path in files.items()}
-    first, manifest = next(iter(models)), next(iter(models.values()))[1]
-    try:
-        costs = open_cost_model(LIBRARIES[library], manifest, tile, "fp32", plan)
-    except EmraError as error:
-        return dict.fromkeys(files, Missing(error.cause, failed=False)), library
+    opened = {name: attempt(lambda path=path: open_backend(path, library)[0]) for name, path in files.items()}
+    backends = {name: backend for name, backend in opened.items() if not isinstance(backend, Missing)}
+    times: dict[str, Timing | Missing] = {name: one for name, one in opened.items() if isinstance(one, Missing)}
+    if not backends:
+        return Times(times)
+    done, total = 0, (len(backends) + 1) * (plan.rounds + 1)
 
-    def time_together(names: Sequence[str]) -> dict[str, Timing]:
-        done, total = 0, len(names) * (plan.rounds + 1)
+    def step(number: int, name: str) -> None:
+        nonlocal done
+        done += 1
+        progress(f"timing in {library}", min(done, total), total)
 
-        def step() -> None:
-            nonlocal done
-            done += 1
-            progress(f"timing in {library}", min(done, total), total)
+    probe, watch = Probe(), Watch()
+    series = measure({**{name: _timed(one, tile) for name, one in backends.items()}, PROBE: probe}, plan, step)
+    noise = watch.noise(series[PROBE].medians(STAGE))
+    first = next(iter(files))
+    base = series[first].medians(STAGE) if first in backends and series[first].failure is None else None
+    facts = {name: backend.describe() for name, backend in backends.items()}
+    for name, backend in backends.items():
+        times[name] = _timing(series[name], None if name == first else base)
+        backend.close()
+    inside = ", ".join(
+        f"the {name.upper()} file in {one['precision']}" for name, one in facts.items() if "precision" in one
+    )
+    version = next(iter(facts.values()))["version"]
+    return Times(times, f"{version}, {inside}" if inside else version, noise)
 
-        return costs.graphs({name: Variant(models[name][0], (), frozenset()) for name in names}, step)
 
-    found = attempt(lambda: time_together(list(models)))
-    if not isinstance(found, Missing):
-        return dict(found), costs.description
-    # One that this library cannot run would take the others with it: each beside the reference alone.
-    alone: dict[str, Timing | Missing] = {}
-    for name in models:
-        pair = attempt(lambda name=name: time_together(list(dict.fromkeys([first, name]))))
-        alone[name] = pair if isinstance(pair, Missing) else pair[name]
-    return alone, costs.description
+def _timed(backend: Backend, tile: npt.NDArray[np.uint8]) -> Callable[[int], Mapping[str, float]]:
+    batch = np.stack([tile] * (backend.input_shape[0] or 1))
+
+    def once(_: int) -> Mapping[str, float]:
+        start = time.perf_counter()
+        backend.run(batch)
+        return {STAGE: (time.perf_counter() - start) / len(batch)}
+
+    return once
+
+
+def _timing(series: Series, base: Sequence[float] | None) -> Timing | Missing:
+    error = series.failure
+    if error is not None:
+        return Missing(error.cause if isinstance(error, EmraError) else f"{type(error).__name__}: {error}"[:300])
+    seconds = float(np.median(series.samples(STAGE)))
+    return Timing(seconds, None if base is None else paired_ratio(series.medians(STAGE), base))
 
 
 def measure_engine(path: Path, manifest: Manifest) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from export.cost import Timing
-from export.precision_measure import LIBRARIES, Accuracy, Missing
+from export.precision_measure import LIBRARIES, Accuracy, Missing, Times
 from export.verify import Plan
 
 LIBRARY_NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
@@ -50,7 +50,7 @@ class Table:
         classes: Their names.
         pictures: What accuracy was measured on, in words.
         rows: One a precision, FP32 first.
-        how: What measured times, in words, by library.
+        times: What measured times, and how quiet the machine was, by library.
     """
 
     model: str
@@ -58,7 +58,7 @@ class Table:
     classes: Sequence[str]
     pictures: str
     rows: Sequence[Row]
-    how: Mapping[str, str] = field(default_factory=dict)
+    times: Mapping[str, Times] = field(default_factory=dict)
 
     def failures(self) -> list[dict[str, str]]:
         """What went wrong, in the form of result files."""
@@ -83,7 +83,8 @@ class Table:
             "model": self.model,
             "tile": list(self.tile),
             "pictures": self.pictures,
-            "times": dict(self.how),
+            "times": {name: one.how for name, one in self.times.items()},
+            "noise": {name: one.noise.to_dict() for name, one in self.times.items() if one.noise is not None},
             "rows": [_row_values(row) for row in self.rows],
         }
 
@@ -162,7 +163,7 @@ def as_markdown(table: Table, run: Mapping[str, Any], machine: Mapping[str, Any]
         f"- Accuracy: {table.pictures}, in ONNX Runtime; points of 100.",
         f"- Times: one tile of {table.tile[0]} x {table.tile[1]} pixels on the processor, medians of interleaved"
         " rounds; in brackets the ratio to FP32 of the same rounds with its 95 % interval.",
-        *(f"  - {LIBRARY_NAMES[name]}: {how}" for name, how in table.how.items()),
+        *(_how(name, one) for name, one in table.times.items() if one.noise is not None),
         "- Engines: built without a GPU, so they are not timed; in brackets what their products and convolutions"
         " compute in.",
         "",
@@ -190,6 +191,13 @@ def _origin(rows: Sequence[Row], run: Mapping[str, Any], machine: Mapping[str, A
         f"Measured {run['date']} on {machine['device']}, {processor.get('usable_cores')} cores, {machine['system']}.",
         f"Revision {revision}. {versions}.",
     ]
+
+
+def _how(name: str, times: Times) -> str:
+    text = f"  - {LIBRARY_NAMES[name]} {times.how}."
+    if times.noise is None or times.noise.quiet:
+        return text
+    return f"{text} **Too noisy to conclude**: {'; '.join(times.noise.reasons)}."
 
 
 def _points(share: float) -> str:

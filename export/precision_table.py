@@ -147,21 +147,18 @@ def _measure(
     facts = {name: describe_file(path) for name, path in there.items()}
     accuracy = measure_accuracy(there, pictures, progress)
     tile = generate(SCENE, *manifest.tile).image
-    times, how = {}, {}
-    for library in LIBRARIES:
-        times[library], how[library] = measure_times(library, there, tile, progress)
+    times = {library: measure_times(library, there, tile, progress) for library in LIBRARIES}
     rows = []
     for number, (name, path) in enumerate(files.items()):
         progress("building engines", number, len(files))
         if isinstance(path, Missing):
             rows.append(Row(name, path, path, dict.fromkeys(LIBRARIES, path), path))
             continue
-        row_times = {library: times[library][name] for library in LIBRARIES}
+        row_times = {library: times[library].times[name] for library in LIBRARIES}
         rows.append(Row(name, facts[name], accuracy[name], row_times, measure_engine(path, manifest)))
     progress("building engines", len(files), len(files))
-    measured = {name: text for name, text in how.items() if text != name}
     about = f"{settings.data.name}, split {settings.split}, {len(pictures)} pictures"
-    return Table(manifest.name, manifest.tile, manifest.classes.names, about, rows, measured), list(facts.values())
+    return Table(manifest.name, manifest.tile, manifest.classes.names, about, rows, times), list(facts.values())
 
 
 def write_table(
@@ -232,9 +229,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for path in filter(None, (arguments.output, arguments.json)):
             check_output(path, overwrite=arguments.overwrite, inputs=(arguments.model,))
-        if arguments.json is not None and importlib.util.find_spec("jsonschema") is None:
-            # Told now, not after minutes of measuring.
-            raise EmraError("bench-missing", "jsonschema is not installed", "Run: pip install 'emra-deploy[bench]'")
+        for library in ("psutil", "jsonschema"):
+            if importlib.util.find_spec(library) is None:
+                # Told now, not after minutes of measuring.
+                raise EmraError("bench-missing", f"{library} is not installed", "Run: pip install 'emra-deploy[bench]'")
         settings = Settings(
             arguments.data,
             arguments.split,

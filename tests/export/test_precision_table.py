@@ -6,18 +6,18 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import export.cost
 import export.precision_measure as measures
 import export.precision_table as command
+import export.verify
 from benchmarks.measure import Plan as Timings
 from benchmarks.measure import Ratio
+from benchmarks.measure.noise import Noise
 from benchmarks.provenance import describe_machine, describe_run
 from benchmarks.results_file import make_result, read_result, write_result
 from emra_deploy.errors import EmraError
@@ -26,7 +26,7 @@ from emra_deploy.scenes import generate
 from emra_deploy.segmenter import Segmenter
 from export.cost import Timing
 from export.model_file import read_model, write_model
-from export.precision_measure import Accuracy, Missing, Remembered, measure_accuracy, measure_times
+from export.precision_measure import Accuracy, Missing, Remembered, Times, measure_accuracy, measure_times
 from export.precision_report import Row, Table, as_markdown
 from export.runners import OnnxRunner
 from export.verify import Plan
@@ -35,6 +35,10 @@ from training.data import open_dataset
 
 SCRIPT = REPOSITORY / "export" / "precision_table.py"
 FAST = Timings(iterations=3, warmup=1, rounds=3, settle=0)
+
+
+QUIET = Times({}, "1.2", Noise(0.01, 0.01, 0.01))
+LOUD = Times({}, "3.4, the FP32 file in f32", Noise(0.9, 0.01, 0.01))
 
 
 def row(precision: str, **changes: object) -> Row:
@@ -50,7 +54,7 @@ def row(precision: str, **changes: object) -> Row:
 
 def page(*rows: Row) -> tuple[Table, dict[str, list[str]]]:
     """A table of these rows, and the cells of its Markdown by their line's title."""
-    table = Table("m", (32, 48), ("sea", "land"), "8 pictures", rows, {"onnxruntime": "measured: ORT"})
+    table = Table("m", (32, 48), ("sea", "land"), "8 pictures", rows, {"onnxruntime": QUIET, "openvino": LOUD})
     text = as_markdown(table, describe_run(command.SCRIPT, ["m.onnx"]), describe_machine())
     assert "    python export/precision_table.py m.onnx\n" in text
     lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
@@ -68,6 +72,8 @@ def test_cells_are_what_was_measured() -> None:
     assert cells["ONNX Runtime, ms a tile"][0] == "100.0"
     assert cells["OpenVINO, ms a tile"][0] == "50.0 (0.50 x, 0.40 to 0.62)"
     assert cells["TensorRT-RTX engine"][0] == "2.5 MB (1 in fp32, 3 in int8)"
+    assert "  - ONNX Runtime 1.2.\n" in cells[""][0]
+    assert "  - OpenVINO 3.4, the FP32 file in f32. **Too noisy to conclude**: other processes took 90%" in cells[""][0]
     assert cells["INT8"] == ["m.int8.onnx", "1500000", f"`{'ab' * 32}`"]
 
 
@@ -128,38 +134,45 @@ def test_accuracy_is_that_of_the_runtime_and_a_broken_file_loses_only_itself(
         np.testing.assert_allclose(list(one.iou.values()), expected.iou)
 
 
-class Picky:
-    """A cost model that fails whenever one of the files takes part."""
-
-    description = "measured: by nobody"
-
-    def graphs(self, variants: Sequence[str], progress: object) -> dict[str, Timing]:
-        if "fp16" in variants:
-            raise RuntimeError("no kernel for half")
-        return {name: Timing(number + 1.0) for number, name in enumerate(variants)}
-
-
 def test_a_file_that_a_library_cannot_run_loses_only_its_own_time(
-    small_file: Path, monkeypatch: pytest.MonkeyPatch
+    small_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(measures, "open_cost_model", lambda *_: Picky())
-    files = dict.fromkeys(("fp32", "fp16", "int8"), small_file)
+    (tmp_path / "cut.onnx").write_bytes(small_file.read_bytes()[:5000])
+    failing = tmp_path / "failing.onnx"
+    failing.write_bytes(small_file.read_bytes())
+    right = measures.open_backend
+
+    def opened(path: Path, name: str) -> tuple[object, object]:
+        backend, manifest = right(path, name)
+        if path == failing:
+            monkeypatch.setattr(backend, "run", lambda batch: 1 / 0)
+        return backend, manifest
+
+    monkeypatch.setattr(measures, "open_backend", opened)
+    files = {"fp32": small_file, "fp16": tmp_path / "cut.onnx", "int8": failing, "again": small_file}
     tile = generate(1, 64, 64).image
-    found, how = measure_times("openvino", files, tile, lambda text, done, total: None)
-    assert found["fp32"] == Timing(1.0)
-    assert found["int8"] == Timing(2.0)
-    assert found["fp16"] == Missing("RuntimeError: no kernel for half")
-    assert how == Picky.description
+    found = measure_times("openvino", files, tile, lambda text, done, total: None, FAST)
+    fp32, again = found.times["fp32"], found.times["again"]
+    assert isinstance(fp32, Timing)
+    assert isinstance(again, Timing)
+    assert fp32.ratio is None
+    assert again.ratio is not None
+    assert found.times["int8"] == Missing("ZeroDivisionError: division by zero")
+    cut = found.times["fp16"]
+    assert isinstance(cut, Missing)
+    assert cut.failed
+    assert "the FP32 file in " in found.how
+    assert found.noise is not None
 
 
 def test_a_library_that_is_not_here_is_no_failure(small_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export.cost.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     tile = generate(1, 64, 64).image
-    found, _ = measure_times("openvino", {"fp32": small_file}, tile, lambda text, done, total: None)
-    missing = found["fp32"]
+    missing = measure_times("openvino", {"fp32": small_file}, tile, lambda text, done, total: None).times["fp32"]
     assert isinstance(missing, Missing)
     assert not missing.failed
-    assert "openvino" in missing.why
+    assert "not installed" in missing.why
+    monkeypatch.setattr(export.verify.importlib.util, "find_spec", lambda name: None)
     engine = measures.measure_engine(small_file, read_model(small_file)[1])
     assert not engine.failed
     assert "TensorRT-RTX is not installed" in engine.why
