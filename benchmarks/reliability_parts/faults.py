@@ -91,7 +91,7 @@ def fail_everywhere(
     for job in _jobs(folder):
         if only and job.name not in only:
             continue
-        found = _fail_job(job, folder, library, step, seed)
+        found = _fail_job(job, folder, library, step, seed, say)
         content[job.name] = found
         failures = found["failures"]
         figure = (
@@ -103,7 +103,9 @@ def fail_everywhere(
     return content, rows
 
 
-def _fail_job(job: Job, folder: Path, library: Path, step: int, seed: int) -> dict[str, Any]:
+def _fail_job(
+    job: Job, folder: Path, library: Path, step: int, seed: int, say: Callable[[str], None]
+) -> dict[str, Any]:
     log = folder / f"{job.name}.log"
     place = folder / f"{job.name}-out"
     _prepare(place, (), b"")
@@ -126,6 +128,8 @@ def _fail_job(job: Job, folder: Path, library: Path, step: int, seed: int) -> di
             runs += 1
             refused += status == 2
             borne += status == 0
+            if runs % 50 == 0:
+                say(f"  {job.name}: {runs} runs, at operation {at} of {len(lines)}, {len(failures)} failed")
             if wrong:
                 named = log.read_text().splitlines() if log.exists() else []
                 hit = named[at - 1] if len(named) >= at else "none"

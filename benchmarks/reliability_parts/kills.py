@@ -55,7 +55,7 @@ def kill_many(
         # What has its name is kept; the next call makes it anew, as a user would who was told that it exists.
         finished, _ = _finish(job, place, overwrite=True)
         unlike += [f"{turn}: {name}" for name in job.outputs if finished.get(name) != expected[name]]
-        if (turn + 1) % 50 == 0:
+        if (turn + 1) % 10 == 0:
             say(f"  {turn + 1} killed, {len(wrong)} wrong, {len(unlike)} not the same after going on")
     content = {
         "kills": kills,
