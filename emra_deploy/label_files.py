@@ -258,8 +258,8 @@ class _writing:
         from rasterio._err import CPLE_BaseError
         from rasterio.errors import RasterioError
 
-        # Copying lets GDAL's own errors through.
-        if isinstance(error, (RasterioError, CPLE_BaseError, OSError)):
+        # Copying lets GDAL's own errors through, and a SystemError where GDAL gives no reason.
+        if isinstance(error, (RasterioError, CPLE_BaseError, SystemError, OSError)):
             deepest: BaseException = error
             while deepest.__cause__ is not None:
                 deepest = deepest.__cause__

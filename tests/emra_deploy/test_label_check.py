@@ -76,13 +76,19 @@ def test_what_came_otherwise_is_refused(
 def test_errors_of_gdal_while_copying_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rasterio._err import CPLE_AppDefinedError
 
-    def failing(*_: object, **__: object) -> None:
-        raise CPLE_AppDefinedError(3, 1, "Failed to read directory at offset 16")
+    for error, told in (
+        (CPLE_AppDefinedError(3, 1, "Failed to read directory at offset 16"), "Failed to read directory"),
+        (SystemError("Unknown GDAL Error"), "Unknown GDAL Error"),
+    ):
 
-    monkeypatch.setattr("rasterio.shutil.copy", failing)
-    with pytest.raises(EmraError, match="Failed to read directory") as caught:
-        write(tmp_path / "map.tif")
-    assert caught.value.code == "output-write"
+        def failing(*_: object, error: Exception = error, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr("rasterio.shutil.copy", failing)
+        with pytest.raises(EmraError, match=told) as caught:
+            write(tmp_path / "map.tif")
+        assert caught.value.code == "output-write"
+        assert list(tmp_path.iterdir()) == []
 
 
 def test_a_sound_one_passes(tmp_path: Path) -> None:
