@@ -82,14 +82,21 @@ class LabelWriter:
         self._filled = self._top = 0
         self._sums: list[int] = []
         self._dataset: Any = None
+        try:
+            self._start(classes, georeference, tags or {})
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, classes: ClassSet, georeference: GeoReference | None, tags: dict[str, str]) -> None:
         # Nothing beside the file: a side-car would keep the temporary name.
-        with gdal_session() as rasterio, rasterio.Env(GDAL_PAM_ENABLED="NO"), _writing(path):
+        with gdal_session() as rasterio, rasterio.Env(GDAL_PAM_ENABLED="NO"), _writing(self._path):
             self._dataset = open_dataset(
                 rasterio,
                 self._rows,
                 "w",
-                height=height,
-                width=width,
+                height=self._height,
+                width=self._width,
                 count=1,
                 dtype="uint8",
                 nodata=IGNORE,
@@ -101,7 +108,7 @@ class LabelWriter:
                 photometric="palette",
                 bigtiff="IF_SAFER",
             )
-            self._describe(classes, georeference, tags or {})
+            self._describe(classes, georeference, tags)
 
     def _describe(self, classes: ClassSet, georeference: GeoReference | None, tags: dict[str, str]) -> None:
         table = colour_table(classes)
@@ -199,11 +206,13 @@ class LabelWriter:
 
     def close(self) -> None:
         """Let go of the file, finished or not."""
-        if self._dataset is not None and not self._dataset.closed:
-            with gdal_session() as rasterio, rasterio.Env(GDAL_PAM_ENABLED="NO"):
-                self._dataset.close()
-        for leftover in (self._rows, self._path.with_name(f"{self._path.name}.ovr.tmp")):
-            leftover.unlink(missing_ok=True)
+        try:
+            if self._dataset is not None and not self._dataset.closed:
+                with gdal_session() as rasterio, rasterio.Env(GDAL_PAM_ENABLED="NO"):
+                    self._dataset.close()
+        finally:
+            for leftover in (self._rows, self._path.with_name(f"{self._path.name}.ovr.tmp")):
+                leftover.unlink(missing_ok=True)
 
 
 class PictureWriter:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -231,6 +232,8 @@ def _write_geopackage(
     output: Path, polygons: Iterable[Polygon], classes: ClassSet, georeference: GeoReference, pixel_area: float | None
 ) -> int:
     pyogrio, shapely = _pyogrio()
+    from pyogrio._err import CPLE_BaseError
+
     crs = None if georeference.crs is None or georeference.transform.is_identity else georeference.crs.to_wkt()
     # The library wants to make the file itself.
     output.unlink(missing_ok=True)
@@ -260,15 +263,43 @@ def _write_geopackage(
                     crs=crs,
                     append=count > 0,
                 )
-        except pyogrio.errors.DataSourceError as error:
-            raise EmraError(
-                "output-write",
-                f"the polygons cannot be written ({' '.join(str(error).split())[:160]})",
-                "Make room on the disk or choose another",
-                output.parent,
-            ) from error
+        except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, CPLE_BaseError) as error:
+            _drop_journals(output)
+            raise _unwritten(output, str(error)) from error
         count += len(group)
+    _check_geopackage(output, count)
     return count
+
+
+def _check_geopackage(path: Path, count: int) -> None:
+    """SQLite goes on after some errors of the disk, and GDAL passes over them: read the file back."""
+    import sqlite3
+
+    try:
+        with closing(sqlite3.connect(path)) as database:
+            found = database.execute("PRAGMA integrity_check").fetchone()[0]
+            held = database.execute("SELECT count(*) FROM classes").fetchone()[0]
+    except sqlite3.Error as error:
+        raise _unwritten(path, str(error)) from error
+    finally:
+        _drop_journals(path)
+    if found != "ok" or held != count:
+        raise _unwritten(path, f"{held} of {count} polygons are in the file, integrity: {found}"[:160])
+
+
+def _drop_journals(path: Path) -> None:
+    """Remove what SQLite leaves beside a file that it could not finish."""
+    for ending in ("-journal", "-wal", "-shm"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
+
+
+def _unwritten(output: Path, reason: str) -> EmraError:
+    return EmraError(
+        "output-write",
+        f"the polygons cannot be written ({' '.join(reason.split())[:160]})",
+        "Make room on the disk or choose another",
+        output.parent,
+    )
 
 
 def _groups_or_one_empty(polygons: Iterable[Polygon]) -> Iterator[list[Polygon]]:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emra_deploy.label_files import BLOCK
+from emra_deploy.errors import EmraError
+from emra_deploy.label_files import BLOCK, LabelWriter
 from tests.emra_deploy.raster_files import CLASSES, ColorInterp, make_labels, rasterio, write_labels
 
 
@@ -87,4 +88,14 @@ def test_full_disk_is_an_error(tmp_path: Path, limit: int) -> None:
     command = [sys.executable, "-c", program, str(tmp_path / "map.tif"), str(limit)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stdout == "output-write\n", done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_writer_that_cannot_start_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError("Error writing TIFF header")
+
+    monkeypatch.setattr(LabelWriter, "_describe", fails)
+    with pytest.raises(EmraError, match="Error writing TIFF header"):
+        LabelWriter(tmp_path / "map.part.tif", 600, 600, CLASSES)
     assert list(tmp_path.iterdir()) == []

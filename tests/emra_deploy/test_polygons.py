@@ -135,6 +135,28 @@ def test_classes_and_least_areas_choose(tmp_path: Path, name: str) -> None:
     assert pixels(PolygonRequest((2,), min_pixels=5)) == []
 
 
+@pytest.mark.parametrize("fault", ["raises", "loses"])
+def test_a_geopackage_that_is_not_whole_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    write = pyogrio.raw.write
+
+    def fails(path: Path, geometry: np.ndarray, columns: list[np.ndarray], *rest: object, **more: object) -> None:
+        if fault == "raises":
+            Path(f"{path}-journal").write_bytes(b"half")
+            raise pyogrio.errors.FeatureError("sqlite3_step() failed: disk I/O error")
+        write(path, geometry[:-1], [column[:-1] for column in columns], *rest, **more)
+
+    monkeypatch.setattr(pyogrio.raw, "write", fails)
+    write_labels(tmp_path / "a.tif", blobs(20, 30, 1), place(), 20)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with pytest.raises(
+        EmraError, match="disk I/O error" if fault == "raises" else "polygons are in the file"
+    ) as caught:
+        write_polygons(tmp_path / "a.tif", folder / "out.gpkg", CLASSES, place(), ALL)
+    assert caught.value.code == "output-write"
+    assert {path.name for path in folder.iterdir()} <= {"out.gpkg"}
+
+
 def test_what_cannot_be_chosen_is_refused() -> None:
     for arguments, code in (
         ((CLASSES, ["forest"]), "polygon-class"),
