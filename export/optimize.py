@@ -246,7 +246,8 @@ def time_graphs(
     """Timings of whole graphs: FP32, the chosen one and some of the Pareto front."""
     points = found.points
     front = pareto([-point.saving for point in points], [point.outcome.drop for point in points])
-    kept = [points[front[k * len(front) // TIMED_GRAPHS]].linears for k in range(min(TIMED_GRAPHS, len(front)))]
+    count = min(TIMED_GRAPHS, len(front))
+    kept = [points[front[k * len(front) // count]].linears for k in range(count)]
     timed = list(dict.fromkeys([frozenset[str](), chosen.linears, *kept]))
     linears = tuple(quantizer.linears.values())
     variants = {str(number): Variant(quantizer.graph(names), linears, names) for number, names in enumerate(timed)}

@@ -54,10 +54,17 @@ class Report:
     windows: int
 
     def cost_of(self, point: Point) -> tuple[float, bool]:
-        """Seconds a picture, and whether the whole graph's cost was told rather than FP32's less the savings."""
+        """Seconds a picture, and whether the whole graph's cost was told rather than FP32's less the savings.
+
+        Savings of linears alone are scaled to what the chosen graph saves as a whole, so that both kinds compare.
+        """
         if point.linears in self.timings:
             return self.timings[point.linears].seconds, True
-        return self.timings[frozenset()].seconds - point.saving, False
+        base, chosen = self.timings[frozenset()].seconds, self.chosen
+        share = 1.0
+        if chosen.saving > 0 and chosen.linears in self.timings:
+            share = max(0.0, (base - self.timings[chosen.linears].seconds) / chosen.saving)
+        return base - share * point.saving, False
 
     def ratio_of(self, point: Point) -> Ratio | None:
         """Cost over that of FP32, with its interval, where it was measured."""

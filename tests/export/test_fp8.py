@@ -18,7 +18,7 @@ from export.comparison import compare
 from export.engine_builder import Request, build, make_profile
 from export.engine_progress import BuildProgress
 from export.engine_source import read_source
-from export.linears import choose_linears, find_linears
+from export.linears import choose_linears, constant_tensors, find_linears
 from export.model_file import read_model, write_model
 from export.qdq import LEVELS, insert_qdq
 from export.ranges import collect_magnitudes, ranges_of
@@ -39,7 +39,7 @@ def as_fp8(model: onnx.ModelProto, single: onnx.ModelProto) -> onnx.ModelProto:
         single: What it was made of, whose weights are rounded anew.
     """
     weights = {linear.name: linear for linear in find_linears(single)}
-    before = {tensor.name: tensor for tensor in single.graph.initializer}
+    before = constant_tensors(single.graph)
     for tensor in model.graph.initializer:
         if tensor.name.endswith(".scale"):
             scale = numpy_helper.to_array(tensor) * np.float32(LEVELS / LARGEST)
