@@ -53,18 +53,13 @@ class Running:
 
     def __init__(self, *words: object, environment: dict[str, str] | None = None) -> None:
         command = [sys.executable, "-m", "emra_deploy", "stream", *map(str, words), "--json"]
-        # Where the tests run in the background, Ctrl-C is ignored, and a process started from here would inherit that.
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            self.process = subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env={**os.environ, **(environment or {})},
-            )
-        finally:
-            signal.signal(signal.SIGINT, before)
+        self.process = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **(environment or {})},
+        )
         self.lines: list[dict[str, Any]] = []
 
     def until(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
