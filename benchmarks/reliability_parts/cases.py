@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import traceback
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ class Case:
     hostile: bool
 
 
-class Subject:
+class Subject(ABC):
     """A kind of file: how its originals are made, damaged and read.
 
     Attributes:
@@ -47,29 +48,29 @@ class Subject:
     name: str
     share: float
 
+    @abstractmethod
     def prepare(self, folder: Path) -> None:
         """Write the originals into an empty folder. Called in one process, once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load(self, folder: Path) -> None:
         """Read the originals, to compare with. Called in every worker.
 
         Raises:
             EmraError: An original that cannot be read: then nothing can be measured.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def make(self, originals: Path, folder: Path, chance: random.Random) -> Case:
         """Damage an original into an empty folder."""
-        raise NotImplementedError
 
+    @abstractmethod
     def judge(self, case: Case) -> tuple[str, str]:
         """Read a damaged file: an outcome, and words about it.
 
         Raises:
             EmraError: It was refused.
         """
-        raise NotImplementedError
 
 
 def outcome_of(subject: Subject, case: Case) -> tuple[str, str]:
