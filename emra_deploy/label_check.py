@@ -10,21 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from emra_deploy.raster import open_dataset
-
-
-def block_sums(rows: NDArray[np.uint8], block: int) -> list[int]:
-    """The CRC-32 of each block of a row of blocks, from the left: h x W uint8."""
-    return [
-        zlib.crc32(np.ascontiguousarray(rows[:, left : left + block]).data) for left in range(0, rows.shape[1], block)
-    ]
 
 
 def facts(dataset: Any) -> dict[str, Any]:
     """What a copy of a label raster must have in common with it."""
     tags = {name: value for name, value in dataset.tags().items() if name.startswith(("EMRA_", "CLASS_", "AREA_"))}
+    # A file that says nothing of it is read as one that says this.
+    tags.setdefault("AREA_OR_POINT", "Area")
     return {
         "size": (dataset.height, dataset.width, dataset.count, dataset.dtypes),
         "crs": dataset.crs,
@@ -36,13 +30,13 @@ def facts(dataset: Any) -> dict[str, Any]:
     }
 
 
-def check_content(rasterio: Any, path: Path, sums: list[int], block: int, expected: dict[str, Any]) -> None:
-    """Compare every block and all facts with what was written, and decode the overviews.
+def check_content(rasterio: Any, path: Path, sums: list[list[int]], block: int, expected: dict[str, Any]) -> None:
+    """Compare every block, of the overviews too, and all facts with what was written.
 
     Args:
         rasterio: The module.
         path: The finished raster.
-        sums: As `block_sums` gave them, from the top.
+        sums: As `LabelLevels` has them.
         block: Side of the blocks in pixels.
         expected: As `facts` gave them.
 
@@ -56,15 +50,20 @@ def check_content(rasterio: Any, path: Path, sums: list[int], block: int, expect
             raise OSError(f"{', '.join(unlike)} did not come back as written")
         if written.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") != "COG":
             raise OSError("it is no cloud-optimised GeoTIFF")
-        wanted = iter(sums)
-        for window, values in _blocks(rasterio, written, block):
-            if zlib.crc32(values.data) != next(wanted):
-                raise OSError(f"block {window.col_off // block}, {window.row_off // block} is not as it was written")
-        levels = len(written.overviews(1))
-    for level in range(levels):
+        _check_level(rasterio, written, sums[0], block, "")
+        if len(written.overviews(1)) != len(sums) - 1:
+            raise OSError(f"it has {len(written.overviews(1))} overviews and not {len(sums) - 1}")
+    for level, wanted in enumerate(sums[1:]):
         with open_dataset(rasterio, path, overview_level=level) as overview:
-            for _ in _blocks(rasterio, overview, block):
-                continue
+            _check_level(rasterio, overview, wanted, block, f" of overview {level + 1}")
+
+
+def _check_level(rasterio: Any, dataset: Any, sums: list[int], block: int, name: str) -> None:
+    wanted = iter(sums)
+    for window, values in _blocks(rasterio, dataset, block):
+        if zlib.crc32(values.data) != next(wanted, None):
+            place = f"block {window.col_off // block}, {window.row_off // block}{name}"
+            raise OSError(f"{place} is not as it was written")
 
 
 def _blocks(rasterio: Any, dataset: Any, block: int) -> Any:

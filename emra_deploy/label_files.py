@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -12,24 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emra_deploy.classes import IGNORE, ClassSet
+from emra_deploy.cog import COPY_CACHE_BYTES, copy_levels
 from emra_deploy.errors import EmraError
 from emra_deploy.georeference import GeoReference
-from emra_deploy.label_check import block_sums, check_content, facts
+from emra_deploy.label_check import check_content, facts
+from emra_deploy.label_levels import BLOCK, LabelLevels
 from emra_deploy.overlay import colour_table
-from emra_deploy.raster import gdal_session, open_dataset
-
-BLOCK = 512
-"""Side of the blocks of a label raster in pixels."""
-
-_PIECE = 8 * BLOCK
-"""Columns written at once."""
-
-_COPY_OPTIONS = {
-    # A copy reads each block once and each overview's once more: a large cache holds what nobody asks for again.
-    # 20,000 x 20,000 pixels peak 60 MB lower for it, in the same time.
-    "GDAL_CACHEMAX": 16 * 2**20,
-    "GDAL_OVR_CHUNK_MAX_SIZE": 10**6,
-}
+from emra_deploy.raster import gdal_session
 
 
 class LabelSink(Protocol):
@@ -51,9 +39,8 @@ class LabelSink(Protocol):
 class LabelWriter:
     """A label raster as cloud-optimised GeoTIFF (COG): uint8, nodata 255, palette, georeference, names, overviews.
 
-    A COG has its overviews in front of the blocks, so rows go to a plain tiled GeoTIFF beside it first and are copied
-    when all are there. They are gathered to whole rows of blocks: a compressed block that is written twice would leave
-    a hole behind.
+    A COG has its overviews in front of the blocks, so rows go to plain GeoTIFFs beside it first and are copied when all
+    are there.
 
     Args:
         path: File to write; give the temporary file of `atomic_output`.
@@ -76,60 +63,16 @@ class LabelWriter:
         georeference: GeoReference | None = None,
         tags: dict[str, str] | None = None,
     ) -> None:
-        self._path, self._height, self._width = path, height, width
-        self._rows = path.with_name(f"{path.stem}.rows{path.suffix}")
-        self._block_rows = np.empty((min(BLOCK, height), width), np.uint8)
-        self._filled = self._top = 0
-        self._sums: list[int] = []
-        self._dataset: Any = None
+        self._path, self._height = path, height
+        self._levels: LabelLevels | None = None
         try:
-            self._start(classes, georeference, tags or {})
+            # Nothing beside the file: a side-car would keep the temporary name.
+            with gdal_session() as rasterio, rasterio.Env(GDAL_PAM_ENABLED="NO"), _writing(path):
+                self._levels = LabelLevels(rasterio, path.with_name(f"{path.stem}.rows{path.suffix}"), height, width)
+                _describe(self._levels.dataset, classes, georeference, tags or {})
         except BaseException:
             self.close()
             raise
-
-    def _start(self, classes: ClassSet, georeference: GeoReference | None, tags: dict[str, str]) -> None:
-        # Nothing beside the file: a side-car would keep the temporary name.
-        with gdal_session() as rasterio, rasterio.Env(GDAL_PAM_ENABLED="NO"), _writing(self._path):
-            self._dataset = open_dataset(
-                rasterio,
-                self._rows,
-                "w",
-                height=self._height,
-                width=self._width,
-                count=1,
-                dtype="uint8",
-                nodata=IGNORE,
-                tiled=True,
-                blockxsize=BLOCK,
-                blockysize=BLOCK,
-                compress="deflate",
-                zlevel=1,
-                photometric="palette",
-                bigtiff="IF_SAFER",
-            )
-            self._describe(classes, georeference, tags)
-
-    def _describe(self, classes: ClassSet, georeference: GeoReference | None, tags: dict[str, str]) -> None:
-        table = colour_table(classes)
-        alpha = np.full(256, 255)
-        alpha[IGNORE] = 0
-        colours = {value: (*map(int, table[value]), int(alpha[value])) for value in range(256)}
-        self._dataset.write_colormap(1, colours)
-        if georeference is not None:
-            if georeference.area_or_point is not None:
-                self._dataset.update_tags(AREA_OR_POINT=georeference.area_or_point)
-            if georeference.gcps:
-                self._dataset.gcps = (list(georeference.gcps), georeference.gcp_crs)
-            elif not georeference.transform.is_identity:
-                self._dataset.transform = georeference.transform
-            if georeference.crs is not None:
-                self._dataset.crs = georeference.crs
-            if georeference.rpcs is not None:
-                self._dataset.rpcs = georeference.rpcs
-        names = {f"CLASS_{label}": name for label, name in enumerate(classes.names)}
-        self._dataset.update_tags(EMRA_CLASSES=json.dumps(classes.names, ensure_ascii=False), **names, **tags)
-        self._dataset.set_band_description(1, "classes")
 
     def write(self, labels: NDArray[np.uint8]) -> None:
         """Take the next rows: h x W uint8.
@@ -137,25 +80,8 @@ class LabelWriter:
         Raises:
             EmraError: ``output-write``.
         """
-        taken = 0
-        while taken < labels.shape[0]:
-            rows = min(len(self._block_rows) - self._filled, labels.shape[0] - taken)
-            self._block_rows[self._filled : self._filled + rows] = labels[taken : taken + rows]
-            self._filled += rows
-            taken += rows
-            if self._filled == len(self._block_rows) or self._top + self._filled == self._height:
-                self._flush()
-
-    def _flush(self) -> None:
         with gdal_session() as rasterio, _writing(self._path):
-            # In pieces and with an axis of bands, because rasterio copies what it is given without one.
-            for left in range(0, self._width, _PIECE):
-                piece = self._block_rows[None, : self._filled, left : left + _PIECE]
-                window = rasterio.windows.Window(left, self._top, piece.shape[2], self._filled)
-                self._dataset.write(piece, [1], window=window)
-        self._sums += block_sums(self._block_rows[: self._filled], BLOCK)
-        self._top += self._filled
-        self._filled = 0
+            self._open_levels().write(rasterio, labels)
 
     def finish(self) -> None:
         """Make the COG and see that every block of it is in the file as it was written.
@@ -163,56 +89,28 @@ class LabelWriter:
         Raises:
             EmraError: ``output-write``.
         """
-        if self._top != self._height:
-            raise ValueError(f"{self._top} of {self._height} rows were written")
+        levels = self._open_levels()
+        if levels.rows != self._height:
+            raise ValueError(f"{levels.rows} of {self._height} rows were written")
         with gdal_session() as rasterio, _writing(self._path):
             with rasterio.Env(GDAL_PAM_ENABLED="NO"):
-                self._dataset.close()
-                # GDAL's cache writes late, and an error then may reach nobody.
-                self._check_blocks(rasterio, self._rows)
-                expected = self._copy(rasterio)
-            self._check_blocks(rasterio, self._path)
-            with rasterio.Env(**_COPY_OPTIONS):
-                check_content(rasterio, self._path, self._sums, BLOCK, expected)
-        self._rows.unlink()
+                expected = facts(levels.dataset)
+                levels.finish()
+            copy_levels(levels.paths, self._path, BLOCK)
+            # Each block is read once: a large cache would hold what nobody asks for again.
+            with rasterio.Env(GDAL_CACHEMAX=COPY_CACHE_BYTES):
+                check_content(rasterio, self._path, levels.sums, BLOCK, expected)
 
-    def _copy(self, rasterio: Any) -> dict[str, Any]:
-        """Make the COG: facts that it must have."""
-        from rasterio import shutil
-
-        self._block_rows = np.empty((0, 0), np.uint8)
-        with rasterio.Env(**_COPY_OPTIONS), open_dataset(rasterio, self._rows) as rows:
-            shutil.copy(
-                rows,
-                os.fspath(self._path),
-                driver="COG",
-                blocksize=BLOCK,
-                compress="deflate",
-                # The class that most of the pixels below have; a mean of labels is no label.
-                overview_resampling="mode",
-                bigtiff="IF_SAFER",
-            )
-            return facts(rows)
-
-    def _check_blocks(self, rasterio: Any, path: Path) -> None:
-        size = path.stat().st_size
-        with open_dataset(rasterio, path) as written:
-            for row in range(-(-self._height // BLOCK)):
-                for column in range(-(-self._width // BLOCK)):
-                    start = written.get_tag_item(f"BLOCK_OFFSET_{column}_{row}", "TIFF", bidx=1)
-                    length = written.get_tag_item(f"BLOCK_SIZE_{column}_{row}", "TIFF", bidx=1)
-                    if start is None or length is None or int(start) + int(length) > size:
-                        raise OSError(f"block {column}, {row} is not in the file")
+    def _open_levels(self) -> LabelLevels:
+        if self._levels is None:
+            raise ValueError("the label raster is closed")
+        return self._levels
 
     def close(self) -> None:
         """Let go of the file, finished or not."""
-        try:
-            if self._dataset is not None and not self._dataset.closed:
-                with gdal_session() as rasterio, rasterio.Env(GDAL_PAM_ENABLED="NO"):
-                    self._dataset.close()
-        finally:
-            for leftover in (self._rows, self._path.with_name(f"{self._path.name}.ovr.tmp")):
-                leftover.unlink(missing_ok=True)
+        if self._levels is not None:
+            with gdal_session() as rasterio, rasterio.Env(GDAL_PAM_ENABLED="NO"):
+                self._levels.close()
 
 
 class PictureWriter:
@@ -250,6 +148,28 @@ class PictureWriter:
     def close(self) -> None:
         """Let go of the pixels."""
         self._labels = np.empty((0, 0), np.uint8)
+
+
+def _describe(dataset: Any, classes: ClassSet, georeference: GeoReference | None, tags: dict[str, str]) -> None:
+    table = colour_table(classes)
+    alpha = np.full(256, 255)
+    alpha[IGNORE] = 0
+    colours = {value: (*map(int, table[value]), int(alpha[value])) for value in range(256)}
+    dataset.write_colormap(1, colours)
+    if georeference is not None:
+        if georeference.area_or_point is not None:
+            dataset.update_tags(AREA_OR_POINT=georeference.area_or_point)
+        if georeference.gcps:
+            dataset.gcps = (list(georeference.gcps), georeference.gcp_crs)
+        elif not georeference.transform.is_identity:
+            dataset.transform = georeference.transform
+        if georeference.crs is not None:
+            dataset.crs = georeference.crs
+        if georeference.rpcs is not None:
+            dataset.rpcs = georeference.rpcs
+    names = {f"CLASS_{label}": name for label, name in enumerate(classes.names)}
+    dataset.update_tags(EMRA_CLASSES=json.dumps(classes.names, ensure_ascii=False), **names, **tags)
+    dataset.set_band_description(1, "classes")
 
 
 class _writing:

@@ -108,11 +108,12 @@ def _seconds_per_tile(source: ImageSource, segmenter: Segmenter, batch: int) -> 
 
 def _row_bytes(width: int, segmenter: Segmenter) -> int:
     """What is held of rows while a map is made, beyond what running one batch shows."""
-    from emra_deploy.label_files import BLOCK
+    from emra_deploy.label_levels import BLOCK
 
     _, height, _ = segmenter.backend.input_shape
     # One row of tiles as it is put together, and one of blocks as it fills.
-    held = width * (height + BLOCK)
+    # A third for the overviews.
+    held = width * (height + BLOCK * 4 // 3)
     if segmenter.blend:
         held += width * height * (4 * (len(segmenter.classes) + 1) + 1)
     return held

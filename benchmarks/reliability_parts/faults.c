@@ -5,7 +5,8 @@
      EMRA_FAULT_AT      number of the operation that fails, from 1; 0 lets all succeed
      EMRA_FAULT_ERRNO   what it reports
      EMRA_FAULT_STAYS   1: all later ones fail too, as on a disk that stays full
-     EMRA_FAULT_LOG     file that gets a line for each operation */
+     EMRA_FAULT_LOG     file that gets a line for each operation
+     EMRA_FAULT_COUNT   file of 8 bytes, 0 at first: the number of the last operation, of all processes of a job */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -17,11 +18,21 @@
 #include <stdio_ext.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-static atomic_long counted;
+static atomic_long unshared, *counted = &unshared;
+
+__attribute__((constructor)) static void share_count(void) {
+    const char *path = getenv("EMRA_FAULT_COUNT");
+    int handle = path ? (int)syscall(SYS_openat, AT_FDCWD, path, O_RDWR) : -1;
+    if (handle < 0) return;
+    void *shared = mmap(NULL, sizeof *counted, PROT_READ | PROT_WRITE, MAP_SHARED, handle, 0);
+    if (shared != MAP_FAILED) counted = shared;
+    syscall(SYS_close, handle);
+}
 
 static int below(const char *path) {
     const char *folder = getenv("EMRA_FAULT_FOLDER");
@@ -32,7 +43,7 @@ static int below(const char *path) {
 /* Nonzero: this operation fails, with errno set. */
 static int fails(const char *what, const char *path) {
     if (!below(path)) return 0;
-    long number = atomic_fetch_add(&counted, 1) + 1;
+    long number = atomic_fetch_add(counted, 1) + 1;
     const char *log = getenv("EMRA_FAULT_LOG");
     if (log) {
         char line[PATH_MAX + 64];

@@ -43,7 +43,9 @@ class Fault:
     stays: bool
 
     def environment(self, library: Path, folder: Path, log: Path) -> dict[str, str]:
-        """What `faults.c` reads."""
+        """What `faults.c` reads. The operations of all processes are counted together, from here on."""
+        count = log.with_suffix(".count")
+        count.write_bytes(bytes(8))
         return {
             "LD_PRELOAD": str(library),
             "EMRA_FAULT_FOLDER": str(folder),
@@ -51,6 +53,7 @@ class Fault:
             "EMRA_FAULT_ERRNO": str(self.code),
             "EMRA_FAULT_STAYS": str(int(self.stays)),
             "EMRA_FAULT_LOG": str(log),
+            "EMRA_FAULT_COUNT": str(count),
         }
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from emra_deploy.errors import EmraError
-from emra_deploy.label_files import BLOCK, LabelWriter
+from emra_deploy.label_files import LabelWriter
+from emra_deploy.label_levels import BLOCK
 from tests.emra_deploy.raster_files import CLASSES, ColorInterp, make_labels, rasterio, write_labels
 
 
@@ -95,7 +96,7 @@ def test_a_writer_that_cannot_start_leaves_nothing(tmp_path: Path, monkeypatch: 
     def fails(*_: object) -> None:
         raise OSError("Error writing TIFF header")
 
-    monkeypatch.setattr(LabelWriter, "_describe", fails)
+    monkeypatch.setattr("emra_deploy.label_files._describe", fails)
     with pytest.raises(EmraError, match="Error writing TIFF header"):
         LabelWriter(tmp_path / "map.part.tif", 600, 600, CLASSES)
     assert list(tmp_path.iterdir()) == []
