@@ -1,13 +1,10 @@
-"""The TensorRT backend, on a TensorRT that runs ONNX Runtime and a CUDA on the processor's memory (see engine/)."""
+"""The TensorRT backend at work, on the pretended Jetson of trt_bench.py."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,115 +13,22 @@ import pytest
 from emra_deploy.backends import open_backend
 from emra_deploy.backends.ort import OnnxRuntimeBackend
 from emra_deploy.backends.trt import TensorRTBackend
-from emra_deploy.cli.main import main
-from emra_deploy.engine.cuda import CudaPython
-from emra_deploy.engine.device import FreeMemory
 from emra_deploy.engine.flavour import load_flavour
 from emra_deploy.engine.sidecar import (
-    NOT_RUN,
-    Flags,
-    Gpu,
-    Machine,
-    MemoryNeed,
     Plugin,
-    Precision,
-    Profile,
-    SelfTest,
-    Sidecar,
     sidecar_path,
-    to_json,
 )
 from emra_deploy.errors import EmraError
-from emra_deploy.manifest import Manifest
 from emra_deploy.segmenter import Segmenter
 from emra_deploy.selftest import self_test
-from tests.emra_deploy.cli_helpers import save_png
-from tests.emra_deploy.engine.fake_cuda import FakeRuntime
-from tests.emra_deploy.engine.fake_tensorrt import Fake
 from tests.emra_deploy.test_plugin_library import HERE, elf
-from tests.onnx_models import build_model, nearest_colour, scene
+from tests.emra_deploy.trt_bench import Make, make
+from tests.onnx_models import nearest_colour, scene
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
 
-
-@dataclass
-class Bench:
-    """A pretended Jetson with one engine on it."""
-
-    fake: Fake
-    runtime: FakeRuntime
-    onnx: Path
-    engine: Path
-    manifest: Manifest
-    sidecar: Sidecar
-
-    def cuda(self) -> CudaPython:
-        return CudaPython(self.runtime)
-
-    def save(self, **changes: object) -> None:
-        """Write the sidecar, with some fields changed."""
-        sidecar_path(self.engine).write_text(to_json(replace(self.sidecar, **changes), self.manifest))
-
-    def refused(self, code: str, **options: object) -> EmraError:
-        """Open the engine, which must fail before any of its code has run."""
-        with pytest.raises(EmraError) as caught:
-            TensorRTBackend(self.engine, cuda=self.cuda(), **options)
-        assert caught.value.code == code, caught.value
-        assert self.fake.loaded == 0
-        assert not self.runtime.device
-        return caught.value
-
-
-Make = Callable[..., Bench]
-Version = tuple[int, int, int, int]
-
-
-@pytest.fixture
-def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
-    """A maker of benches; the keywords are those of `build_model`, and the batches of the engine."""
-
-    def made(
-        low: int = 1,
-        high: int = 2,
-        version: tuple[int, int, int, int] = (10, 13, 0, 35),
-        integrated: bool = False,
-        **model: object,
-    ) -> Bench:
-        fake, runtime = Fake(version), FakeRuntime(integrated=integrated)
-        fake.runtime = runtime
-        module = fake.module()
-        monkeypatch.setitem(sys.modules, "tensorrt", module)
-        monkeypatch.setattr(
-            "emra_deploy.engine.flavour.importlib.util.find_spec", lambda name: name == "tensorrt" or None
-        )
-        monkeypatch.setattr("emra_deploy.backends.trt.open_cuda", lambda: CudaPython(runtime))
-        onnx = tmp_path / "model.onnx"
-        manifest = build_model(onnx, **model)
-        engine = tmp_path / "model.engine"
-        plan = fake.plan(onnx.read_bytes(), low, high)
-        engine.write_bytes(plan)
-        rest = (*manifest.tile, 3) if manifest.input_kind == "uint8" else (3, *manifest.tile)
-        sidecar = Sidecar(
-            sha256=hashlib.sha256(plan).hexdigest(),
-            bytes=len(plan),
-            flavour="tensorrt",
-            version=module.__version__,
-            machine=Machine(Gpu("Orin", "8.7"), "540.4.0", "6.2", "36.4.3", "aarch64"),
-            plugins=(),
-            profile=Profile((low, *rest), (high, *rest), (high, *rest)),
-            flags=Flags(),
-            precision=Precision("fp32", {"fp32": 1}, "engine inspector"),
-            memory=MemoryNeed(1000, 2000, 3000),
-            self_test=SelfTest(NOT_RUN, reason="no GPU"),
-            onnx_sha256="0" * 64,
-            command="trtexec --onnx=model.onnx",
-        )
-        bench = Bench(fake, runtime, onnx, engine, manifest, sidecar)
-        bench.save()
-        return bench
-
-    return made
+__all__ = ["make"]  # The fixture.
 
 
 @pytest.mark.parametrize(("low", "high", "fixed"), [(1, 1, 1), (1, 3, None), (2, 2, 2), (2, 4, None)])
@@ -196,144 +100,6 @@ def test_a_segmenter_runs_engines(make: Make) -> None:
         assert segmenter.backend.describe()["version"] == "10.13.0.35"
         assert segmenter.backend.describe()["device"] == "Orin (sm_87)"
         np.testing.assert_array_equal(segmenter.segment(picture).labels, nearest_colour(picture))
-
-
-def test_an_engine_without_a_sidecar_is_not_loaded_unless_trusted(make: Make) -> None:
-    bench = make()
-    sidecar_path(bench.engine).unlink()
-    assert "trust_engine" in bench.refused("engine-sidecar").remedy
-    backend, manifest = open_backend(bench.engine, trust_engine=True)
-    assert manifest == bench.manifest
-    assert self_test(backend, manifest) == 0.0
-    bench.onnx.unlink()
-    with pytest.raises(EmraError) as caught:
-        open_backend(bench.engine, trust_engine=True)
-    assert caught.value.code == "manifest-missing"
-
-
-def test_the_command_line_trusts_an_engine_only_when_told(
-    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    bench = make()
-    sidecar_path(bench.engine).unlink()
-    picture = save_png(tmp_path / "a.png", scene(40, 40))
-    arguments = ["segment", str(picture), "--model", str(bench.engine), "--output", str(tmp_path / "a.png.tif")]
-    assert main(arguments) == 2
-    assert "--trust-engine" in capsys.readouterr().err
-    assert bench.fake.loaded == 0
-    assert main([*arguments, "--trust-engine"]) == 0
-    assert bench.fake.loaded == 1
-    # Trusted or not, an engine that answers wrongly is refused.
-    bench.fake.wrong = lambda labels: (labels + 1) % 5
-    assert main([*arguments, "--trust-engine", "--overwrite"]) == 2
-    assert "[self-test-failed]" in capsys.readouterr().err
-
-
-def test_an_engine_that_is_not_the_sidecars_is_not_loaded(make: Make) -> None:
-    bench = make()
-    data = bytearray(bench.engine.read_bytes())
-    data[-1] ^= 1
-    bench.engine.write_bytes(data)
-    assert "sha256" in bench.refused("engine-mismatch").cause
-    bench.engine.write_bytes(data[:-5])
-    assert "bytes" in bench.refused("engine-mismatch").cause
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("{", "not JSON"),
-        ("[]", "not an object"),
-        ("{}", "no Manifest"),
-        ('{"schema": 99, "manifest": {}}', "schema 99"),
-    ],
-)
-def test_broken_sidecars(make: Make, text: str, told: str) -> None:
-    bench = make()
-    sidecar_path(bench.engine).write_text(text)
-    error = bench.refused("engine-sidecar")
-    assert told in error.cause
-    assert error.path == str(sidecar_path(bench.engine))
-
-
-def test_engines_of_other_releases(make: Make) -> None:
-    bench = make(version=(10, 3, 0, 30))
-    bench.fake.version = (10, 13, 0, 35)
-    sys.modules["tensorrt"] = bench.fake.module()
-    error = bench.refused("engine-version")
-    assert "TensorRT 10.3.0.30" in error.cause
-    assert "TensorRT 10.13.0.35" in error.cause
-    bench.save(flags=Flags(version_compatible=True))
-    TensorRTBackend(bench.engine).close()
-    bench.fake.version, bench.fake.loaded = (10, 2, 0, 0), 0
-    sys.modules["tensorrt"] = bench.fake.module()
-    assert "older than 10.3" in bench.refused("tensorrt-version").cause
-    bench.fake.version = (11, 1, 0, 0)
-    sys.modules["tensorrt"] = bench.fake.module()
-    bench.refused("engine-version")
-
-
-def test_engines_of_another_flavour(make: Make) -> None:
-    bench = make()
-    bench.save(flavour="rtx")
-    assert "TensorRT-RTX" in bench.refused("engine-flavour").cause
-    bench.engine.write_bytes(b"vtrt" + bench.engine.read_bytes()[4:])
-    data = bench.engine.read_bytes()
-    bench.save(flavour="rtx", sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
-    assert "TensorRT-RTX is installed" in bench.refused("backend-missing").cause
-
-
-def test_engines_of_another_gpu(make: Make, caplog: pytest.LogCaptureFixture) -> None:
-    bench = make()
-    other = Machine(Gpu("NVIDIA H100", "9.0"), None, None, None, "x86_64")
-    bench.save(machine=other)
-    error = bench.refused("engine-gpu")
-    assert "NVIDIA H100 (compute capability 9.0)" in error.cause
-    assert "Orin (8.7)" in error.cause
-    bench.save(machine=other, flags=Flags(hardware_compatible=True))
-    TensorRTBackend(bench.engine).close()
-    bench.save(machine=replace(other, gpu=Gpu("Orin Nano", "8.7")))
-    TensorRTBackend(bench.engine).close()
-    assert "slower" in caplog.text
-
-
-def test_memory_is_looked_at_before_loading(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench = make()
-    bench.save(memory=MemoryNeed(2 * 10**9, 3 * 10**9, 10**8))
-    monkeypatch.setattr("emra_deploy.backends.trt.free_memory", lambda cuda: FreeMemory(3_200_000_000, "shared"))
-    error = bench.refused("memory-forecast")
-    assert "needs 5.1 GB, and 3.2 GB of shared memory are free" in error.cause
-
-
-def test_an_engine_that_does_not_deserialise(make: Make) -> None:
-    bench = make()
-    bench.fake.refuse = True
-    with pytest.raises(EmraError, match="Error Code 1: Serialization") as caught:
-        TensorRTBackend(bench.engine)
-    assert caught.value.code == "model-unreadable"
-    assert not bench.runtime.device
-
-
-def test_an_engine_that_is_not_as_its_manifest_says(make: Make, tmp_path: Path) -> None:
-    bench = make()
-    bench.manifest = replace(bench.manifest, input_shape=(None, 48, 48), golden=None)
-    bench.save()
-    with pytest.raises(EmraError) as caught:
-        TensorRTBackend(bench.engine)
-    assert caught.value.code == "model-mismatch"
-    assert not bench.runtime.device
-    assert not bench.runtime.streams
-
-
-def test_no_room_for_its_buffers(make: Make) -> None:
-    bench = make(1, 2)
-    bench.runtime._free = 6000
-    bench.save(memory=MemoryNeed(None, None, 0))
-    with pytest.raises(EmraError, match="out of memory") as caught:
-        TensorRTBackend(bench.engine)
-    assert caught.value.code == "gpu-memory"
-    assert not bench.runtime.device
-    assert not bench.runtime.host
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,9 @@ def trt():
 CLASSES = [
     kind
     for kind in vars(fake_tensorrt).values()
-    if inspect.isclass(kind) and kind.__module__ == fake_tensorrt.__name__ and kind.__name__ not in ("Fake", "Severity")
+    if inspect.isclass(kind)
+    and kind.__module__.startswith(fake_tensorrt.__name__)
+    and kind.__name__ not in ("Fake", "Severity")
 ]
 
 
