@@ -244,7 +244,7 @@ class Segmenter:
         """
         from emra_deploy.stream import Stream
 
-        return Stream(source, self.segment_source, options)
+        return Stream(source, self.segment_source, options, lambda: int(getattr(self.backend, "restarts", 0)))
 
     def close(self) -> None:
         """Free the model."""

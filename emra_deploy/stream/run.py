@@ -106,6 +106,7 @@ class Stream:
         source: See `emra_deploy.stream.source.make_opener`.
         segment: Labels a picture, such as ``Segmenter.segment_source``.
         options: How to read and run.
+        restarts: Tells how often ``segment`` has replaced a process so far.
 
     Raises:
         EmraError: What is wrong with the source as far as that shows without connecting. Iterating raises the rest:
@@ -113,11 +114,16 @@ class Stream:
     """
 
     def __init__(
-        self, source: SourceLike, segment: Callable[[ImageSource], Segmentation], options: StreamOptions | None = None
+        self,
+        source: SourceLike,
+        segment: Callable[[ImageSource], Segmentation],
+        options: StreamOptions | None = None,
+        restarts: Callable[[], int] = int,
     ) -> None:
         self._options = options or StreamOptions()
         opener = make_opener(source, self._options)
-        self._segment = segment
+        self._segment, self._restarts = segment, restarts
+        self._restarts_booked = restarts()
         self._live = opener.live
         self._ledger = Ledger()
         self._buffer: FrameBuffer[Waiting] = FrameBuffer(self._ledger, live=opener.live)
@@ -201,6 +207,10 @@ class Stream:
             self._ledger.enter(StreamState.FAILED, f"segmenting failed{why}")
             self.close()
             raise
+        finally:
+            restarts = self._restarts()
+            self._ledger.count(restarts=restarts - self._restarts_booked)
+            self._restarts_booked = restarts
         now = time.monotonic()
         if self._too_old(waiting):
             self._expire()

@@ -51,6 +51,7 @@ class Counters:
         stalls: Times that no frame came for longer than ``stall_after``.
         resizes: Times that the size of the frames changed.
         hung: Readers that did not come back from a native call and were replaced.
+        restarts: Processes of the model that were lost and replaced, where it runs in one of its own.
     """
 
     received: int = 0
@@ -67,6 +68,7 @@ class Counters:
     stalls: int = 0
     resizes: int = 0
     hung: int = 0
+    restarts: int = 0
 
 
 @dataclass(frozen=True)

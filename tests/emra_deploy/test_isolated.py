@@ -187,6 +187,20 @@ def test_a_stream_survives_a_simulated_lost_gpu(model: Path, faults: Path) -> No
         np.testing.assert_array_equal(result.labels, nearest_colour(picture))
     assert stream.status().state is StreamState.ENDED
     assert segmenter.backend.restarts == 1  # type: ignore[attr-defined]
+    assert stream.status().to_dict()["restarts"] == 1
+
+
+def test_a_stream_counts_only_its_own_restarts_even_of_the_last_frame(model: Path, faults: Path) -> None:
+    with Segmenter.open(model, "onnxruntime", isolate=True) as segmenter:
+        (faults / "once-crash").touch()
+        segmenter.segment(batch_of(1)[0])
+        with segmenter.stream(list(batch_of(2))) as stream:
+            assert stream.status().counters.restarts == 0
+            (faults / "always-crash").touch()
+            with pytest.raises(EmraError) as caught:
+                next(stream)
+        assert caught.value.code == "worker-lost"
+        assert stream.status().counters.restarts == segmenter.backend.restarts - 1 > 0  # type: ignore[attr-defined]
 
 
 def test_a_map_is_the_same_after_a_simulated_crash(model: Path, faults: Path, tmp_path: Path) -> None:
