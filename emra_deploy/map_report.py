@@ -30,6 +30,7 @@ class MapReport:
         area_note: Why there are no square metres, or None.
         model: Path, name and precision.
         backend: What ran the model.
+        throttled: What slowed the machine down meanwhile, by the names of kernel and driver.
         seconds: Of ``load`` (model and self-test), ``segment`` (reading, running, writing rows) and ``total``.
     """
 
@@ -49,6 +50,7 @@ class MapReport:
     area_note: str | None
     model: dict[str, str]
     backend: dict[str, str]
+    throttled: tuple[str, ...]
     seconds: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,5 +84,6 @@ class MapReport:
             "area_note": self.area_note,
             "model": self.model,
             "backend": self.backend,
+            "throttled": list(self.throttled),
             "seconds": self.seconds,
         }

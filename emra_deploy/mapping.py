@@ -17,13 +17,15 @@ import numpy.typing as npt
 from emra_deploy.areas import class_areas, count_labels
 from emra_deploy.classes import IGNORE
 from emra_deploy.errors import EmraError
-from emra_deploy.files import atomic_output, check_input, check_output
+from emra_deploy.files import atomic_output, check_input
 from emra_deploy.inputs import open_input
 from emra_deploy.journal import Journal, describe_job
+from emra_deploy.map_outputs import check_outputs, open_sink
 from emra_deploy.map_report import MapReport
 from emra_deploy.map_tiles import estimate_tiles
 from emra_deploy.raster import RasterSource
 from emra_deploy.scaling import Scale
+from emra_deploy.throttling import ThrottleWatch
 
 if TYPE_CHECKING:
     from emra_deploy.georeference import GeoReference
@@ -72,7 +74,7 @@ def plan_file(
     """
     model = _model_or_shipped(model)
     check_input(input)
-    _check_outputs(input, model, output, overlay, polygons, overwrite)
+    check_outputs(input, model, output, overlay, polygons, overwrite)
     from emra_deploy.map_plan import plan_map
     from emra_deploy.segmenter import Segmenter
 
@@ -169,7 +171,7 @@ def segment_file(
     start = time.perf_counter()
     model = _model_or_shipped(model)
     check_input(input)
-    as_raster = _check_outputs(input, model, output, overlay, polygons, overwrite)
+    as_raster = check_outputs(input, model, output, overlay, polygons, overwrite)
     if journal not in JOURNAL_CHOICES:
         raise EmraError("journal", f"journal {journal!r}, expected {', '.join(JOURNAL_CHOICES)}", "Correct it")
     if not 0.0 <= opacity <= 1.0:
@@ -226,11 +228,12 @@ def segment_file(
             job = describe_job(input, model, segmenter, bands, scale, factor)
             diary = kept.enter_context(Journal(Path(output), job, raster.height, raster.width))
         resumed = 0 if diary is None else diary.rows
-        sink = _open_sink(part, as_raster, source, segmenter, georeference)
+        sink = open_sink(part, as_raster, source, segmenter, georeference)
         stack.callback(sink.close)
+        watch = ThrottleWatch()
         run = partial(segmenter.segment_rows, source) if resampled is None else partial(resampled.rows, segmenter)
         rows = run() if diary is None else diary.go_on(run)
-        counts, reduced = _stream(rows, source, segmenter, sink, over, opacity, georeference, progress)
+        counts, reduced = _stream(rows, source, segmenter, sink, over, opacity, georeference, progress, watch)
         found = 0
         if outlines is not None and request is not None:
             from emra_deploy.polygons import write_polygons
@@ -260,6 +263,7 @@ def segment_file(
             "precision": segmenter.manifest.precision,
         },
         backend=facts,
+        throttled=watch.seen,
         seconds={
             "load": round(loaded - start, 4),
             "segment": round(done - loaded, 4),
@@ -293,57 +297,6 @@ def _is_long(raster: RasterSource) -> bool:
     return raster.height * raster.width >= JOURNAL_PIXELS
 
 
-def _check_outputs(
-    input: str | os.PathLike[str],
-    model: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    overlay: str | os.PathLike[str] | None,
-    polygons: str | os.PathLike[str] | None,
-    overwrite: bool,
-) -> bool:
-    """Whether the output is a raster."""
-    suffix = Path(output).suffix.lower()
-    if suffix not in (".tif", ".tiff", ".png"):
-        raise EmraError(
-            "output-suffix",
-            f"the output ends in {suffix or 'nothing'!r}, expected .tif or .png",
-            "Use .tif for a map with georeference, .png for a picture of the labels",
-            output,
-        )
-    places = [check_output(output, overwrite=overwrite, inputs=[input, model])]
-    if overlay is not None:
-        if Path(overlay).suffix.lower() != ".png":
-            raise EmraError("output-suffix", "the overlay does not end in .png", "Give it that suffix", overlay)
-        places.append(check_output(overlay, overwrite=overwrite, inputs=[input, model]))
-    if polygons is not None:
-        from emra_deploy.polygons import check_polygon_output
-
-        check_polygon_output(Path(polygons))
-        if suffix == ".png":
-            raise EmraError(
-                "output-suffix", "polygons are traced from a label raster", "Give an output that ends in .tif", output
-            )
-        places.append(check_output(polygons, overwrite=overwrite, inputs=[input, model]))
-    if len(set(places)) < len(places):
-        raise EmraError("output-is-input", "two outputs are the same file", "Give each a name of its own", output)
-    return suffix != ".png"
-
-
-def _open_sink(
-    part: Path,
-    as_raster: bool,
-    source: ArraySource | RasterSource,
-    segmenter: Segmenter,
-    georeference: GeoReference | None,
-) -> LabelSink:
-    from emra_deploy.label_files import LabelWriter, PictureWriter
-
-    if not as_raster:
-        return PictureWriter(part, source.height, source.width, segmenter.classes)
-    tags = {"EMRA_MODEL": segmenter.manifest.name, "EMRA_PRECISION": segmenter.manifest.precision}
-    return LabelWriter(part, source.height, source.width, segmenter.classes, georeference, tags)
-
-
 def _stream(
     rows: Iterator[tuple[Window, npt.NDArray[np.uint8]]],
     source: ArraySource | RasterSource,
@@ -353,6 +306,7 @@ def _stream(
     opacity: float,
     georeference: GeoReference | None,
     progress: Callable[[int, int], None] | None,
+    watch: ThrottleWatch,
 ) -> tuple[Any, int]:
     """Counts of the 256 label values, and the factor of the overlay."""
     preview = None
@@ -371,6 +325,7 @@ def _stream(
         return window.bottom
 
     def report(bottom: int) -> None:
+        watch.look()
         if progress is not None:
             progress(bottom, source.height)
 

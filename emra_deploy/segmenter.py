@@ -16,6 +16,7 @@ from emra_deploy.backends.base import Backend, Outputs
 from emra_deploy.blending import BLEND_DIVISOR, Blender
 from emra_deploy.classes import IGNORE, ClassSet
 from emra_deploy.errors import EmraError
+from emra_deploy.forks import Owner
 from emra_deploy.manifest import Manifest
 from emra_deploy.segmentation import Segmentation
 from emra_deploy.sources import ArraySource, ImageSource
@@ -70,7 +71,8 @@ class Segmenter:
             and better; needs a model with the output ``logits``.
 
     Raises:
-        EmraError: ``halo`` or ``batch-size`` for values out of range, ``blend`` for a model without logits.
+        EmraError: ``halo`` or ``batch-size`` for values out of range, ``blend`` for a model without logits; when it is
+            used, ``forked`` in another process than the one that made it.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Segmenter:
         blend: bool = False,
     ) -> None:
         fixed, height, width = backend.input_shape
+        self._owner = Owner()
         self.backend = backend
         self.manifest = manifest
         self.blend = blend
@@ -247,8 +250,9 @@ class Segmenter:
         return Stream(source, self.segment_source, options, lambda: int(getattr(self.backend, "restarts", 0)))
 
     def close(self) -> None:
-        """Free the model."""
-        self.backend.close()
+        """Free the model. In a fork this does nothing: the model is the other process's."""
+        if self._owner.here:
+            self.backend.close()
 
     def __enter__(self) -> Segmenter:
         return self
@@ -257,6 +261,7 @@ class Segmenter:
         self.close()
 
     def _results(self, source: ImageSource, start: int = 0) -> Iterator[_Result]:
+        self._owner.check("the Segmenter")
         answers = self._answers(source, start)
         if self.blend:
             return self._blended(answers, source)

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-_REASONS = {
-    "nvmlClocksEventReasonSwPowerCap": "power cap",
-    "nvmlClocksThrottleReasonHwSlowdown": "hardware slowdown",
-    "nvmlClocksEventReasonSwThermalSlowdown": "temperature (driver)",
-    "nvmlClocksThrottleReasonHwThermalSlowdown": "temperature (hardware)",
-    "nvmlClocksThrottleReasonHwPowerBrakeSlowdown": "power brake",
-}
+from emra_deploy.throttling import gpu_reasons
 
 
 class Nvml:
@@ -72,7 +66,6 @@ class Nvml:
     def _describe(self, handle: Any) -> dict[str, Any]:
         library = self._library
         name = library.nvmlDeviceGetName(handle)
-        mask = self._try("nvmlDeviceGetCurrentClocksThrottleReasons", handle) or 0
         limit = self._try("nvmlDeviceGetEnforcedPowerLimit", handle)
         clock = self._try("nvmlDeviceGetClockInfo", handle, getattr(library, "NVML_CLOCK_SM", 1))
         memory = self._try("nvmlDeviceGetMemoryInfo", handle)
@@ -81,7 +74,7 @@ class Nvml:
             "sm_hz": None if clock is None else clock * 1_000_000,
             "celsius": self._try("nvmlDeviceGetTemperature", handle, getattr(library, "NVML_TEMPERATURE_GPU", 0)),
             "limit_watts": None if limit is None else limit / 1000,
-            "throttled_by": [words for flag, words in _REASONS.items() if mask & int(getattr(library, flag, 0))],
+            "throttled_by": gpu_reasons(library, handle),
             "memory_total": None if memory is None else memory.total,
             "memory_used": None if memory is None else memory.used,
         }

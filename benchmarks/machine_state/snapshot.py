@@ -8,10 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine_state.kernel import SYS, count_throttling, read_alerts, read_clocks, read_temperatures
+from benchmarks.machine_state.kernel import read_clocks
 from benchmarks.machine_state.nvml import Nvml
 from benchmarks.machine_state.nvpmodel import read_nvpmodel
 from benchmarks.machine_state.tegrastats import Tegrastats, parse_tegrastats
+from emra_deploy.throttling import POWER_CAP, SYS, count_throttling, read_alerts, read_temperatures
 
 
 def take_snapshot(nvml: Nvml | None = None, root: Path = SYS) -> dict[str, Any]:
@@ -40,7 +41,7 @@ def events_between(before: dict[str, Any], after: dict[str, Any]) -> int | None:
         return None
     counted = sum(max(0, count - first.get(name, 0)) for name, count in second.items())
     # A driver tells reasons of this moment, not events; a power cap is the normal state of a GPU at work.
-    reasons = {reason for gpu in after["gpus"] for reason in gpu["throttled_by"]} - {"power cap"}
+    reasons = {reason for gpu in after["gpus"] for reason in gpu["throttled_by"]} - {POWER_CAP}
     return counted + len(reasons) + len(after["alerts"])
 
 

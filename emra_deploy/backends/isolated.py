@@ -28,6 +28,7 @@ from emra_deploy.backends.providers import PROVIDERS
 from emra_deploy.backends.worker import place
 from emra_deploy.engine.gpu_errors import LOST
 from emra_deploy.errors import EmraError
+from emra_deploy.forks import Owner
 from emra_deploy.manifest import Manifest
 
 RUN_PATIENCE = 300.0
@@ -69,7 +70,7 @@ class IsolatedBackend:
         self._path, self._patience = path, patience
         level = logging.getLogger("emra_deploy").getEffectiveLevel()
         self._asked = {"path": os.fspath(path), "name": name, "options": options, "log": level}
-        self._lock = threading.Lock()
+        self._lock, self._owner = threading.Lock(), Owner()
         self._memory = _make_memory()
         self._size, self._losses, self._restarts = 0, 0, 0
         self._closed = self._waiting = False
@@ -117,10 +118,11 @@ class IsolatedBackend:
         """Label a batch; see `Backend.run`.
 
         Raises:
-            EmraError: ``worker-lost`` when two processes in a row were lost with this batch, or too many in all; and
-                those of the backend.
+            EmraError: ``forked``; ``worker-lost`` when two processes in a row were lost with this batch, or too many in
+                all; and those of the backend.
         """
         check_batch(batch, self._shape)
+        self._owner.check("the isolated model")
         with self._lock:
             if self._closed:
                 raise EmraError("model-run", "The backend is closed", "Open it again", self._path)
@@ -148,7 +150,9 @@ class IsolatedBackend:
         raise self._gone(f"{self._losses} times in a row; it is not started again")
 
     def close(self) -> None:
-        """End the process."""
+        """End the process. In a fork this does nothing."""
+        if not self._owner.here:
+            return
         with self._lock:
             self._closed = True
             self._kill()

@@ -204,6 +204,8 @@ def _show(report: MapReport) -> None:
         console.print(f"scale    the model saw the picture enlarged {report.scale_factor:.3g} times, to its own GSD")
     if report.resumed_rows:
         console.print(f"journal  {report.resumed_rows:,} of {report.height:,} rows were done by an earlier run")
+    if report.throttled:
+        console.print(f"slowed   by {', '.join(report.throttled)}")
     ran = f"{report.backend.get('backend', '')} {report.backend.get('version', '')}".strip()
     console.print(
         f"model    {report.model['name']} ({report.model['precision']}) on {ran}, {report.seconds['total']:.1f} s"

@@ -233,7 +233,7 @@ class _Reporter:
             self._line({"event": "end", **status, "overlay": shown, "written": outcome.written})
             return
         counts = ", ".join(f"{status[name]} {name}" for name in ("received", "delivered", "skipped", "dropped"))
-        troubles = ("expired", "left", "damaged", "bad_packets", "stalls", "resizes", "hung", "restarts")
+        troubles = ("expired", "left", "damaged", "bad_packets", "stalls", "resizes", "hung", "restarts", "throttles")
         rest = "".join(f", {status[name]} {name.replace('_', ' ')}" for name in troubles if status[name])
         print(f"frames   {counts}{rest}")
         print(f"source   {status['connections']} connections of {status['attempts']} tries, {status['uptime']:.1f} s")

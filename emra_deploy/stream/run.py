@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from emra_deploy.areas import ClassArea
 from emra_deploy.errors import EmraError
+from emra_deploy.forks import Owner
 from emra_deploy.segmentation import Segmentation
 from emra_deploy.sources import ArraySource, ImageSource
 from emra_deploy.stream.buffer import FrameBuffer
@@ -20,6 +21,7 @@ from emra_deploy.stream.options import StreamOptions
 from emra_deploy.stream.reader import Reader, Waiting
 from emra_deploy.stream.source import SourceLike, make_opener
 from emra_deploy.stream.status import Ledger, StateChange, StreamState, StreamStatus
+from emra_deploy.throttling import ThrottleWatch
 from emra_deploy.windows import Window
 
 LATE = "results are older than the age limit"
@@ -107,6 +109,7 @@ class Stream:
         segment: Labels a picture, such as ``Segmenter.segment_source``.
         options: How to read and run.
         restarts: Tells how often ``segment`` has replaced a process so far.
+        watch: Tells what slows the machine down.
 
     Raises:
         EmraError: What is wrong with the source as far as that shows without connecting. Iterating raises the rest:
@@ -119,11 +122,14 @@ class Stream:
         segment: Callable[[ImageSource], Segmentation],
         options: StreamOptions | None = None,
         restarts: Callable[[], int] = int,
+        watch: ThrottleWatch | None = None,
     ) -> None:
         self._options = options or StreamOptions()
         opener = make_opener(source, self._options)
         self._segment, self._restarts = segment, restarts
         self._restarts_booked = restarts()
+        self._watch = ThrottleWatch() if watch is None else watch
+        self._owner = Owner()
         self._live = opener.live
         self._ledger = Ledger()
         self._buffer: FrameBuffer[Waiting] = FrameBuffer(self._ledger, live=opener.live)
@@ -159,7 +165,7 @@ class Stream:
     def close(self) -> None:
         """Stop reading and let go of the source. Waits at most a moment, whatever the source is doing."""
         self.stop()
-        if not self._closed:
+        if not self._closed and self._owner.here:
             self._closed = True
             self._reader.close()
             self._buffer.clear()
@@ -175,7 +181,9 @@ class Stream:
         return self
 
     def __next__(self) -> StreamResult:
+        self._owner.check("the Stream")
         while self._stop_at is None:
+            self._ledger.machine_seen(self._watch.look(), self._watch.began)
             try:
                 waiting = self._buffer.take()
             except BaseException:

@@ -52,6 +52,7 @@ class Counters:
         resizes: Times that the size of the frames changed.
         hung: Readers that did not come back from a native call and were replaced.
         restarts: Processes of the model that were lost and replaced, where it runs in one of its own.
+        throttles: Times that the machine began to be slowed down by heat or current.
     """
 
     received: int = 0
@@ -69,6 +70,7 @@ class Counters:
     resizes: int = 0
     hung: int = 0
     restarts: int = 0
+    throttles: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,7 @@ class StreamStatus:
         frame_age: Seconds since the newest frame came, or None before the first.
         size: Height and width of the newest frame, or None before the first.
         uptime: Seconds since the stream was made.
+        throttled: What slows the machine down now, by the names of kernel and driver.
     """
 
     state: StreamState
@@ -111,6 +114,7 @@ class StreamStatus:
     frame_age: float | None
     size: tuple[int, int] | None
     uptime: float
+    throttled: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The status as JSON values."""
@@ -121,6 +125,7 @@ class StreamStatus:
             "frame_age": None if self.frame_age is None else round(self.frame_age, 3),
             "size": None if self.size is None else list(self.size),
             "uptime": round(self.uptime, 3),
+            "throttled": list(self.throttled),
         }
 
 
@@ -140,6 +145,7 @@ class Ledger:
         self._number = 0
         self._last_frame: float | None = None
         self._size: tuple[int, int] | None = None
+        self._throttled: tuple[str, ...] = ()
         self._set(StreamState.CONNECTING, "")
 
     def count(self, **changes: int) -> None:
@@ -177,6 +183,12 @@ class Ledger:
             self._set(state, reason)
             return True
 
+    def machine_seen(self, throttled: tuple[str, ...], began: int) -> None:
+        """Book what slows the machine down now, and how often something began to since the stream was made."""
+        with self.lock:
+            self._throttled = throttled
+            self.count(throttles=began - self._counters.throttles)
+
     @property
     def state(self) -> StreamState:
         """What the stream is doing."""
@@ -208,6 +220,7 @@ class Ledger:
                 frame_age=None if self._last_frame is None else now - self._last_frame,
                 size=self._size,
                 uptime=now - self._started,
+                throttled=self._throttled,
             )
 
     def changes(self, since: int = 0) -> list[StateChange]:

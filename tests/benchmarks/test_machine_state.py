@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from benchmarks.machine_state.ina3221 import find_rails
-from benchmarks.machine_state.kernel import count_throttling, read_alerts, read_clocks, read_temperatures
+from benchmarks.machine_state.kernel import read_clocks
 from benchmarks.machine_state.meter import Meter, open_meter
 from benchmarks.machine_state.nvml import Nvml
 from benchmarks.machine_state.rapl import find_zones
 from benchmarks.machine_state.snapshot import events_between, take_snapshot
+from emra_deploy.throttling import count_throttling, read_alerts, read_temperatures
 
 
 def write(root: Path, files: dict[str, object]) -> Path:

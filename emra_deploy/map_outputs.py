@@ -1,0 +1,87 @@
+"""The files that a map is written to: which ones are possible, and what takes its rows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emra_deploy.errors import EmraError
+from emra_deploy.files import check_output
+
+if TYPE_CHECKING:
+    from emra_deploy.georeference import GeoReference
+    from emra_deploy.label_files import LabelSink
+    from emra_deploy.raster import RasterSource
+    from emra_deploy.segmenter import Segmenter
+    from emra_deploy.sources import ArraySource
+
+
+def check_outputs(
+    input: str | os.PathLike[str],
+    model: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    overlay: str | os.PathLike[str] | None,
+    polygons: str | os.PathLike[str] | None,
+    overwrite: bool,
+) -> bool:
+    """See that the outputs of a map can be written, and to none of its inputs.
+
+    Returns:
+        Whether the label map is a raster.
+
+    Raises:
+        EmraError: ``output-suffix``, ``output-is-input``, and those of `check_output`.
+    """
+    suffix = Path(output).suffix.lower()
+    if suffix not in (".tif", ".tiff", ".png"):
+        raise EmraError(
+            "output-suffix",
+            f"the output ends in {suffix or 'nothing'!r}, expected .tif or .png",
+            "Use .tif for a map with georeference, .png for a picture of the labels",
+            output,
+        )
+    places = [check_output(output, overwrite=overwrite, inputs=[input, model])]
+    if overlay is not None:
+        if Path(overlay).suffix.lower() != ".png":
+            raise EmraError("output-suffix", "the overlay does not end in .png", "Give it that suffix", overlay)
+        places.append(check_output(overlay, overwrite=overwrite, inputs=[input, model]))
+    if polygons is not None:
+        from emra_deploy.polygons import check_polygon_output
+
+        check_polygon_output(Path(polygons))
+        if suffix == ".png":
+            raise EmraError(
+                "output-suffix", "polygons are traced from a label raster", "Give an output that ends in .tif", output
+            )
+        places.append(check_output(polygons, overwrite=overwrite, inputs=[input, model]))
+    if len(set(places)) < len(places):
+        raise EmraError("output-is-input", "two outputs are the same file", "Give each a name of its own", output)
+    return suffix != ".png"
+
+
+def open_sink(
+    part: Path,
+    as_raster: bool,
+    source: ArraySource | RasterSource,
+    segmenter: Segmenter,
+    georeference: GeoReference | None,
+) -> LabelSink:
+    """What takes the rows of a label map, and writes it to a file.
+
+    Args:
+        part: The temporary file.
+        as_raster: As `check_outputs` gave it.
+        source: The picture.
+        segmenter: Whose labels they are.
+        georeference: Of the picture.
+
+    Raises:
+        EmraError: Those of `LabelWriter`.
+    """
+    from emra_deploy.label_files import LabelWriter, PictureWriter
+
+    if not as_raster:
+        return PictureWriter(part, source.height, source.width, segmenter.classes)
+    tags = {"EMRA_MODEL": segmenter.manifest.name, "EMRA_PRECISION": segmenter.manifest.precision}
+    return LabelWriter(part, source.height, source.width, segmenter.classes, georeference, tags)
