@@ -53,12 +53,26 @@ for batch in batches:
 print(json.dumps({"seconds": time.perf_counter() - start, "tiles": len(tiles)}))
 """
 
-# Reports the peak of the child alone: the figure for "children" of a process that has one child.
+# The peak of the command, or of it and the process that copies its map, added up, where that is more. Pages of files
+# that both have mapped count twice.
 _PEAK = """
-import json, resource, subprocess, sys
-done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE, check=True)
-kilobytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-print(json.dumps({"bytes": kilobytes * (1 if sys.platform == "darwin" else 1024), "report": json.loads(done.stdout)}))
+import json, resource, subprocess, sys, time
+import psutil
+
+with subprocess.Popen(sys.argv[1:], stdout=subprocess.PIPE, text=True) as process:
+    together = 0
+    while process.poll() is None:
+        try:
+            first = psutil.Process(process.pid)
+            together = max(together, sum(one.memory_info().rss for one in [first, *first.children(recursive=True)]))
+        except psutil.Error:
+            pass
+        time.sleep(0.01)
+    said = process.stdout.read()
+if process.returncode:
+    sys.exit(process.returncode)
+largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+print(json.dumps({"bytes": max(largest, together), "largest_process_bytes": largest, "report": json.loads(said)}))
 """
 
 
@@ -201,6 +215,7 @@ def measure_raster(model: Path, folder: Path, sizes: Sequence[int], threads: int
         content = json.loads(done.stdout)
         results[str(side)] = {
             "peak_bytes": content["bytes"],
+            "largest_process_bytes": content["largest_process_bytes"],
             "seconds": content["report"]["seconds"],
             "raster_bytes": raster.stat().st_size,
         }
