@@ -102,13 +102,8 @@ def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
             path,
         ) from error
     try:
-        try:
+        with writing(path):
             yield part
-        except OSError as error:
-            # Others come from inputs, or are bugs.
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
-                raise
-            raise _write_error(error, path) from error
         try:
             with part.open("rb+") as stream:
                 os.fsync(stream.fileno())
@@ -119,6 +114,25 @@ def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
     finally:
         with contextlib.suppress(FileNotFoundError):
             part.unlink()
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn a disk that is full or fails into an error that names the output.
+
+    Args:
+        path: The output, not its temporary file.
+
+    Raises:
+        EmraError: ``output-write``.
+    """
+    try:
+        yield
+    except OSError as error:
+        # Others come from inputs, or are bugs.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
+            raise
+        raise _write_error(error, path) from error
 
 
 def _write_error(error: OSError, path: str | os.PathLike[str]) -> EmraError:

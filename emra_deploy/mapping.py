@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from emra_deploy.areas import class_areas, count_labels
 from emra_deploy.classes import IGNORE
 from emra_deploy.errors import EmraError
-from emra_deploy.files import atomic_output, check_input
+from emra_deploy.files import atomic_output, check_input, writing
 from emra_deploy.inputs import open_input
 from emra_deploy.journal import Journal, describe_job
 from emra_deploy.map_outputs import check_outputs, open_sink
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from emra_deploy.georeference import GeoReference
     from emra_deploy.label_files import LabelSink
     from emra_deploy.map_plan import MapPlan
+    from emra_deploy.preview import Preview
     from emra_deploy.resampling import ResampledSource
     from emra_deploy.segmenter import Segmenter
     from emra_deploy.sources import ArraySource
@@ -233,7 +234,13 @@ def segment_file(
         watch = ThrottleWatch()
         run = partial(segmenter.segment_rows, source) if resampled is None else partial(resampled.rows, segmenter)
         rows = run() if diary is None else diary.go_on(run)
-        counts, reduced = _stream(rows, source, segmenter, sink, over, opacity, georeference, progress, watch)
+        preview = None if over is None else _preview(source, segmenter, opacity)
+        counts = _stream(rows, source.height, sink, preview, progress, watch)
+        with writing(output):
+            sink.finish()
+        if preview is not None and over is not None and overlay is not None:
+            with writing(overlay):
+                preview.save(over, class_areas(counts, segmenter.classes, _pixel_area(georeference)[0]))
         found = 0
         if outlines is not None and request is not None:
             from emra_deploy.polygons import write_polygons
@@ -246,7 +253,7 @@ def segment_file(
         input=os.fspath(input),
         output=os.fspath(output),
         overlay=None if overlay is None else os.fspath(overlay),
-        overlay_factor=reduced,
+        overlay_factor=1 if preview is None else preview.factor,
         polygons=None if polygons is None else os.fspath(polygons),
         polygon_count=found,
         resumed_rows=resumed,
@@ -297,24 +304,22 @@ def _is_long(raster: RasterSource) -> bool:
     return raster.height * raster.width >= JOURNAL_PIXELS
 
 
+def _preview(source: ArraySource | RasterSource, segmenter: Segmenter, opacity: float) -> Preview:
+    from emra_deploy.preview import MAX_SIDE, STREAMED_SIDE, Preview
+
+    side = STREAMED_SIDE if isinstance(source, RasterSource) else MAX_SIDE
+    return Preview(source, segmenter.classes, opacity, side)
+
+
 def _stream(
     rows: Iterator[tuple[Window, npt.NDArray[np.uint8]]],
-    source: ArraySource | RasterSource,
-    segmenter: Segmenter,
+    height: int,
     sink: LabelSink,
-    over: Path | None,
-    opacity: float,
-    georeference: GeoReference | None,
+    preview: Preview | None,
     progress: Callable[[int, int], None] | None,
     watch: ThrottleWatch,
-) -> tuple[Any, int]:
-    """Counts of the 256 label values, and the factor of the overlay."""
-    preview = None
-    if over is not None:
-        from emra_deploy.preview import MAX_SIDE, STREAMED_SIDE, Preview
-
-        side = STREAMED_SIDE if isinstance(source, RasterSource) else MAX_SIDE
-        preview = Preview(source, segmenter.classes, opacity, side)
+) -> npt.NDArray[np.int64]:
+    """Bring rows to the sink: counts of the 256 label values."""
     counts = np.zeros(256, np.int64)
 
     def take(window: Window, labels: npt.NDArray[np.uint8]) -> int:
@@ -327,7 +332,7 @@ def _stream(
     def report(bottom: int) -> None:
         watch.look()
         if progress is not None:
-            progress(bottom, source.height)
+            progress(bottom, height)
 
     # One row of tiles is compressed and written while the model runs on the next; no more than one waits.
     with ThreadPoolExecutor(1, thread_name_prefix="emra-write") as writer:
@@ -338,11 +343,7 @@ def _stream(
             written = writer.submit(take, window, labels)
         if written is not None:
             report(written.result())
-    sink.finish()
-    if preview is None or over is None:
-        return counts, 1
-    preview.save(over, class_areas(counts, segmenter.classes, _pixel_area(georeference)[0]))
-    return counts, preview.factor
+    return counts
 
 
 def _pixel_area(georeference: GeoReference | None) -> tuple[float | None, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from emra_deploy.cli.main import main
 from emra_deploy.errors import EmraError
 from emra_deploy.georeference import GeoReference
+from emra_deploy.mapping import segment_file
 from emra_deploy.polygons import PolygonRequest, signed_area, trace, write_polygons
 from tests.emra_deploy.raster_files import CLASSES, rasterio, write_labels
 from tests.onnx_models import CLASSES as FIVE
@@ -209,6 +211,36 @@ def test_command_outlines_the_classes_asked_for(
 def trace_small(path: Path) -> list[int]:
     """Polygons below 4 pixels, which are a square metre."""
     return [polygon.pixels for polygon in trace(path) if polygon.pixels < 4]
+
+
+@pytest.mark.parametrize(
+    ("writer", "output"),
+    [
+        ("emra_deploy.label_files.LabelWriter.finish", "map.tif"),
+        ("emra_deploy.preview.Preview.save", "over.png"),
+        ("emra_deploy.polygons.write_polygons", "map.geojson"),
+    ],
+)
+def test_a_full_disk_names_the_output_that_it_met(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str, output: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(writer, full)
+    source = write_raster(tmp_path / "in.tif", scene(64, 64))
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with pytest.raises(EmraError, match="No space left on device") as caught:
+        segment_file(
+            source,
+            folder / "map.tif",
+            model=model,
+            overlay=folder / "over.png",
+            polygons=folder / "map.geojson",
+        )
+    assert (caught.value.code, caught.value.path) == ("output-write", str(folder / output))
+    assert list(folder.iterdir()) == []
 
 
 @pytest.mark.parametrize(
