@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from emra_deploy.errors import EmraError
 from emra_deploy.stream import Stream, StreamResult, StreamState
+
+KEPT = 1000
+"""Results that are remembered: a list of all would grow like the leak that a long run looks for."""
 
 PATIENCE = 60.0
 """Seconds after which something that does not happen ends the measurement with an error."""
@@ -30,16 +34,19 @@ class Delivered:
 
 
 class Follower:
-    """Iterates over a stream in a thread, and keeps what was delivered.
+    """Iterates over a stream in a thread, and keeps the last of what was delivered.
 
     Args:
         stream: What to iterate over. It is closed with this.
         keep: Given every result, while it is there.
+
+    Attributes:
+        delivered: The last `KEPT` results.
     """
 
     def __init__(self, stream: Stream, keep: Callable[[StreamResult], None] | None = None) -> None:
         self.stream = stream
-        self.delivered: list[Delivered] = []
+        self.delivered: deque[Delivered] = deque(maxlen=KEPT)
         self._keep = keep
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._iterate, daemon=True)
@@ -69,7 +76,7 @@ class Follower:
         """Wait for so many results after a moment, and give the moment of the last of them."""
 
         def later() -> list[Delivered]:
-            return [one for one in self.delivered[-count - 50 :] if one.moment > after]
+            return [one for one in self.delivered.copy() if one.moment > after]
 
         self.wait(lambda: len(later()) >= count, "results")
         return later()[count - 1].moment
@@ -95,7 +102,7 @@ class Follower:
             self._error = error
 
 
-def percentile(values: list[float], share: float) -> float | None:
+def percentile(values: Sequence[float], share: float) -> float | None:
     """The value that ``share`` (0 to 1) of the values do not exceed; None of none."""
     if not values:
         return None

@@ -83,11 +83,12 @@ def slow_consumer(label: Any, url: str, fps: int, max_age: float, results: int) 
         return segmentation
 
     most = 0
-    with Follower(Stream(url, slowly, StreamOptions(max_age=max_age))) as follower:
-        while len(follower.delivered) < results:
+    ages: list[float] = []
+    stream = Stream(url, slowly, StreamOptions(max_age=max_age))
+    with Follower(stream, lambda result: ages.append(result.age)) as follower:
+        while len(ages) < results:
             follower.wait_results(1, after=time.monotonic())
             most = max(most, follower.stream.status().counters.waiting)
-    ages = [one.age for one in follower.delivered]
     counters = follower.stream.status().counters
     return {
         "max_age": max_age,
