@@ -85,6 +85,7 @@ def soak(segmenter: Segmenter, url: str, frames: int, overlay: Path | None = Non
         "warm_bytes": warm,
         "end_bytes": end,
         "growth": growth,
+        "samples": samples[:: max(1, len(samples) // 40)],
         "leaks": growth >= GROWTH_LIMIT,
         "descriptors_lost": open_descriptors() - before,
         "age_p50": percentile(ages[: min(delivered, frames)], 0.5),
