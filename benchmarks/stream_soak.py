@@ -21,6 +21,7 @@ from benchmarks.streams.outages import cut_and_stall, slow_consumer
 from benchmarks.streams.rtsp import RtspServer, why_no_rtsp_server
 from benchmarks.streams.soak import soak
 from benchmarks.streams.stops import stop_many
+from emra_deploy.cli.allocator import share_one_arena
 from emra_deploy.errors import EmraError
 from emra_deploy.files import atomic_output
 from emra_deploy.segmenter import Segmenter
@@ -51,6 +52,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     if missing is not None:
         raise EmraError("missing-library", missing, "Install it and run this again")
     parts = _Told()
+    # As `emra stream` does.
+    share_one_arena()
     with Segmenter.open(arguments.model) as segmenter, tempfile.TemporaryDirectory() as scratch:
         parts["model"] = segmenter.manifest.name
         server = RtspServer()

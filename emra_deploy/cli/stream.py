@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from emra_deploy.cli.allocator import share_one_arena
 from emra_deploy.cli.model_options import add_model_arguments, model_options
 from emra_deploy.errors import EmraError
 
@@ -71,6 +72,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Do it until the source ends or a signal comes; 0 in both cases."""
+    share_one_arena()
     chosen = _options(options)
     from emra_deploy.segmenter import Segmenter
     from emra_deploy.stream.outputs import open_output

@@ -1,9 +1,11 @@
-"""Memory of large arrays goes back to the system."""
+"""Memory of large arrays goes back to the system, and threads share what is kept."""
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -43,3 +45,48 @@ def test_freed_arrays_do_not_stay() -> None:
     }
     assert grown["returned"] < 4 * 2**20
     assert grown["returned"] <= grown["kept"]
+
+
+ARENAS = """
+import ctypes, sys, threading
+from emra_deploy.cli.allocator import share_one_arena
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+libc.fopen.argtypes = [ctypes.c_char_p, ctypes.c_char_p]
+libc.malloc_info.argtypes = [ctypes.c_int, ctypes.c_void_p]
+libc.fclose.argtypes = [ctypes.c_void_p]
+if sys.argv[1] == "one":
+    share_one_arena()
+together = threading.Barrier(4)
+def work():
+    together.wait()
+    for _ in range(100):
+        libc.malloc(1000)
+    together.wait()
+threads = [threading.Thread(target=work) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+stream = libc.fopen(sys.argv[2].encode(), b"w")
+libc.malloc_info(0, stream)
+libc.fclose(stream)
+print(open(sys.argv[2]).read().count("<heap "))
+"""
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc", reason="glibc's allocator"
+)
+def test_threads_share_one_arena(tmp_path: Path) -> None:
+    found = {
+        name: int(
+            subprocess.run(
+                [sys.executable, "-c", ARENAS, name, str(tmp_path / name)], check=True, capture_output=True, text=True
+            ).stdout
+        )
+        for name in ("many", "one")
+    }
+    assert found["one"] == 1
+    assert found["many"] > 1
