@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the result files of latency, memory and roofline that the README and docs quote (docs/benchmarks.md), in about
+# Makes the result files of latency, memory and roofline that the README and docs quote (docs/benchmarks.md), in six to
 # eleven minutes on two cores that do nothing else:
 #
 #     benchmarks/own_results.sh [CHECKPOINT] [PEER.safetensors]
