@@ -216,7 +216,8 @@ def accuracy_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
     """
     pyplot = _pyplot()
     with pyplot.rc_context(_STYLE):
-        figure, axes = pyplot.subplots(figsize=(WIDTH, 3.4))
+        # Two lines of the legend for each: beside each other, name and figures are wider than the chart.
+        figure, axes = pyplot.subplots(figsize=(WIDTH, 2.6 + 0.34 * len(points)))
     colours = (BLUE, RED, GREEN, ORANGE, PINK, SKY, "#000000")
     handles = []
     names = short_names([point["key"] for point in points])
@@ -224,7 +225,8 @@ def accuracy_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
         colour = colours[number % len(colours)]
         axes.plot([point["low"], point["high"]], [point["miou"]] * 2, color=colour, linewidth=1)
         axes.plot([point["milliseconds"]], [point["miou"]], "o", color=colour)
-        handles.append(_patch(colour, f"{names[number]}: {point['miou']:.3f}, {_digits(point['milliseconds'])} ms"))
+        figures = f"{point['miou']:.3f}, {_digits(point['milliseconds'])} ms"
+        handles.append(_patch(colour, f"{names[number]}:\n{figures}"))
     axes.set_xlim(left=0)
     scores = [point["miou"] for point in points]
     middle = (min(scores) + max(scores)) / 2

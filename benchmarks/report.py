@@ -58,12 +58,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         check_plot(arguments.plot)
     sources = read_sources(arguments.results)
-    points = [
-        point
-        for latency in sources
-        if latency.kind == "latency"
-        for point in accuracy_points([source for source in sources if source.kind == "accuracy"], latency)
-    ]
+    scores = [source for source in sources if source.kind == "accuracy"]
+    # Of one file: times of two runs are not to be compared.
+    found = [accuracy_points(scores, source) for source in sources if source.kind == "latency"]
+    points = max(found, key=len, default=[])
     if arguments.plot and not points:
         raise EmraError(
             "no-points",
