@@ -197,8 +197,10 @@ def test_accuracy_is_shown_only_of_what_was_measured() -> None:
         Source("l.json", "latency", latency_result(candidates)),
     ]
     part = next(part for part in make_parts(sources) if part.id == "accuracy")
-    drawn = re.findall(r"<text[^>]*>([^<]*0\.613[^<]*)</text>", part.figures[0].svg)
-    assert [text.split(":")[0] for text in drawn] == ["emra.onnx | onnxruntime | b1 | 256x256 | joined"]
+    # A name and, in the next line, its figures.
+    assert len(re.findall(r"<text[^>]*>[^<]*0\.613[^<]*</text>", part.figures[0].svg)) == 1
+    drawn = re.findall(r"<text[^>]*>([^<]*joined):</text>", part.figures[0].svg)
+    assert drawn == ["emra.onnx | onnxruntime | b1 | 256x256 | joined"]
 
 
 def test_accuracy_stands_against_the_time_of_a_map() -> None:
@@ -223,6 +225,19 @@ def test_the_chart_of_accuracy_alone(tmp_path: Path, results: list[Path], capsys
     assert main([str(results[0]), "--plot", str(tmp_path / "none.svg")]) == 2
     assert "[no-points]" in capsys.readouterr().err
     assert not (tmp_path / "none.svg").exists()
+
+
+def test_the_chart_of_accuracy_alone_is_of_one_run(tmp_path: Path) -> None:
+    times = np.full(10, 100.0)
+    once, twice = (
+        latency_result([candidate("emra.onnx | onnxruntime | b1 | 256x256", share * times)]) for share in (1, 2)
+    )
+    files = {"a": accuracy_result(), "l1": once, "l2": twice}
+    for name, content in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    chart = tmp_path / "chart.svg"
+    assert main([*(str(tmp_path / f"{name}.json") for name in files), "--plot", str(chart)]) == 0
+    assert chart.read_text().count("0.613") == 1
 
 
 def test_markdown_has_whole_tables(page: Path) -> None:
