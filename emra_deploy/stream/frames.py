@@ -60,3 +60,7 @@ class Frame:
     def width(self) -> int:
         """Columns of pixels."""
         return int(self.image.shape[1])
+
+
+class SourceLostError(Exception):
+    """The source cannot be reached now, or stopped talking: trying again may help. Its text says why."""

@@ -15,9 +15,8 @@ import numpy as np
 
 from emra_deploy.errors import EmraError
 from emra_deploy.stream.address import redact
-from emra_deploy.stream.frames import Grab, Picture
+from emra_deploy.stream.frames import Grab, Picture, SourceLostError
 from emra_deploy.stream.options import StreamOptions
-from emra_deploy.stream.source import SourceLostError
 
 _SINK = "emra_sink"
 _POLL = 0.1

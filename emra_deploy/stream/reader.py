@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 from emra_deploy.errors import EmraError
 from emra_deploy.stream.backoff import Backoff
 from emra_deploy.stream.buffer import TICK, FrameBuffer
-from emra_deploy.stream.frames import Grab
+from emra_deploy.stream.frames import Grab, SourceLostError
 from emra_deploy.stream.lag import LagEstimator
 from emra_deploy.stream.options import StreamOptions
-from emra_deploy.stream.source import FrameSource, Opener, SourceLostError
+from emra_deploy.stream.source import FrameSource, Opener
 from emra_deploy.stream.status import Ledger, StreamState
 
 logger = logging.getLogger(__name__)

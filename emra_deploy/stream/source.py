@@ -12,10 +12,6 @@ from emra_deploy.stream.frames import Grab, Picture
 from emra_deploy.stream.options import StreamOptions
 
 
-class SourceLostError(Exception):
-    """The source cannot be reached now, or stopped talking: trying again may help. Its text says why."""
-
-
 class FrameSource(Protocol):
     """One connection to a source. Made, used and closed by one thread."""
 

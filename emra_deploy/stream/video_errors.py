@@ -6,7 +6,7 @@ import errno
 
 from emra_deploy.errors import EmraError
 from emra_deploy.stream.address import Address, Kind
-from emra_deploy.stream.source import SourceLostError
+from emra_deploy.stream.frames import SourceLostError
 
 _FOR_GOOD = {
     "HTTPUnauthorizedError": ("stream-refused", "the server wants a user name and password", "Write USER:PASSWORD@"),
