@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,3 +61,42 @@ def test_within_another_program_no_process_is_started(
     monkeypatch.setattr(cog.subprocess, "Popen", None)
     write(tmp_path / "b.tif")
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
+
+
+def test_the_other_process_ends_with_this_one(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\n"
+        "from emra_deploy import cog\n"
+        "cog.copy_here = lambda *_: time.sleep(60)\n"
+        "print('ready', flush=True)\n"
+        "sys.exit(cog.main('512', 'map.tif', 'rows0.tif'))\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        # What the system does with the descriptors of a process that was killed.
+        child.stdin.close()
+        assert child.wait(30) == 3
+
+
+def test_a_copy_that_is_interrupted_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun: list[subprocess.Popen[bytes]] = []
+
+    class Interrupted(io.BytesIO):
+        def read(self, *_: object) -> bytes:
+            raise KeyboardInterrupt
+
+    def start(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
+        child: subprocess.Popen[bytes] = Popen(*words, **{**options, "stderr": subprocess.DEVNULL})
+        child.stderr = Interrupted()
+        begun.append(child)
+        return child
+
+    Popen = subprocess.Popen
+    monkeypatch.setattr(cog, "_CODE", "import time; time.sleep(60); {path} {words}")
+    monkeypatch.setattr(cog.subprocess, "Popen", start)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "map.tif")
+    assert begun[0].returncode == -9
+    assert list(tmp_path.iterdir()) == []
