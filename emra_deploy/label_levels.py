@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +111,10 @@ class LabelLevels:
             level.finish()
 
     def close(self) -> None:
-        """Let go of the files and delete them."""
-        for level in self._levels:
-            level.close()
+        """Let go of the files and delete them, all of them whatever happens to one."""
+        with ExitStack() as stack:
+            for level in self._levels:
+                stack.callback(level.close)
 
 
 class _Level:

@@ -74,3 +74,22 @@ def test_every_level_is_in_its_file_and_sums(tmp_path: Path, size: tuple[int, in
     finally:
         levels.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_file_that_cannot_be_closed_does_not_keep_the_others(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+
+    class Stuck:
+        closed = False
+
+        def close(self) -> None:
+            raise OSError("Input/output error")
+
+    levels = LabelLevels(rasterio, tmp_path / "rows.tif", 3 * BLOCK, BLOCK)
+    first = levels.dataset
+    levels._levels[0].dataset = Stuck()
+    with pytest.raises(OSError, match="Input/output error"):
+        levels.close()
+    first.close()
+    assert len(levels.paths) == 3
+    assert [path for path in levels.paths[1:] if path.exists()] == []
