@@ -111,8 +111,7 @@ def _row_bytes(width: int, segmenter: Segmenter) -> int:
     from emra_deploy.label_levels import BLOCK
 
     _, height, _ = segmenter.backend.input_shape
-    # One row of tiles as it is put together, and one of blocks as it fills.
-    # A third for the overviews.
+    # One row of tiles as it is put together, one of blocks as it fills, and a third of that for the overviews.
     held = width * (height + BLOCK * 4 // 3)
     if segmenter.blend:
         held += width * height * (4 * (len(segmenter.classes) + 1) + 1)
