@@ -8,9 +8,16 @@ from pathlib import Path
 
 import pytest
 
-# Where the tests run in the background, Ctrl-C is ignored, and the processes that they interrupt would inherit that.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+def _ignore(*_: object) -> None:
+    """Do nothing, and unlike ``SIG_IGN`` be forgotten by the programs that tests start."""
+
+
+# In the background Ctrl-C is ignored, and under nohup the loss of the terminal. Programs inherit that, and some tests
+# send them these signals. The tests themselves go on ignoring what they were asked to ignore.
+for _signal in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT), signal.SIGTERM):
+    if signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, _ignore)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from training.model.config import CELLS, PATCH, EMRAConfig
 from training.model.emra import EMRAProxy, enlarge
@@ -85,11 +85,11 @@ def count_cost(config: EMRAConfig) -> Cost:
         image = torch.empty(1, 3, *config.network_size)
     grid = config.grid
     with torch.no_grad():
-        backbone, features = _count(lambda: model.backbone(image))
-        hra, hsmf = _count(lambda: model.hra(features.early, features.final, grid), products=True)
-        mca, gca = _count(lambda: model.mca(features.qkv, grid))
-        fusion, logits = _count(lambda: model.fusion(hsmf, gca), products=True)
-        up, _ = _count(lambda: enlarge(logits, PATCH // CELLS // config.zoom))
+        backbone, features = count_operators(lambda: model.backbone(image))
+        hra, hsmf = count_operators(lambda: model.hra(features.early, features.final, grid), products=True)
+        mca, gca = count_operators(lambda: model.mca(features.qkv, grid))
+        fusion, logits = count_operators(lambda: model.fusion(hsmf, gca), products=True)
+        up, _ = count_operators(lambda: enlarge(logits, PATCH // CELLS // config.zoom))
     parts = (
         PartCost("backbone", _parameters(model.backbone), sum(backbone.values())),
         PartCost("HRA", _parameters(model.hra), sum(hra.values())),
@@ -102,14 +102,30 @@ def count_cost(config: EMRAConfig) -> Cost:
     return Cost(config, parts, sum(macs for operator, macs in backbone.items() if operator not in rest))
 
 
-def _count(run: Callable[[], Any], products: bool = False) -> tuple[dict[Any, int], Any]:
-    """Multiply-accumulates by operator, and what `run` returned."""
-    formulas: dict[Any, Callable[..., int]] = {aten.upsample_bilinear2d: _bilinear_flops}
+def count_operators(run: Callable[[], Any], products: bool = False) -> tuple[dict[Any, int], Any]:
+    """Multiply-accumulates of a computation, by operator, whatever the device and the processor.
+
+    Args:
+        run: The computation.
+        products: Whether elementwise products count, one each.
+
+    Returns:
+        The count of each operator of ATen, and what ``run`` returned.
+    """
+    formulas: dict[Any, Callable[..., int]] = {
+        aten.upsample_bilinear2d: _bilinear_flops,
+        # Fused attention on processors with AVX-512; torch's table (2.14) has the operators of CUDA alone.
+        aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    }
     if products:
         formulas[aten.mul] = _product_flops
     with FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         result = run()
     return {operator: flops // 2 for operator, flops in counter.get_flop_counts()["Global"].items()}, result
+
+
+def _attention_flops(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
 
 
 def _bilinear_flops(*_: Any, out_shape: Sequence[int], **__: Any) -> int:
