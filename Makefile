@@ -1,54 +1,115 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
-# Each keeps an environment of its own, so neither touches the other's or yours.
+# Each keeps an environment of its own for each version of Python, so none touches another's or yours.
 
 PYTHON ?= python3
-DEMO_ENV := .venv-demo
-TEST_ENV := .venv-test
-TEST_EXTRAS := runtime,raster,vector,video,openvino,export,quant,rtx,train,report,bench,dev,docs
+PYTHONS ?= 3.10 3.11 3.12 3.13
+PY := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 OUT ?= demo
 
-.PHONY: help demo test lint plugin plugin-aarch64 check-python clean
+DEMO_ENV := .venv-demo-$(PY)
+TEST_ENV := .venv-test-$(PY)
+DEVICE_ENV := .venv-device-$(PY)
+DEMO_EXTRAS := runtime,raster
+DEVICE_EXTRAS := runtime,raster,vector,video,openvino,test
+JETPACK_EXTRAS := runtime,raster,vector,video,openvino,bench,export,quant
+TEST_EXTRAS := $(DEVICE_EXTRAS),export,quant,rtx,train,report,bench,dev,docs
+
+# The versions that were tested, one file for each Python; a Python without one takes the newest.
+LOCK := $(wildcard requirements/python-$(PY).txt)
+LOCKED := $(if $(LOCK),--constraint $(LOCK))
+
+.PHONY: help demo test test-device test-pythons test-latest test-lowest test-platforms lint lock \
+  plugin plugin-aarch64 check-python clean
 
 help:
 	@echo "make demo                  segment a generated scene whose truth is known, and score it"
 	@echo "make demo INPUT=your.tif   segment your picture (JPEG, PNG, TIFF, GeoTIFF)"
 	@echo "make test                  install everything, then check style, types and behaviour"
-	@echo "make lint                  style and types only (after make test)"
+	@echo "make test-device           the runtime's tests alone, without PyTorch"
+	@echo "make test-pythons          demo and test on Python $(PYTHONS)"
+	@echo "make test-latest           the same as test, with the newest release of every library"
+	@echo "make test-lowest           the runtime's tests, with the oldest releases that setup.cfg admits"
+	@echo "make test-platforms        what Jetsons and other machines can install (needs the package registry)"
+	@echo "make lint                  style and types only"
+	@echo "make lock                  write requirements/ again; UPGRADE=1 takes the newest releases"
 	@echo "make plugin                the CUDA kernels and the TensorRT plugin, into build/"
 	@echo "make plugin-aarch64        the same for Orin, by a cross-compiler, into build/aarch64/"
-	@echo "make clean                 remove both environments and the demo's output"
+	@echo "make clean                 remove the environments and the demo's output"
+	@echo "Another Python: make demo PYTHON=python3.12"
 
 check-python:
+	@test -n "$(PY)" || { echo "$(PYTHON) does not run here; run: make $(MAKECMDGOALS) PYTHON=/path/to/python3"; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo "$(PYTHON) is older than 3.10; run: make $(MAKECMDGOALS) PYTHON=python3.12"; exit 2; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 	  { echo "$(PYTHON) has no venv module; on Debian and Ubuntu: apt-get install python3-venv"; exit 2; }
+	@$(if $(LOCK),true,echo "requirements/ has no file for Python $(PY): taking the newest libraries")
 
+# $(call environment,FOLDER,EXTRAS): build tools first, so that they are locked as well.
 # Stamps: an environment is rebuilt when what it is made from changes, or when it was left half-made.
-$(DEMO_ENV)/.stamp: setup.cfg pyproject.toml | check-python
-	$(PYTHON) -m venv $(DEMO_ENV)
-	$(DEMO_ENV)/bin/pip install --quiet --editable '.[runtime,raster]'
-	@touch $@
+define environment
+$(PYTHON) -m venv --clear $(1)
+$(1)/bin/pip install --quiet $(LOCKED) setuptools
+$(1)/bin/pip install --quiet $(LOCKED) --no-build-isolation --editable '.[$(2)]'
+@touch $(1)/.stamp
+endef
 
-$(TEST_ENV)/.stamp: setup.cfg pyproject.toml | check-python
-	$(PYTHON) -m venv $(TEST_ENV)
-	$(TEST_ENV)/bin/pip install --quiet --editable '.[$(TEST_EXTRAS)]'
-	@touch $@
+$(DEMO_ENV)/.stamp: setup.cfg pyproject.toml $(LOCK) | check-python
+	$(call environment,$(DEMO_ENV),$(DEMO_EXTRAS))
+
+$(TEST_ENV)/.stamp: setup.cfg pyproject.toml $(LOCK) | check-python
+	$(call environment,$(TEST_ENV),$(TEST_EXTRAS))
+
+$(DEVICE_ENV)/.stamp: setup.cfg pyproject.toml $(LOCK) | check-python
+	$(call environment,$(DEVICE_ENV),$(DEVICE_EXTRAS))
 
 demo: $(DEMO_ENV)/.stamp
 	@$(DEMO_ENV)/bin/python examples/demo.py $(if $(INPUT),"$(INPUT)") --output "$(OUT)"
 
-# In three processes. In one, which has then held PyTorch's compiler, both inference libraries, TensorRT-RTX and GDAL,
-# a library ends it by a segmentation fault in the training tests, which pass by themselves.
-test: $(TEST_ENV)/.stamp lint
-	$(TEST_ENV)/bin/python -m pytest $(PYTEST_ARGS) tests/emra_deploy
-	$(TEST_ENV)/bin/python -m pytest $(PYTEST_ARGS) tests/training
-	$(TEST_ENV)/bin/python -m pytest $(PYTEST_ARGS) --ignore=tests/emra_deploy --ignore=tests/training
+test: $(TEST_ENV)/.stamp
+	@$(TEST_ENV)/bin/python -m tests.parts $(PYTEST_ARGS)
+
+test-device: $(DEVICE_ENV)/.stamp
+	@$(DEVICE_ENV)/bin/python -m tests.parts --only emra_deploy $(PYTEST_ARGS)
+
+test-pythons:
+	@failed=; for version in $(PYTHONS); do echo "Python $$version"; \
+	  $(MAKE) --no-print-directory demo test PYTHON=python$$version OUT=$(OUT)-$$version || failed="$$failed $$version"; \
+	done; if [ -n "$$failed" ]; then echo "failed on Python$$failed"; exit 1; fi
+
+# Always made again: what was newest yesterday is not today.
+test-latest: LOCKED :=
+test-latest: | check-python
+	$(call environment,.venv-latest-$(PY),$(TEST_EXTRAS))
+	@.venv-latest-$(PY)/bin/python -m tests.parts $(PYTEST_ARGS)
+
+.venv-tools/.stamp: requirements/tools.txt
+	$(PYTHON) -m venv --clear .venv-tools
+	.venv-tools/bin/pip install --quiet --requirement requirements/tools.txt
+	@touch $@
+
+test-lowest: .venv-tools/.stamp | check-python
+	$(PYTHON) -m venv --clear .venv-lowest-$(PY)
+	.venv-tools/bin/uv pip install --quiet --python .venv-lowest-$(PY)/bin/python --resolution lowest-direct \
+	  --editable '.[$(DEVICE_EXTRAS)]'
+	@.venv-lowest-$(PY)/bin/python -m tests.parts --only emra_deploy $(PYTEST_ARGS)
 
 lint: $(TEST_ENV)/.stamp
-	$(TEST_ENV)/bin/ruff check .
-	$(TEST_ENV)/bin/ruff format --check .
-	$(TEST_ENV)/bin/mypy
+	@$(TEST_ENV)/bin/python -m tests.parts --only style types
+
+COMPILE = .venv-tools/bin/uv pip compile --quiet --no-annotate --custom-compile-command 'make lock' \
+  $(if $(UPGRADE),--upgrade) --constraint requirements/held.txt pyproject.toml requirements/build.in
+extras = $(foreach extra,$(subst $(comma), ,$(1)),--extra $(extra))
+comma := ,
+lock: .venv-tools/.stamp
+	for version in 3.10 3.11 3.12 3.13; do \
+	  $(COMPILE) $(call extras,$(TEST_EXTRAS)) --python-version $$version --python-platform x86_64-manylinux_2_28 \
+	    --output-file requirements/python-$$version.txt || exit; \
+	done
+	$(COMPILE) $(call extras,$(JETPACK_EXTRAS)$(comma)cuda12) --python-version 3.10 --python-platform aarch64-manylinux_2_35 \
+	  --output-file requirements/jetpack-6.txt
+	$(COMPILE) $(call extras,$(JETPACK_EXTRAS)$(comma)cuda13) --python-version 3.12 --python-platform aarch64-manylinux_2_39 \
+	  --output-file requirements/jetpack-7.txt
 
 # One architecture builds fastest: make plugin PLUGIN_OPTIONS=-DCMAKE_CUDA_ARCHITECTURES=87
 # Where TensorRT is not installed, its headers come from the package kernel-lens: of `make test`, or of your Python.
@@ -76,4 +137,4 @@ plugin-aarch64: build/cudart-aarch64/lib/libcudart_static.a
 	@echo "The plugin: $(CURDIR)/build/aarch64"
 
 clean:
-	rm -rf $(DEMO_ENV) $(TEST_ENV) demo build
+	rm -rf .venv-demo-* .venv-test-* .venv-device-* .venv-latest-* .venv-lowest-* .venv-tools demo demo-3.* build
