@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -14,6 +15,11 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from emra_deploy.errors import EmraError
+
+CUDA_PATIENCE = 30.0
+"""Seconds for opening CUDA, after which it counts as hung."""
 
 # What decides how fast INT8 and half precision run, by the names of /proc/cpuinfo.
 _FEATURES = {
@@ -238,6 +244,31 @@ def _gpus() -> list[dict[str, str]]:
     return parse_nvidia_smi(done.stdout) if done.returncode == 0 else []
 
 
+def _cuda() -> dict[str, Any]:
+    """Whether engines can use CUDA; a process of its own finds out, which a broken driver may crash or hang."""
+    code = (
+        f"import json, sys; sys.path[:] = {sys.path!r}\n"
+        "from emra_deploy.engine.cuda import cuda_state; print(json.dumps(cuda_state()))"
+    )
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=CUDA_PATIENCE,
+            check=False,
+        )
+        state: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
+        what = "hangs" if isinstance(error, subprocess.TimeoutExpired) else "crashes"
+        told = EmraError(
+            "gpu-start", f"CUDA {what} when it is opened", "See dmesg for what the driver says, then reboot"
+        )
+        return {"gpu": None, "compute_capability": None, "error": told.to_dict()}
+    return state
+
+
 def _providers() -> list[str]:
     try:
         import onnxruntime
@@ -258,6 +289,7 @@ def collect(libraries: Iterable[Library] = LIBRARIES) -> dict[str, Any]:
     }
     if found.get("onnxruntime", {}).get("version") is not None:
         found["onnxruntime"]["providers"] = _providers()
+    opens_cuda = any(found.get(name, {}).get("version") is not None for name in ("cuda-python", "pycuda"))
     return {
         "python": platform.python_version(),
         "executable": sys.executable,
@@ -271,5 +303,6 @@ def collect(libraries: Iterable[Library] = LIBRARIES) -> dict[str, Any]:
         "memory": {"total": total, "available": available},
         "jetson": _jetson(),
         "gpus": _gpus(),
+        "cuda": _cuda() if opens_cuda else None,
         "libraries": found,
     }

@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from emra_deploy import __version__
-from emra_deploy.engine.cuda import Cuda, open_cuda
+from emra_deploy.engine.cuda import UNUSABLE, Cuda, open_cuda
 from emra_deploy.engine.device import describe_machine, free_memory
 from emra_deploy.engine.flavour import FLAVOURS, RTX, Flavour, load_flavour, version_text
 from emra_deploy.engine.forecast import Forecast, check_fits
@@ -117,7 +117,7 @@ def build_engine(
     profile = make_profile(source, min_batch, opt_batch, max_batch)
     timings = None if timing_cache is None else (_read_timings(Path(timing_cache)), Path(timing_cache))
 
-    cuda = _cuda()
+    cuda, without = _cuda()
     forecast = Forecast(measure_graph(source.model, profile.maximum[0]), profile.maximum[0])
     free = free_memory(cuda)
     lines = [forecast.describe() + ("" if free is None else f"; {free.bytes / 1e9:.1f} GB of {free.kind} memory free")]
@@ -129,7 +129,7 @@ def build_engine(
     built = run_shown(lambda: build(source, request, library, progress), progress)
     lines.append(f"{library.title}: a strongly typed network of {built.layers} layers, {len(built.plan) / 1e6:.1f} MB")
     plugins = () if found_plugin is None else (found_plugin,)
-    tried = _try_out(built, source, library, cuda, plugins)
+    tried = _try_out(built, source, library, cuda, plugins) if cuda else _Tried(SelfTest(NOT_RUN, reason=without))
     precision = _read_precision(built, tried, source, library)
     activations = tried.activations or built.messages.sizes.get("activations")
     lines += [_memory_line(built, activations, forecast), _precision_line(precision), _self_test_line(tried.self_test)]
@@ -206,22 +206,21 @@ def _read_timings(path: Path) -> bytes:
         ) from error
 
 
-def _cuda() -> Cuda | None:
+def _cuda() -> tuple[Cuda | None, str]:
+    """CUDA, or None and why it cannot be used: TensorRT-RTX builds without."""
     try:
-        return open_cuda()
+        return open_cuda(), ""
     except EmraError as error:
-        if error.code not in ("backend-missing", "no-gpu"):
+        if error.code not in UNUSABLE:
             raise
-        return None
+        return None, error.cause
 
 
-def _try_out(built: Built, source: Source, library: Flavour, cuda: Cuda | None, plugins: tuple[Plugin, ...]) -> _Tried:
-    """Run the golden tile through the engine, where there is a GPU."""
+def _try_out(built: Built, source: Source, library: Flavour, cuda: Cuda, plugins: tuple[Plugin, ...]) -> _Tried:
+    """Run the golden tile through the engine."""
     from emra_deploy.backends.trt import TensorRTBackend
     from emra_deploy.selftest import self_test
 
-    if cuda is None:
-        return _Tried(SelfTest(NOT_RUN, reason="no GPU"))
     try:
         backend = TensorRTBackend.of_plan(bytes(built.plan), library, source.manifest, cuda, plugins)
     except EmraError as error:

@@ -23,6 +23,7 @@ from emra_deploy.backends.gpu_guard import GpuGuard
 from emra_deploy.backends.ort import OnnxRuntimeBackend, check_file, load_runtime, one_line, open_session
 from emra_deploy.backends.providers import PROVIDERS, Provider, check_device, provider_options
 from emra_deploy.engine.bindings import chunks
+from emra_deploy.engine.cuda_unusable import meaning, number_of
 from emra_deploy.engine.device import free_memory
 from emra_deploy.engine.forecast import Forecast
 from emra_deploy.engine.gpu_errors import LOST, RESTART, fault_of
@@ -139,11 +140,15 @@ class OnnxRuntimeGpuBackend(OnnxRuntimeBackend):
 
     def _unusable(self, library: Any, reason: str) -> EmraError:
         chosen = self._provider
+        known = meaning(number_of(reason))
+        check = "Check that nvidia-smi shows the GPU, and that CUDA and its libraries are those of this release"
+        remedy = f"{check}. {chosen.get}" if known is None else known[2]
         return EmraError(
             "backend-provider",
-            f"ONNX Runtime {library.__version__} has {chosen.ep}, and cannot run this model with it ({reason})",
-            "Check that nvidia-smi shows the GPU, and that CUDA and its libraries are those of this release."
-            f" {chosen.get}; or use --backend onnxruntime, which runs on the processor",
+            f"ONNX Runtime {library.__version__} has {chosen.ep}, and cannot run this model with it"
+            + ("" if known is None else f": {known[1]}")
+            + f" ({reason})",
+            f"{remedy}; or use --backend onnxruntime, which runs on the processor",
             self._path,
         )
 

@@ -125,4 +125,13 @@ def _summary(facts: dict[str, Any]) -> dict[str, str]:
         for gpu in facts["gpus"]
     ]
     rows["gpu"] = "; ".join(gpus) or "none that nvidia-smi knows"
+    if facts["cuda"] is not None:
+        rows["cuda"] = _cuda(facts["cuda"])
     return rows
+
+
+def _cuda(state: dict[str, Any]) -> str:
+    error = state["error"]
+    if error is None:
+        return f"usable, {state['gpu']}, sm_{state['compute_capability'].replace('.', '')}"
+    return f"not usable. {error['cause']}. {error['remedy']}. [{error['code']}]"

@@ -3,35 +3,91 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from typing import Any
 
 from emra_deploy.engine.cuda_base import Bytes, Cuda, DeviceFacts
 from emra_deploy.engine.cuda_pycuda import PyCuda
 from emra_deploy.engine.cuda_python import CudaPython
+from emra_deploy.engine.cuda_unusable import driver_is_missing, no_driver
 from emra_deploy.errors import EmraError
 
-__all__ = ["Bytes", "Cuda", "CudaPython", "DeviceFacts", "PyCuda", "open_cuda"]
+__all__ = ["UNUSABLE", "Bytes", "Cuda", "CudaPython", "DeviceFacts", "PyCuda", "cuda_state", "open_cuda"]
+
+GET = (
+    "Run: pip install 'cuda-python==12.6.*' for a driver of CUDA 12 such as JetPack 6's, 'cuda-python==13.0.*' for"
+    " CUDA 13"
+)
+"""How to get a library, for errors."""
+
+UNUSABLE = (
+    *("backend-missing", "backend-broken"),
+    *("cuda-version", "cuda-mismatch", "gpu-busy", "gpu-driver", "gpu-memory", "gpu-start", "no-gpu"),
+)
+"""Codes of the errors of `open_cuda`."""
+
+_LIBRARIES: tuple[tuple[str, tuple[str, ...], Callable[[Any], Cuda]], ...] = (
+    # The second name is that of cuda-python before 12.6.
+    ("cuda-python", ("cuda.bindings.runtime", "cuda.cudart"), CudaPython),
+    ("pycuda", ("pycuda.driver",), PyCuda),
+)
+_OF_THE_LIBRARY = ("backend-broken", "cuda-version")
+"""Codes of errors that another library may not have."""
 
 
 def open_cuda() -> Cuda:
-    """CUDA through whichever library is here, cuda-python first.
+    """CUDA through whichever library is here and fits the driver, cuda-python first.
 
     Raises:
-        EmraError: ``backend-missing`` when neither is installed, ``no-gpu`` when there is no usable GPU.
+        EmraError: ``backend-missing`` when neither is installed, ``backend-broken`` for one that does not load, and
+            what keeps CUDA from being used; see `emra_deploy.engine.cuda_unusable`.
     """
-    for name, kind in (
-        ("cuda.bindings.runtime", CudaPython),
-        ("cuda.cudart", CudaPython),
-        ("pycuda.driver", PyCuda),
-    ):
+    failures: list[EmraError] = []
+    for title, names, kind in _LIBRARIES:
         try:
-            module = importlib.import_module(name)
-        except (ImportError, OSError, RuntimeError):
-            # Not installed, or made for another CUDA: the next may fit.
-            continue
-        cuda: Cuda = kind(module)
-        return cuda
+            module = _import(title, names)
+            if module is not None:
+                return kind(module)
+        except EmraError as error:
+            # The library may be for another CUDA: the next may fit.
+            failures.append(error)
+    if failures:
+        raise next((error for error in failures if error.code not in _OF_THE_LIBRARY), failures[0])
     raise EmraError(
         "backend-missing",
         "Neither cuda-python nor pycuda is installed, one of which TensorRT engines need for GPU memory",
-        "Run: pip install cuda-python (of the version of your CUDA, such as 'cuda-python==12.6.*')",
+        GET,
     )
+
+
+def _import(title: str, names: tuple[str, ...]) -> Any:
+    """The module, or None when it is not installed.
+
+    Raises:
+        EmraError: ``backend-broken``, ``gpu-driver``.
+    """
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise _broken(title, error) from error
+        except Exception as error:  # Compiled modules raise ImportError, OSError, RuntimeError and others.
+            raise _broken(title, error) from error
+    return None
+
+
+def _broken(title: str, error: Exception) -> EmraError:
+    reason = " ".join(str(error).split())[:300]
+    if "libcuda" in reason and driver_is_missing():
+        return no_driver(reason)
+    return EmraError("backend-broken", f"{title} is installed and does not load ({reason})", GET)
+
+
+def cuda_state() -> dict[str, Any]:
+    """Whether CUDA can be used, as JSON values: ``gpu`` and ``compute_capability``, or ``error``."""
+    try:
+        facts = open_cuda().facts()
+    except EmraError as error:
+        return {"gpu": None, "compute_capability": None, "error": error.to_dict()}
+    return {"gpu": facts.name, "compute_capability": facts.sm, "error": None}

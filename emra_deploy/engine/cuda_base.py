@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from emra_deploy.engine.cuda_unusable import meaning, number_of
 from emra_deploy.engine.gpu_errors import LOST, MEMORY, RESTART, fault_of
 from emra_deploy.errors import EmraError
 
@@ -130,19 +131,19 @@ class Cuda(Protocol):
         ...
 
 
-def no_gpu(reason: str) -> EmraError:
-    """The error for a machine whose GPU cannot be used."""
-    return EmraError(
-        "no-gpu",
-        f"There is no GPU that CUDA can use here ({reason})",
-        "Run the engine on the device it was built for, or give the ONNX file, which runs on the processor",
-    )
+def failed(what: str, reason: str, number: int | None = None) -> EmraError:
+    """The error for a call of CUDA that failed.
 
-
-def failed(what: str, reason: str) -> EmraError:
-    """The error for a call of CUDA that failed."""
+    Args:
+        what: What it was to do.
+        reason: What the library said.
+        number: Of ``cudaError``, where the library gives one.
+    """
     code = fault_of(reason)
     remedies = {MEMORY: "Give a smaller --batch, or close what else uses the GPU", LOST: RESTART}
+    told = None if code else meaning(number_of(reason) if number is None else number)
+    if told is not None:
+        return EmraError(told[0], f"CUDA failed while {what}: {told[1]} ({reason})", told[2])
     return EmraError(
         code or "gpu",
         f"CUDA failed while {what} ({reason})",

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from emra_deploy.engine.cuda_base import Bytes, DeviceFacts, failed, no_gpu
+from emra_deploy.engine.cuda_base import Bytes, DeviceFacts, failed
+from emra_deploy.engine.cuda_unusable import unusable
 
 
 class PyCuda:
@@ -19,7 +20,7 @@ class PyCuda:
         driver: The module ``pycuda.driver``.
 
     Raises:
-        EmraError: ``no-gpu`` when there is no GPU that this driver and library can use.
+        EmraError: What keeps CUDA from being used; see `emra_deploy.engine.cuda_unusable`.
     """
 
     def __init__(self, driver: Any) -> None:
@@ -28,8 +29,8 @@ class PyCuda:
             driver.init()
             self._device = driver.Device(0)
             self._context = self._device.retain_primary_context()
-        except driver.Error as error:
-            raise no_gpu(str(error)) from error
+        except (driver.Error, MemoryError) as error:
+            raise unusable(None, str(error)) from error
         # pycuda frees what is no longer held, so it is held here by its address.
         self._held: dict[int, Any] = {}
         self._lock = threading.Lock()

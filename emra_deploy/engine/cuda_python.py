@@ -9,10 +9,35 @@ from typing import Any
 
 import numpy as np
 
-from emra_deploy.engine.cuda_base import Bytes, DeviceFacts, failed, no_gpu
+from emra_deploy.engine.cuda_base import Bytes, DeviceFacts, failed
+from emra_deploy.engine.cuda_unusable import LACKING, driver_is_missing, no_driver, unusable
 
 _MAPPED, _WITHOUT_TIMING = 2, 2
 """``cudaHostAllocMapped`` and ``cudaEventDisableTiming``."""
+
+
+class _Guarded:
+    """cuda-python's module, whose RuntimeErrors are told as what they are.
+
+    Up to 12.8 it looks for the driver and its functions when they are first called.
+    """
+
+    def __init__(self, runtime: Any) -> None:
+        self._runtime = runtime
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._runtime, name)
+        if isinstance(found, type) or not callable(found):
+            return found
+
+        def call(*arguments: Any) -> Any:
+            try:
+                return found(*arguments)
+            except RuntimeError as error:
+                reason = " ".join(str(error).split())
+                raise (no_driver(reason) if driver_is_missing() else unusable(LACKING, reason)) from error
+
+        return call
 
 
 class CudaPython:
@@ -22,16 +47,23 @@ class CudaPython:
         runtime: The module ``cuda.bindings.runtime`` or ``cuda.cudart``.
 
     Raises:
-        EmraError: ``no-gpu`` when there is no GPU that this driver and library can use.
+        EmraError: What keeps CUDA from being used; see `emra_deploy.engine.cuda_unusable`.
     """
 
     def __init__(self, runtime: Any) -> None:
-        self._runtime = runtime
-        error, count = runtime.cudaGetDeviceCount()
+        self._runtime = _Guarded(runtime)
+        error, count = self._runtime.cudaGetDeviceCount()
         if int(error) != 0 or not count:
-            raise no_gpu("none found" if int(error) == 0 else self._describe(error))
+            found_none = 100
+            number, reason = int(error) or found_none, self._describe(error) if int(error) else "none found"
+            raise unusable(number, reason, runtime=self._version("Runtime"), driver=self._version("Driver"))
         self._graphs: dict[int, Any] = {}
         self._numbers = itertools.count(1)
+
+    def _version(self, of: str) -> int | None:
+        """CUDA version of the ``"Runtime"`` or the ``"Driver"``, such as 12060; None where it does not say."""
+        error, version = getattr(self._runtime, f"cuda{of}GetVersion")()
+        return None if int(error) else int(version)
 
     def _describe(self, error: Any) -> str:
         text = self._runtime.cudaGetErrorString(error)[1]
@@ -40,7 +72,7 @@ class CudaPython:
     def _done(self, answer: tuple[Any, ...], what: str) -> Any:
         """The value of an answer (status, value), or the error it reports."""
         if int(answer[0]) != 0:
-            raise failed(what, self._describe(answer[0]))
+            raise failed(what, self._describe(answer[0]), int(answer[0]))
         return answer[1] if len(answer) > 1 else None
 
     def facts(self) -> DeviceFacts:

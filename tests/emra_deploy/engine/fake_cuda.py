@@ -102,6 +102,12 @@ class FakeRuntime:
     def cudaGetDeviceCount(self):
         return (0, self._devices) if self._devices else (100, None)
 
+    def cudaRuntimeGetVersion(self):
+        return 0, 12060
+
+    def cudaDriverGetVersion(self):
+        return 0, 12060
+
     def cudaGetErrorString(self, error):
         texts = {
             100: b"no CUDA-capable device is detected",
