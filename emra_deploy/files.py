@@ -12,6 +12,9 @@ from pathlib import Path
 
 from emra_deploy.errors import EmraError
 
+_unfinished: set[Path] = set()
+"""Temporary files of outputs that are being written."""
+
 
 def check_input(path: str | os.PathLike[str]) -> Path:
     """The path of an existing regular file.
@@ -101,6 +104,7 @@ def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
             "Choose a folder that you may write to",
             path,
         ) from error
+    _unfinished.add(part)
     try:
         with writing(path):
             yield part
@@ -113,6 +117,14 @@ def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
         _sync_folder(place.parent)
     finally:
         with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+        _unfinished.discard(part)
+
+
+def remove_unfinished() -> None:
+    """Delete the temporary files of all outputs that are being written, for a process that ends at once."""
+    for part in tuple(_unfinished):
+        with contextlib.suppress(OSError):
             part.unlink()
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emra_deploy.machine import peak_memory
+from emra_deploy.slow_steps import step
 from emra_deploy.windows import iter_tiles
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def plan_map(source: ImageSource, segmenter: Segmenter) -> MapPlan:
     _, height, width = segmenter.backend.input_shape
     tiles = sum(1 for _ in iter_tiles(source.height, source.width, height, width, segmenter.halo))
     batch = min(segmenter.batch_size, tiles)
-    seconds = _seconds_per_tile(source, segmenter, batch)
+    with step(f"timing {TRIALS} runs of {batch} tile{'s' if batch > 1 else ''}"):
+        seconds = _seconds_per_tile(source, segmenter, batch)
     peak = peak_memory()
     return MapPlan(
         height=source.height,

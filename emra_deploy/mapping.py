@@ -25,6 +25,7 @@ from emra_deploy.map_report import MapReport
 from emra_deploy.map_tiles import estimate_tiles
 from emra_deploy.raster import RasterSource
 from emra_deploy.scaling import Scale
+from emra_deploy.slow_steps import step
 from emra_deploy.throttling import ThrottleWatch
 
 if TYPE_CHECKING:
@@ -236,7 +237,7 @@ def segment_file(
         rows = run() if diary is None else diary.go_on(run)
         preview = None if over is None else _preview(source, segmenter, opacity)
         counts = _stream(rows, source.height, sink, preview, progress, watch)
-        with writing(output):
+        with step(f"finishing {os.fspath(output)}"), writing(output):
             sink.finish()
         if preview is not None and over is not None and overlay is not None:
             with writing(overlay):
@@ -245,7 +246,8 @@ def segment_file(
         if outlines is not None and request is not None:
             from emra_deploy.polygons import write_polygons
 
-            found = write_polygons(part, outlines, segmenter.classes, georeference, request)
+            with step(f"outlining classes for {os.fspath(polygons or '')}"):
+                found = write_polygons(part, outlines, segmenter.classes, georeference, request)
         done = time.perf_counter()
         facts = segmenter.backend.describe()
     area, note = _pixel_area(georeference)

@@ -14,6 +14,7 @@ from emra_deploy.backends.base import Backend
 from emra_deploy.engine.faults import known_fault, way_out
 from emra_deploy.errors import EmraError
 from emra_deploy.manifest import Manifest
+from emra_deploy.slow_steps import step
 
 _log = logging.getLogger(__name__)
 
@@ -51,9 +52,11 @@ def self_test(backend: Backend, manifest: Manifest) -> float | None:
             f"The golden tile has label {int(expected.max())}, and the Manifest names {len(manifest.classes)} classes",
             "Export the model again with export/to_onnx.py",
         )
-    found = backend.run(manifest.golden.image()[np.newaxis])["classes"][0]
-    different = float(np.mean(found != expected))
     facts = backend.describe()
+    computed_in = f" in {facts['precision']}" if "precision" in facts else ""
+    with step(f"testing {manifest.name} with {backend.name}{computed_in}: its golden tile is run"):
+        found = backend.run(manifest.golden.image()[np.newaxis])["classes"][0]
+    different = float(np.mean(found != expected))
     computed = COMPUTED.get(facts.get("precision", ""), 0.0)
     allowed = max(manifest.golden.tolerance, TOLERANCES.get(manifest.precision, 0.0), computed)
     if different > allowed:

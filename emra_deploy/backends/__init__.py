@@ -13,6 +13,7 @@ from emra_deploy.backends.choose import Choice, choose_on_processor, providers_h
 from emra_deploy.backends.providers import PROVIDERS
 from emra_deploy.errors import EmraError
 from emra_deploy.manifest import Manifest
+from emra_deploy.slow_steps import step
 
 ENGINES = (".engine", ".plan", ".trt")
 """Endings of the names of TensorRT engines."""
@@ -190,6 +191,11 @@ def _suits(path: str | os.PathLike[str]) -> tuple[str, ...]:
 
 def _open(path: str | os.PathLike[str], name: str, options: _Options) -> tuple[Backend, Manifest]:
     """Open a file with a backend that runs such files."""
+    with step(f"loading {os.fspath(path)} with {name}"):
+        return _load(path, name, options)
+
+
+def _load(path: str | os.PathLike[str], name: str, options: _Options) -> tuple[Backend, Manifest]:
     if options.precision is not None and name != "openvino":
         raise EmraError(
             "backend-precision",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ PRECISIONS = ("f32", "bf16", "f16")
 
 _WORDS = {"fp32": "f32", "fp16": "f16"}
 _CAPABILITIES = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
+_QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
+_X86 = ("x86_64", "amd64", "i686")
 _MAX_OPSET = 1000
 _GET = "Run: pip install 'emra-deploy[openvino]'"
 
@@ -39,14 +42,15 @@ class OpenVinoBackend:
         manifest: Used in place of the file's own Manifest, when given.
         threads: Threads of one run; None leaves the choice to OpenVINO (one per physical core).
         precision: One of `PRECISIONS` (``"fp32"`` and ``"fp16"`` will do too), or None for what suits the file: FP32
-            for an FP32 model, or else the processor's half precision, BF16 or FP16, and FP32 where it has none.
-            OpenVINO is always told: left alone it computes FP32 models in BF16 where the processor can.
+            for an FP32 model, or else BF16 where the processor has it; without it FP16 for an FP16 file on ARM, and
+            FP32 for all others. OpenVINO is always told: left alone it computes FP32 models in BF16 where the
+            processor can.
 
     Raises:
         EmraError: ``backend-missing`` without openvino or onnx; ``backend-precision`` for one that this processor does
-            not have; ``model-missing``, ``model-unreadable`` and ``model-external-data`` for files that do not load;
-            ``manifest-…`` for a Manifest that is missing or wrong; ``model-mismatch`` and ``class-count`` when graph
-            and Manifest disagree.
+            not have or takes minutes a tile in; ``model-missing``, ``model-unreadable`` and ``model-external-data``
+            for files that do not load; ``manifest-…`` for a Manifest that is missing or wrong; ``model-mismatch`` and
+            ``class-count`` when graph and Manifest disagree.
     """
 
     name = "openvino"
@@ -72,7 +76,8 @@ class OpenVinoBackend:
         try:
             if manifest is None:
                 manifest = Manifest.from_metadata({entry.key: entry.value for entry in proto.metadata_props})
-            self.precision = _choose_precision(core, manifest, precision)
+            quantised = any(node.op_type in _QUANTISERS for node in proto.graph.node)
+            self.precision = _choose_precision(core, manifest, precision, quantised)
             graph = _read(core, proto)
             contract.check_graph(_values(graph.inputs), _values(graph.outputs), manifest)
             self._compiled = _compile(core, graph, threads, self.precision)
@@ -207,8 +212,9 @@ def _compile(core: openvino.Core, graph: openvino.Model, threads: int | None, pr
         ) from error
 
 
-def _choose_precision(core: openvino.Core, manifest: Manifest, wanted: str | None) -> str:
+def _choose_precision(core: openvino.Core, manifest: Manifest, wanted: str | None, quantised: bool) -> str:
     able = set(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+    x86 = platform.machine().lower() in _X86
     if wanted is not None:
         if _CAPABILITIES[wanted] not in able:
             raise EmraError(
@@ -216,10 +222,19 @@ def _choose_precision(core: openvino.Core, manifest: Manifest, wanted: str | Non
                 f"this processor does not compute in {wanted}; OpenVINO names {', '.join(sorted(able))}",
                 "Leave the precision out for the one that suits model and processor",
             )
+        if wanted == "f16" and quantised and x86:
+            raise EmraError(
+                "backend-precision",
+                "OpenVINO has no fast kernels for INT8 beside FP16 on x86: one tile takes minutes",
+                f"Give --precision {'bf16' if 'BF16' in able else 'fp32'}, or leave it out",
+            )
         return wanted
     if manifest.precision == "fp32":
         return "f32"
-    return next((name for name in ("bf16", "f16") if _CAPABILITIES[name] in able), "f32")
+    if "BF16" in able:
+        return "bf16"
+    # On x86 FP16 is slower than FP32 also without INT8, and elsewhere INT8 beside FP16 was not measured: decision 0016.
+    return "f16" if "FP16" in able and not x86 and not quantised else "f32"
 
 
 def _values(ports: list[Any]) -> list[contract.Value]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from emra_deploy import slow_steps
 from emra_deploy.backends import contract
 from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.backends.external_data import check_external_data
@@ -18,6 +21,9 @@ from emra_deploy.seal import check_model_seal
 
 if TYPE_CHECKING:
     import onnxruntime
+
+_RELEASES_PYTHON = (1, 32)
+"""Oldest release that is known to let Python's other threads run while it makes a session; 1.23 to 1.30 do not."""
 
 _TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
@@ -143,6 +149,26 @@ def load_runtime() -> Any:
     return onnxruntime
 
 
+def make_session(path: str | os.PathLike[str], options: onnxruntime.SessionOptions, **settings: Any) -> Any:
+    """ONNX Runtime's session for a file, which a signal can end while it is made.
+
+    Args:
+        path: The file.
+        options: Of the session.
+        settings: Other arguments of ``InferenceSession``.
+    """
+    library = load_runtime()
+    # By path, never by content: only so does ONNX Runtime confine external data to the folder of the file.
+    # Without its fallback, which tries the same again and prints about it on standard output.
+    with nullcontext() if runtime_version(library) >= _RELEASES_PYTHON else slow_steps.unanswered():
+        return library.InferenceSession(os.fspath(path), options, enable_fallback=0, **settings)
+
+
+def runtime_version(library: Any) -> tuple[int, ...]:
+    """Its version as numbers; those of nightly builds are like those of the release to come."""
+    return tuple(map(int, re.findall(r"\d+", library.__version__)[:2]))
+
+
 def open_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
     """Load a file for the processor.
 
@@ -153,9 +179,7 @@ def open_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime
     check_external_data(path)
     check_model_seal(path)
     try:
-        # By path, never by content: only so does ONNX Runtime confine external data to the folder of the file.
-        # Without its fallback, which tries the same again and prints about it on standard output.
-        return library.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        return make_session(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own errors share no base but Exception.
         message = one_line(error)
         if "external data" in message.lower():

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.backends.gpu_guard import GpuGuard
-from emra_deploy.backends.ort import OnnxRuntimeBackend, check_file, load_runtime, one_line, open_session
+from emra_deploy.backends.ort import OnnxRuntimeBackend, check_file, load_runtime, make_session, one_line, open_session
 from emra_deploy.backends.providers import PROVIDERS, Provider, check_device, provider_options
 from emra_deploy.engine.bindings import chunks
 from emra_deploy.engine.cuda_unusable import meaning, number_of
@@ -101,15 +101,13 @@ class OnnxRuntimeGpuBackend(OnnxRuntimeBackend):
             if devices:
                 told.pop("device_id")
                 options.add_provider_for_devices([devices[self._device]], told)
-                return library.InferenceSession(os.fspath(self._path), options, enable_fallback=0)
+                return make_session(self._path, options)
             _load_libraries(library, chosen)
             providers: list[Any] = [(chosen.ep, told)]
             if chosen.builder and PROVIDERS["onnxruntime-cuda"].ep in library.get_available_providers():
                 # For nodes that TensorRT does not know.
                 providers.append((PROVIDERS["onnxruntime-cuda"].ep, {"device_id": str(self._device)}))
-            return library.InferenceSession(
-                os.fspath(self._path), options, providers=[*providers, "CPUExecutionProvider"], enable_fallback=0
-            )
+            return make_session(self._path, options, providers=[*providers, "CPUExecutionProvider"])
         except IndexError as error:
             raise EmraError(
                 "backend-option",

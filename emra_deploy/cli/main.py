@@ -6,14 +6,13 @@ import io
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Sequence
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from emra_deploy import __version__
 from emra_deploy.cli import doctor, info, segment, stream
+from emra_deploy.cli.signals import INTERRUPTED, answer_signals
 from emra_deploy.errors import EmraError
 
 if TYPE_CHECKING:
@@ -56,10 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.get("verbose"):
         logging.getLogger("emra_deploy").setLevel(logging.INFO)
     if argv is None:
-        # A polite kill, or a lost terminal, shall remove the unfinished file, as Ctrl-C does; nohup stays in force.
-        for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-            if signal.getsignal(number) == signal.SIG_DFL:
-                signal.signal(number, _terminate)
+        answer_signals()
         # File names need not be text; they are printed as they came.
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
@@ -74,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             EmraError("memory", f"not enough memory ({error})", "Free some, or give a smaller --batch"), options
         )
     except KeyboardInterrupt:
-        print("emra: interrupted; no output was changed", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of our output has seen enough; keep the interpreter from saying so when it exits.
@@ -87,10 +83,6 @@ def _refuse(error: EmraError, options: Namespace) -> int:
         print(json.dumps({"error": error.to_dict()}))
     print(f"emra: {error}", file=sys.stderr)
     return 2
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 if __name__ == "__main__":

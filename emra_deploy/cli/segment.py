@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
     from emra_deploy.map_report import MapReport
+
+LINES_EVERY = 60.0
+"""Seconds from one line of progress to the next, where there is no terminal for a bar."""
 
 HELP = "Segment a JPEG, PNG, TIFF or GeoTIFF into a label map."
 
@@ -153,9 +157,9 @@ def _parse_names(text: str | None) -> list[str] | None:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[int, int], None] | None]:
+def _progress() -> Iterator[Callable[[int, int], None]]:
     if not sys.stderr.isatty():
-        yield None
+        yield _progress_lines()
         return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -167,8 +171,21 @@ def _progress() -> Iterator[Callable[[int, int], None] | None]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("segmenting", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task("loading and testing the model", total=None)
+        yield lambda done, total: bar.update(task, description="segmenting", completed=done, total=total)
+
+
+def _progress_lines() -> Callable[[int, int], None]:
+    """Progress for a file or a pipe: a line now and then."""
+    last = time.monotonic()
+
+    def report(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= LINES_EVERY:
+            last = time.monotonic()
+            print(f"emra: {done:,} of {total:,} rows", file=sys.stderr, flush=True)
+
+    return report
 
 
 def _show(report: MapReport) -> None:

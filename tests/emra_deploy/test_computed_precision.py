@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,7 @@ from emra_deploy.backends import open_backend
 from emra_deploy.backends.openvino import _choose_precision
 from emra_deploy.errors import EmraError
 from emra_deploy.golden import GoldenTile
+from emra_deploy.models import shipped_model
 from emra_deploy.segmenter import Segmenter
 from emra_deploy.selftest import self_test
 from tests.emra_deploy.cli_helpers import emra, save_png
@@ -26,25 +28,43 @@ def processor(*able: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("able", "made", "asked", "expected"),
+    ("machine", "able", "made", "asked", "expected"),
     [
-        (("FP32", "INT8", "BF16"), "fp32", None, "f32"),
-        (("FP32", "INT8", "BF16"), "int8", None, "bf16"),
-        (("FP32", "INT8", "FP16"), "fp16", None, "f16"),
-        (("FP32", "INT8"), "int8", None, "f32"),
-        (("FP32", "BF16"), "fp32", "bf16", "bf16"),
-        (("FP32", "BF16"), "int8", "f32", "f32"),
+        ("x86_64", ("FP32", "INT8", "BF16"), "fp32", None, "f32"),
+        ("x86_64", ("FP32", "INT8", "BF16", "FP16"), "int8", None, "bf16"),
+        ("x86_64", ("FP32", "INT8", "FP16"), "int8", None, "f32"),
+        ("x86_64", ("FP32", "INT8", "FP16"), "fp16", None, "f32"),
+        ("x86_64", ("FP32", "INT8"), "int8", None, "f32"),
+        ("x86_64", ("FP32", "BF16"), "fp32", "bf16", "bf16"),
+        ("x86_64", ("FP32", "FP16"), "fp16", "f16", "f16"),
+        ("x86_64", ("FP32", "BF16"), "int8", "f32", "f32"),
+        ("aarch64", ("FP32", "FP16"), "fp16", None, "f16"),
+        ("aarch64", ("FP32", "FP16"), "int8", None, "f32"),
+        ("aarch64", ("FP32", "FP16"), "int8", "f16", "f16"),
+        ("aarch64", ("FP32", "BF16", "FP16"), "int8", None, "bf16"),
     ],
 )
-def test_on_simulated_processors(able: tuple[str, ...], made: str, asked: str | None, expected: str) -> None:
+def test_on_simulated_processors(
+    monkeypatch: pytest.MonkeyPatch, machine: str, able: tuple[str, ...], made: str, asked: str | None, expected: str
+) -> None:
+    monkeypatch.setattr("emra_deploy.backends.openvino.platform.machine", lambda: machine)
     manifest = replace(make_manifest(), precision=made)
-    assert _choose_precision(processor(*able), manifest, asked) == expected
+    assert _choose_precision(processor(*able), manifest, asked, made == "int8") == expected
+
+
+@pytest.mark.parametrize(("able", "instead"), [(("FP16", "FP32"), "fp32"), (("BF16", "FP16"), "bf16")])
+def test_what_takes_minutes_is_refused(monkeypatch: pytest.MonkeyPatch, able: tuple[str, ...], instead: str) -> None:
+    monkeypatch.setattr("emra_deploy.backends.openvino.platform.machine", lambda: "x86_64")
+    with pytest.raises(EmraError, match="INT8 beside FP16") as caught:
+        _choose_precision(processor(*able), make_manifest(), "f16", True)
+    assert caught.value.code == "backend-precision"
+    assert f"--precision {instead}" in caught.value.remedy
 
 
 @pytest.mark.parametrize("asked", ["bf16", "f16"])
 def test_a_simulated_processor_without_it_says_what_it_has(asked: str) -> None:
     with pytest.raises(EmraError, match="FP32, INT8") as caught:
-        _choose_precision(processor("FP32", "INT8"), make_manifest(), asked)
+        _choose_precision(processor("FP32", "INT8"), make_manifest(), asked, False)
     assert caught.value.code == "backend-precision"
 
 
@@ -89,6 +109,11 @@ def test_the_precision_reaches_the_backend(tmp_path: Path) -> None:
     with pytest.raises(EmraError) as caught:
         open_backend(model, "openvino", precision="fp8")
     assert caught.value.code == "backend-precision"
+    if platform.machine() == "x86_64":
+        # Where the processor has FP16 it would take minutes; where it has none it is refused as well.
+        with pytest.raises(EmraError) as caught:
+            open_backend(shipped_model(), "openvino", precision="fp16")
+        assert caught.value.code == "backend-precision"
     picture = save_png(tmp_path / "a.png", scene(40, 40))
     arguments = ("segment", picture, "--output", tmp_path / "a.tif", "--model", model)
     refused = emra(*arguments, "--precision", "bf16", "--backend", "onnxruntime")
