@@ -1,7 +1,8 @@
 """Which other files an ONNX file says its weights are in, found without the onnx package.
 
-ONNX Runtime confines such files to the model's folder, symbolic links followed, but a hard link in that folder to a
-file elsewhere looks like any file of the folder. So their names are read here first, from the protobuf wire format
+ONNX Runtime 1.23, the last for Python 3.10, reads such files anywhere, and even takes one name for an address in memory.
+Later releases confine them to the model's folder, symbolic links followed, but a hard link in that folder to a file
+elsewhere looks like any file of the folder. So their names are read here first, from the protobuf wire format
 (https://protobuf.dev/programming-guides/encoding/), by the field numbers of onnx.proto.
 """
 
@@ -14,6 +15,9 @@ from pathlib import Path
 
 from emra_deploy.errors import EmraError
 
+Data = bytes | mmap.mmap
+"""The bytes of a model."""
+
 # Message -> field number -> message in that field: all ways from a model to its tensors.
 _FIELDS: dict[str, dict[int, str]] = {
     "model": {7: "graph", 20: "training", 25: "function"},
@@ -25,29 +29,38 @@ _FIELDS: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {13: "entry"},
 }
-_MAX_DEPTH = 64
+# More than protobuf reads.
+_MAX_DEPTH = 128
 
 
 def check_external_data(path: Path) -> None:
-    """Refuse a model whose weights lie in a file that has other names, which may be outside its folder.
+    """Refuse a model whose weights lie outside its folder, in a file that is not there or has other names.
 
     Damaged files pass: whoever loads them says what is wrong.
 
     Raises:
         EmraError: ``model-external-data``.
     """
+    # A model may be a link into a store, where its weights lie beside it.
+    folders = (path.parent.resolve(), path.resolve().parent)
     for location in external_locations(path):
+        shown = f"Weights are in {location[:100]!r}, "
         try:
-            found = (path.parent / location).stat()
-        except (OSError, ValueError):
-            continue
-        if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
-            raise EmraError(
-                "model-external-data",
-                f"Weights are in {location[:100]!r}, a hard link: the same file has {found.st_nlink - 1} other names",
-                "Copy it instead of linking it, or get the model from a source you trust",
-                path,
-            )
+            place = (path.parent / location).resolve()
+            found = place.stat()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise _refused(path, f"{shown}where there is no file", "Copy all files of the model again") from error
+        if not any(place.is_relative_to(folder) for folder in folders):
+            raise _refused(path, f"{shown}outside the model's folder", "Put all files of the model into one folder")
+        if not stat.S_ISREG(found.st_mode):
+            raise _refused(path, f"{shown}which is no regular file", "Copy all files of the model again")
+        if found.st_nlink > 1:
+            names = f"a hard link: the same file has {found.st_nlink - 1} other names"
+            raise _refused(path, f"{shown}{names}", "Copy it instead of linking it")
+
+
+def _refused(path: Path, cause: str, remedy: str) -> EmraError:
+    return EmraError("model-external-data", cause, f"{remedy}, or get the model from a source you trust", path)
 
 
 def external_locations(path: Path) -> tuple[str, ...]:
@@ -77,13 +90,21 @@ def _entries(data: mmap.mmap, start: int, end: int, kind: str, depth: int) -> It
             yield from _entries(data, low, high, inner[number], depth + 1)
 
 
-def parts(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+def parts(data: Data, start: int, end: int) -> Iterator[tuple[int, int, int]]:
     """Number, start and end of the length-delimited fields of a message; others are passed over."""
+    for number, value, low, high in fields(data, start, end):
+        if value is None:
+            yield number, low, high
+
+
+def fields(data: Data, start: int, end: int) -> Iterator[tuple[int, int | None, int, int]]:
+    """Number, value, start and end of the fields of a message: whole numbers have a value, contents a start and end."""
     while start < end:
         tag, start = _varint(data, start)
         wire = tag & 7
         if wire == 0:
-            _, start = _varint(data, start)
+            value, start = _varint(data, start)
+            yield tag >> 3, value, start, start
         elif wire == 1:
             start += 8
         elif wire == 5:
@@ -92,13 +113,13 @@ def parts(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int
             length, start = _varint(data, start)
             if start + length > end:
                 raise ValueError("a field reaches beyond its message")
-            yield tag >> 3, start, start + length
+            yield tag >> 3, None, start, start + length
             start += length
         else:
             raise ValueError("a wire type that onnx.proto does not use")
 
 
-def _varint(data: mmap.mmap, start: int) -> tuple[int, int]:
+def _varint(data: Data, start: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
         byte = data[start]

@@ -60,18 +60,53 @@ def test_those_that_onnx_writes(tmp_path: Path) -> None:
     assert caught.value.code == "model-external-data"
 
 
+@pytest.mark.parametrize(
+    "location",
+    ["../weights.bin", "inner/../../weights.bin", "/etc/hostname", "link.bin", "*/_ORT_MEM_ADDR_/*", "no.bin"],
+)
+def test_files_elsewhere_are_refused_whatever_loads_them(tmp_path: Path, location: str) -> None:
+    """ONNX Runtime 1.23 reads them, and the last but one crashes it."""
+    folder = tmp_path / "model"
+    (folder / "inner").mkdir(parents=True)
+    (tmp_path / "weights.bin").write_bytes(bytes(4))
+    (folder / "link.bin").symlink_to(tmp_path / "weights.bin")
+    graph = helper.make_graph([], "g", [], [], [tensor("t", location)])
+    (folder / "m.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    with pytest.raises(EmraError) as caught:
+        check_external_data(folder / "m.onnx")
+    assert caught.value.code == "model-external-data"
+    assert caught.value.path == str(folder / "m.onnx")
+
+
+def test_a_model_that_is_a_link_has_its_weights_beside_the_file(tmp_path: Path) -> None:
+    store, shown = tmp_path / "store", tmp_path / "shown"
+    store.mkdir()
+    shown.mkdir()
+    graph = helper.make_graph([], "g", [], [], [tensor("t", "weights.bin")])
+    (store / "m.onnx").write_bytes(helper.make_model(graph).SerializeToString())
+    (store / "weights.bin").write_bytes(bytes(4))
+    for name in ("m.onnx", "weights.bin"):
+        (shown / name).symlink_to(store / name)
+    check_external_data(shown / "m.onnx")
+
+
 @pytest.mark.parametrize("cut", [0, 1, 10, 100, 0.5, 0.9])
-def test_damaged_files_are_for_others_to_refuse(tmp_path: Path, cut: float) -> None:
+def test_damaged_files_are_refused_for_their_weights_or_by_others(tmp_path: Path, cut: float) -> None:
+    def check(data: bytes) -> None:
+        (tmp_path / "a.onnx").write_bytes(data)
+        try:
+            check_external_data(tmp_path / "a.onnx")
+        except EmraError as error:
+            assert error.code == "model-external-data"  # noqa: PT017
+
     data = model_with_tensors_everywhere().SerializeToString()
-    (tmp_path / "a.onnx").write_bytes(data[: int(cut if cut >= 1 else cut * len(data))])
-    check_external_data(tmp_path / "a.onnx")
+    check(data[: int(cut if cut >= 1 else cut * len(data))])
     random = np.random.default_rng(0)
     for _ in range(200):
         broken = bytearray(data)
         for place in random.integers(0, len(data), 5):
             broken[place] = random.integers(256)
-        (tmp_path / "a.onnx").write_bytes(broken)
-        check_external_data(tmp_path / "a.onnx")
+        check(bytes(broken))
 
 
 def test_deep_nesting_ends(tmp_path: Path) -> None:

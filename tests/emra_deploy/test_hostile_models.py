@@ -109,10 +109,11 @@ def test_graph_that_asks_for_terabytes(tmp_path: Path) -> None:
         helper.make_node("Mul", ["brightest", "byte"], ["classes"]),
     ]
     path = graph_of(nodes, [integers("huge", 10**6, 10**6, 10), integers("axis", 3)], tmp_path / "model.onnx")
-    backend, _ = open_backend(path, "onnxruntime")
     with pytest.raises(EmraError) as caught:
-        backend.run(np.zeros((1, 32, 32, 3), np.uint8))
-    assert (caught.value.code, caught.value.path) == ("model-run", str(path))
+        open_backend(path, "onnxruntime")[0].run(np.zeros((1, 32, 32, 3), np.uint8))
+    # ONNX Runtime 1.23 computes constants when it loads.
+    assert caught.value.code in ("model-run", "model-unreadable")
+    assert caught.value.path == str(path)
 
 
 def test_graph_that_answers_another_size_than_it_was_asked(tmp_path: Path) -> None:
