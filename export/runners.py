@@ -14,6 +14,7 @@ import onnx
 
 from emra_deploy.backends import open_backend
 from emra_deploy.backends.base import Backend, Outputs, check_batch
+from emra_deploy.backends.half_quantizing import check_rounding
 from emra_deploy.errors import EmraError
 from emra_deploy.manifest import Manifest
 from export.model_file import read_model, with_logits
@@ -152,10 +153,13 @@ def open_session(model: onnx.ModelProto, threads: int | None = None) -> onnxrunt
         threads: Of one run; None leaves the choice to ONNX Runtime.
 
     Raises:
-        EmraError: ``model-unreadable`` when ONNX Runtime refuses the graph.
+        EmraError: ``model-unreadable`` when ONNX Runtime refuses the graph, ``backend-rounding`` for one that this
+            release computes wrongly.
     """
     import onnxruntime
 
+    content = with_logits(model).SerializeToString()
+    check_rounding(content, onnxruntime)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     # Two models answer in turns: threads that wait by spinning would take the processor from the other.
@@ -163,9 +167,7 @@ def open_session(model: onnx.ModelProto, threads: int | None = None) -> onnxrunt
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(
-            with_logits(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own errors share no base but Exception.
         raise EmraError(
             "model-unreadable",
@@ -195,7 +197,9 @@ def open_runner(
         try:
             return OnnxRunner(*read_model(path), threads=threads)
         except EmraError as error:
-            raise error if error.path else EmraError(error.code, error.cause, error.remedy, path) from error
+            if backend == "onnxruntime" or error.code != "backend-rounding":
+                raise error if error.path else EmraError(error.code, error.cause, error.remedy, path) from error
+            # Another backend computes it right; its logits are seen only where the file gives them.
     return BackendRunner(*open_backend(path, backend, threads))
 
 

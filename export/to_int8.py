@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 
+from emra_deploy.backends.half_quantizing import check_release
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile, check_bands, check_classes
 from emra_deploy.files import check_output
@@ -183,7 +185,7 @@ def check_arguments(output: Path, method: str, percentile: float, high_precision
     """Refuse what no file can be made with.
 
     Raises:
-        EmraError: ``quantize-argument``.
+        EmraError: ``quantize-argument``; ``backend-rounding`` where the file could not be checked.
     """
     if output.suffix.lower() != ".onnx":
         raise EmraError("quantize-argument", "the output's name does not end in .onnx", "Name it FILE.onnx", output)
@@ -199,6 +201,8 @@ def check_arguments(output: Path, method: str, percentile: float, high_precision
             f"high precision {high_precision!r}, expected {' or '.join(HIGH_PRECISIONS)}",
             "Change --high-precision",
         )
+    if high_precision == "fp16":
+        check_release(onnxruntime)
 
 
 def describe_method(method: str, percentile: float) -> str:

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from emra_deploy.backends.half_quantizing import truncates
 from emra_deploy.backends.metadata import peek_manifest
 from emra_deploy.backends.providers import CUDA, RTX, TENSORRT, Provider
 
@@ -82,9 +83,14 @@ def choose_on_processor(path: Path, *, precision: str | None = None, tiles: int 
     if precision is not None:
         return Choice("openvino", f"which can compute in {precision}", (("onnxruntime", "it has no choice of that"),))
     if lacking:
-        return Choice("onnxruntime", "which is here", (("openvino", f"{' and '.join(lacking)} not installed"),))
+        why = "which refuses it: this release truncates FP16 that it quantises" if _truncates(path) else "which is here"
+        return Choice("onnxruntime", why, (("openvino", f"{' and '.join(lacking)} not installed"),))
     if not _importable("onnxruntime"):
         return Choice("openvino", "which is here", (("onnxruntime", "not installed"),))
+    if _truncates(path):
+        return Choice(
+            "openvino", "which rounds FP16 when it quantises", (("onnxruntime", "this release truncates there"),)
+        )
     if tiles is not None and tiles <= FEW_TILES:
         return Choice(
             "onnxruntime",
@@ -92,6 +98,15 @@ def choose_on_processor(path: Path, *, precision: str | None = None, tiles: int 
             (("openvino", "it runs faster and loads later"),),
         )
     return Choice("openvino", f"the faster one for {title}", (("onnxruntime", "slower once both are loaded"),))
+
+
+def _truncates(path: Path) -> bool:
+    """Whether the ONNX Runtime here computes a file wrongly."""
+    try:
+        import onnxruntime
+    except Exception:  # As in `_available`.
+        return False
+    return truncates(path, onnxruntime)
 
 
 def _available() -> list[str]:

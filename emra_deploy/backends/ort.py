@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from emra_deploy import slow_steps
 from emra_deploy.backends import contract
 from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.backends.external_data import check_external_data
+from emra_deploy.backends.half_quantizing import check_rounding, version_of
 from emra_deploy.errors import EmraError
 from emra_deploy.manifest import Manifest
 from emra_deploy.seal import check_model_seal
@@ -37,7 +37,8 @@ class OnnxRuntimeBackend:
         threads: Threads of one run; None leaves the choice to ONNX Runtime (one per physical core).
 
     Raises:
-        EmraError: ``backend-missing`` without onnxruntime; ``model-missing``, ``model-unreadable`` and
+        EmraError: ``backend-missing`` without onnxruntime; ``backend-rounding`` for a graph that this release computes
+            wrongly; ``model-missing``, ``model-unreadable`` and
             ``model-external-data`` for files that do not load; ``manifest-…`` for a Manifest that is missing or
             wrong; ``model-mismatch`` and ``class-count`` when graph and Manifest disagree.
     """
@@ -50,6 +51,7 @@ class OnnxRuntimeBackend:
         contract.check_threads(threads)
         self._path, self._threads = path, threads
         check_file(Path(path))
+        check_rounding(Path(path), load_runtime())
         self._session = open_session(Path(path), self._session_options())
         self.manifest = self._checked(manifest)
 
@@ -160,13 +162,8 @@ def make_session(path: str | os.PathLike[str], options: onnxruntime.SessionOptio
     library = load_runtime()
     # By path, never by content: only so does ONNX Runtime confine external data to the folder of the file.
     # Without its fallback, which tries the same again and prints about it on standard output.
-    with nullcontext() if runtime_version(library) >= _RELEASES_PYTHON else slow_steps.unanswered():
+    with nullcontext() if version_of(library) >= _RELEASES_PYTHON else slow_steps.unanswered():
         return library.InferenceSession(os.fspath(path), options, enable_fallback=0, **settings)
-
-
-def runtime_version(library: Any) -> tuple[int, ...]:
-    """Its version as numbers; those of nightly builds are like those of the release to come."""
-    return tuple(map(int, re.findall(r"\d+", library.__version__)[:2]))
 
 
 def open_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:

@@ -11,6 +11,8 @@ from emra_deploy.errors import EmraError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
+    from emra_deploy.manifest import Manifest
+
 HELP = "Show the classes, input, precision and measured evidence of a model file or engine."
 
 
@@ -53,7 +55,7 @@ def describe(path: str, manifest_of: str | None = None) -> dict[str, Any]:
     Raises:
         EmraError: Whatever is wrong with the file.
     """
-    from emra_deploy.backends import ENGINES, explain, open_backend, soonest
+    from emra_deploy.backends import ENGINES, explain
     from emra_deploy.engine.plan import file_sha256
 
     if Path(path).suffix.lower() in ENGINES:
@@ -63,10 +65,7 @@ def describe(path: str, manifest_of: str | None = None) -> dict[str, Any]:
     else:
         if manifest_of is not None:
             raise EmraError("manifest-unused", "--manifest is for engines; this file has its own", "Leave it out", path)
-        # Whichever loads it soonest.
-        backend, manifest = open_backend(path, soonest(path))
-        backend.close()
-        engine = None
+        manifest, engine = _manifest(path), None
     content: dict[str, Any] = {"manifest": None} if manifest is None else json.loads(manifest.to_json())
     golden = content.pop("golden", None)
     return {
@@ -78,6 +77,23 @@ def describe(path: str, manifest_of: str | None = None) -> dict[str, Any]:
         **({} if engine is None else {"engine": engine}),
         "backend": explain(path),
     }
+
+
+def _manifest(path: str) -> Manifest | None:
+    """The Manifest of an ONNX file, once a backend has found the file to be as it says."""
+    from emra_deploy.backends import open_backend, soonest
+    from emra_deploy.backends.metadata import peek_manifest
+
+    try:
+        # Whichever loads it soonest.
+        backend, manifest = open_backend(path, soonest(path))
+    except EmraError as error:
+        # The file is sound, and what runs it here is told beside.
+        if error.code != "backend-rounding":
+            raise
+        return peek_manifest(Path(path))
+    backend.close()
+    return manifest
 
 
 def _show(content: dict[str, Any]) -> None:
