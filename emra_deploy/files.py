@@ -73,6 +73,13 @@ def check_output(
     return place
 
 
+def instead_of_file(path: Path) -> str:
+    """Why a path is no file that can be read, a few words for an error: ``"does not exist"``."""
+    if path.is_dir():
+        return "is a folder"
+    return "is no regular file" if os.path.lexists(path) and not path.is_symlink() else "does not exist"
+
+
 @contextlib.contextmanager
 def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
     """Give a temporary file in the output's folder; when the block ends well, make it the output.

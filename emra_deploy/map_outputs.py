@@ -37,7 +37,7 @@ def check_outputs(
     if suffix not in (".tif", ".tiff", ".png"):
         raise EmraError(
             "output-suffix",
-            f"the output ends in {suffix or 'nothing'!r}, expected .tif or .png",
+            f"the output ends in {repr(suffix) if suffix else 'no suffix'}, expected .tif or .png",
             "Use .tif for a map with georeference, .png for a picture of the labels",
             output,
         )

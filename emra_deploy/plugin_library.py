@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from emra_deploy.errors import EmraError
+from emra_deploy.files import instead_of_file
 
 CREATORS = "getCreators"
 """What TensorRT, and `trtexec --staticPlugins` and `--dynamicPlugins`, call to find a library's plugins."""
@@ -84,8 +85,9 @@ def check_plugin_library(
             path,
         )
     if not library.is_file():
-        what = "is a folder" if library.is_dir() else "does not exist"
-        raise EmraError("plugin-missing", f"The plugin library {what}", "Give the path of a .so file", path)
+        raise EmraError(
+            "plugin-missing", f"The plugin library {instead_of_file(library)}", "Give the path of a .so file", path
+        )
     if sha256 is not None and not _SHA256.fullmatch(sha256.lower()):
         raise EmraError("plugin-hash", f"{sha256!r} is no sha256, expected 64 hexadecimal digits", "Mend it", path)
     try:

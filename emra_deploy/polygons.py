@@ -109,7 +109,7 @@ def check_polygon_output(path: Path) -> None:
     if suffix not in SUFFIXES:
         raise EmraError(
             "output-suffix",
-            f"the polygons' file ends in {suffix or 'nothing'!r}, expected {' or '.join(SUFFIXES)}",
+            f"the polygons' file ends in {repr(suffix) if suffix else 'no suffix'}, expected {' or '.join(SUFFIXES)}",
             "Use .gpkg (any coordinate system) or .geojson (degrees)",
             path,
         )

@@ -182,7 +182,7 @@ def _suits(path: str | os.PathLike[str]) -> tuple[str, ...]:
     if not suits:
         raise EmraError(
             "model-format",
-            f"The name of the model file ends in {suffix!r}, expected '.onnx' or '.engine'",
+            f"The name of the model file ends in {repr(suffix) if suffix else 'no suffix'}, expected '.onnx' or '.engine'",
             "Give an ONNX file, or a TensorRT engine that export/build_engine.py made",
             path,
         )

@@ -1,7 +1,7 @@
 """Which other files an ONNX file says its weights are in, found without the onnx package.
 
-ONNX Runtime 1.23, the last for Python 3.10, reads such files anywhere, and even takes one name for an address in memory.
-Later releases confine them to the model's folder, symbolic links followed, but a hard link in that folder to a file
+ONNX Runtime 1.23, the last for Python 3.10, reads such files anywhere, and even takes one name for an address in
+memory. Later ones confine them to the model's folder, symbolic links followed, but a hard link in that folder to a file
 elsewhere looks like any file of the folder. So their names are read here first, from the protobuf wire format
 (https://protobuf.dev/programming-guides/encoding/), by the field numbers of onnx.proto.
 """

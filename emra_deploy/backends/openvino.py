@@ -14,6 +14,7 @@ import numpy.typing as npt
 from emra_deploy.backends import contract
 from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.errors import EmraError
+from emra_deploy.files import instead_of_file
 from emra_deploy.manifest import Manifest
 from emra_deploy.seal import check_model_seal
 
@@ -148,8 +149,9 @@ def _load(path: Path) -> onnx.ModelProto:
         EmraError: ``backend-missing``, ``model-missing``, ``model-unreadable``, ``model-external-data``.
     """
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise EmraError("model-missing", f"The model file {what}", "Give the path of an .onnx file", path)
+        raise EmraError(
+            "model-missing", f"The model file {instead_of_file(path)}", "Give the path of an .onnx file", path
+        )
     try:
         import onnx
         from onnx import inliner

@@ -16,6 +16,7 @@ from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.backends.external_data import check_external_data
 from emra_deploy.backends.half_quantizing import check_rounding, version_of
 from emra_deploy.errors import EmraError
+from emra_deploy.files import instead_of_file
 from emra_deploy.manifest import Manifest
 from emra_deploy.seal import check_model_seal
 
@@ -132,8 +133,9 @@ def check_file(path: Path) -> None:
         EmraError: ``model-missing``.
     """
     if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise EmraError("model-missing", f"The model file {what}", "Give the path of an .onnx file", path)
+        raise EmraError(
+            "model-missing", f"The model file {instead_of_file(path)}", "Give the path of an .onnx file", path
+        )
 
 
 def load_runtime() -> Any:

@@ -111,7 +111,7 @@ class OnnxRuntimeGpuBackend(OnnxRuntimeBackend):
         except IndexError as error:
             raise EmraError(
                 "backend-option",
-                f"device {self._device}, and {chosen.title} finds {len(devices)} GPUs",
+                f"device {self._device}, and {chosen.title} finds {len(devices)} GPU{'' if len(devices) == 1 else 's'}",
                 "Give a smaller number",
             ) from error
         except Exception as error:  # ONNX Runtime's own errors share no base but Exception.

@@ -137,8 +137,9 @@ def load_flavour(name: str | None = None) -> Flavour:
         for module in _MODULES[flavour]:
             if importlib.util.find_spec(module) is not None:
                 return _load(flavour, module)
-    wanted = " nor ".join(TITLES[flavour] for flavour in ((name,) if name else FLAVOURS))
-    raise EmraError("backend-missing", f"{'Neither ' if name is None else ''}{wanted} is installed", GET)
+    if name:
+        raise EmraError("backend-missing", f"{TITLES[name]} is not installed", GET)
+    raise EmraError("backend-missing", f"Neither {' nor '.join(TITLES.values())} is installed", GET)
 
 
 def _load(flavour: str, name: str) -> Flavour:

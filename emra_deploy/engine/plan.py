@@ -9,6 +9,7 @@ from pathlib import Path
 
 from emra_deploy.engine.flavour import RTX, TENSORRT, TITLES, version_text
 from emra_deploy.errors import EmraError
+from emra_deploy.files import instead_of_file
 
 SUFFIXES = (".engine", ".plan", ".trt")
 """Endings of the names of engine files."""
@@ -54,8 +55,9 @@ def read_header(path: str | os.PathLike[str]) -> PlanHeader:
     """
     place = Path(path)
     if not place.is_file():
-        what = "is a folder" if place.is_dir() else "does not exist"
-        raise EmraError("model-missing", f"The engine {what}", "Build it with export/build_engine.py", path)
+        raise EmraError(
+            "model-missing", f"The engine {instead_of_file(place)}", "Build it with export/build_engine.py", path
+        )
     try:
         with place.open("rb") as stream:
             header = parse_header(stream.read(_HEADER))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from emra_deploy.errors import EmraError
-from emra_deploy.files import atomic_output, check_input, check_output
+from emra_deploy.files import atomic_output, check_input, check_output, instead_of_file
 
 
 def code_of(function, *args, **kwargs) -> str:
@@ -226,3 +226,15 @@ def test_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     )
     assert done.stdout == "output-write\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_why_a_path_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    said = {name: instead_of_file(tmp_path / name) for name in ("", "pipe", "link", "none")}
+    assert said == {
+        "": "is a folder",
+        "pipe": "is no regular file",
+        "link": "does not exist",
+        "none": "does not exist",
+    }

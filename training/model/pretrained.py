@@ -110,7 +110,7 @@ def _from_file(path: Path) -> dict[str, Tensor]:
     if suffix != ".safetensors" and suffix not in PICKLES:
         raise EmraError(
             "pretrained-format",
-            f"weights end in {suffix or 'nothing'}, expected .safetensors, {', '.join(PICKLES)}",
+            f"weights end in {suffix or 'no suffix'}, expected .safetensors, {', '.join(PICKLES)}",
             "Convert the weights to .safetensors",
             path,
         )

@@ -36,12 +36,20 @@ def test_the_first_that_is_here_is_taken(only) -> None:
     assert load_flavour().name == RTX
 
 
-@pytest.mark.parametrize("name", [None, TENSORRT, RTX])
-def test_absent_libraries_say_how_to_get_them_on_a_jetson_and_on_a_desktop(only, name: str | None) -> None:
+@pytest.mark.parametrize(
+    ("name", "cause"),
+    [
+        (None, "Neither TensorRT nor TensorRT-RTX is installed"),
+        (TENSORRT, "TensorRT is not installed"),
+        (RTX, "TensorRT-RTX is not installed"),
+    ],
+)
+def test_absent_libraries_say_how_to_get_them_on_a_jetson_and_on_a_desktop(only, name: str | None, cause: str) -> None:
     only()
     with pytest.raises(EmraError) as caught:
         load_flavour(name)
     assert caught.value.code == "backend-missing"
+    assert caught.value.cause == cause
     for word in ("apt install tensorrt", "--system-site-packages", "emra-deploy[tensorrt]", "emra-deploy[rtx]"):
         assert word in caught.value.remedy
 
