@@ -180,9 +180,10 @@ def _suits(path: str | os.PathLike[str]) -> tuple[str, ...]:
     suffix = Path(path).suffix.lower()
     suits = _SUITS.get(suffix, ())
     if not suits:
+        found = repr(suffix) if suffix else "no suffix"
         raise EmraError(
             "model-format",
-            f"The name of the model file ends in {repr(suffix) if suffix else 'no suffix'}, expected '.onnx' or '.engine'",
+            f"The name of the model file ends in {found}, expected '.onnx' or '.engine'",
             "Give an ONNX file, or a TensorRT engine that export/build_engine.py made",
             path,
         )
