@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from emra_deploy.errors import EmraError
+from emra_deploy.slow_steps import step
 
 CUDA_PATIENCE = 30.0
 """Seconds for opening CUDA, after which it counts as hung."""
@@ -251,14 +252,15 @@ def _cuda() -> dict[str, Any]:
         "from emra_deploy.engine.cuda import cuda_state; print(json.dumps(cuda_state()))"
     )
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=CUDA_PATIENCE,
-            check=False,
-        )
+        with step("opening CUDA"):
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=CUDA_PATIENCE,
+                check=False,
+            )
         state: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
         what = "hangs" if isinstance(error, subprocess.TimeoutExpired) else "crashes"

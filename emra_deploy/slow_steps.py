@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-PATIENCE = 5.0
+PATIENCE = 10.0
 """Seconds that a step may take in silence."""
 
 unanswered: Callable[[], AbstractContextManager[None]] = nullcontext

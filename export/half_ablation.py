@@ -25,6 +25,7 @@ from emra_deploy.errors import EmraError
 from emra_deploy.files import atomic_output, check_output
 from emra_deploy.manifest import Manifest
 from emra_deploy.scenes import generate
+from emra_deploy.slow_steps import step
 from export import half_rules
 from export.audit import DtypeAudit
 from export.comparison import compare
@@ -82,6 +83,7 @@ def measure(model: str | Path, data: str | Path | None = None) -> list[dict[str,
     return rows
 
 
+@step("measuring a variant")
 def _row(
     name: str,
     half: onnx.ModelProto,

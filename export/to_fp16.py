@@ -22,6 +22,7 @@ from emra_deploy.errors import EmraError
 from emra_deploy.files import atomic_output, check_output
 from emra_deploy.manifest import Manifest
 from emra_deploy.scenes import generate
+from emra_deploy.slow_steps import step
 from export import verify
 from export.audit import DtypeAudit
 from export.comparison import TOLERANCES
@@ -98,7 +99,8 @@ def to_fp16(
     single, manifest = read_model(source)
     _check_source(single, manifest, source)
     try:
-        half, found = convert_to_half(single, keep=keep, layer_norm=layer_norm)
+        with step(f"converting {source.name}"):
+            half, found = convert_to_half(single, keep=keep, layer_norm=layer_norm)
     except EmraError as error:
         raise EmraError(error.code, error.cause, error.remedy, source) from error
     height, width = manifest.tile
@@ -123,6 +125,7 @@ def to_fp16(
     return Converted(output, made, found, checks, size, source.stat().st_size)
 
 
+@step("checking the effect of rounding")
 def check_rounding(half: onnx.ModelProto, parent: Parent, tiles: np.ndarray) -> verify.Measured:
     """Every FP16 tensor rounded to FP16 and nothing else changed: what no library can hide.
 

@@ -24,6 +24,7 @@ from emra_deploy.files import atomic_output, check_output
 from emra_deploy.golden import GoldenTile
 from emra_deploy.manifest import Manifest
 from emra_deploy.seal import MODEL_KEYS, seal_model
+from emra_deploy.slow_steps import step
 from export import tiles as pictures
 from export import verify
 from export.function_body import DOMAIN, OPERATOR, drop_body
@@ -156,6 +157,7 @@ def to_onnx(
     return Exported(output, manifest, checks, written)
 
 
+@step("tracing the model")
 def write_model(loaded: Checkpoint, manifest: Manifest, weights: str, path: Path) -> None:
     """Trace the checkpoint's model as the Manifest describes it, and write both."""
     deployed = Deployed(loaded.model, manifest.mean, manifest.std, manifest.input_kind, manifest.heads)

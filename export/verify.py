@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from emra_deploy.errors import EmraError
+from emra_deploy.slow_steps import step
 from export.model_file import OPSET, with_logits
 from export.reference import Expected
 from export.runners import OnnxRunner, open_session
@@ -74,6 +75,7 @@ class Measured:
         )
 
 
+@step("checking the file with ONNX's checker")
 def check_structure(path: Path) -> str:
     """ONNX's own checker with shape inference, and what the design asks of a graph.
 
@@ -100,6 +102,7 @@ def check_structure(path: Path) -> str:
     )
 
 
+@step("checking the file with ONNX Runtime")
 def check_onnxruntime(path: Path, reference: Expected, tiles: np.ndarray, limits: Limits = SAME_PRECISION) -> str:
     """ONNX Runtime on the CPU against the reference, labels and logits.
 
@@ -139,6 +142,7 @@ def measure_runner(runner: OnnxRunner, reference: Expected, tiles: np.ndarray, l
     return _compare(runner.run_fed, reference, tiles, limits)
 
 
+@step("checking the file with OpenVINO")
 def check_openvino(path: Path, reference: Expected, tiles: np.ndarray, limits: Limits = SAME_PRECISION) -> str:
     """OpenVINO, told to compute in FP32, against the reference; a line that says so when it is not installed.
 
@@ -187,6 +191,7 @@ class Plan:
         return ", ".join(f"{count} in {name}" for name, count in sorted(self.counts.items())) or "not told"
 
 
+@step("building an engine to check the file")
 def build_plan(path: Path, batch: int | None) -> Plan | None:
     """Build an engine with TensorRT-RTX, whose builder needs no GPU, in the types that the file asks for.
 
