@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.gpu.library import PROJECT
 from benchmarks.gpu.rows import Row, exit_status, format_table
 from benchmarks.provenance import describe_file, describe_run, scrub
+from emra_deploy.engine.cuda_unusable import meaning, number_of
 from emra_deploy.errors import EmraError
 from emra_deploy.files import atomic_output, check_output
 
@@ -82,6 +83,23 @@ class Builds:
         self._pool.shutdown(cancel_futures=True)
 
 
+def _unusable(torch: Any) -> EmraError:
+    """Why PyTorch cannot use a GPU."""
+    try:
+        torch.cuda.init()
+        reason = "it finds none"
+    except (AssertionError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+    known = meaning(number_of(reason))
+    if known is None:
+        return EmraError(
+            "no-gpu",
+            f"PyTorch sees no CUDA GPU ({reason})",
+            "Run this on a machine with an NVIDIA GPU and a driver that is not older than PyTorch's CUDA",
+        )
+    return EmraError(known[0], f"PyTorch sees no CUDA GPU: {known[1]} ({reason})", known[2])
+
+
 def device() -> dict[str, Any]:
     """What the GPU is.
 
@@ -93,7 +111,7 @@ def device() -> dict[str, Any]:
     except ImportError as error:
         raise EmraError("torch-missing", f"PyTorch cannot be imported ({error})", "Install its CUDA build") from error
     if not torch.cuda.is_available():
-        raise EmraError("no-gpu", "PyTorch sees no CUDA GPU", "Run this on a machine with an NVIDIA GPU and its driver")
+        raise _unusable(torch)
     properties = torch.cuda.get_device_properties(0)
     if properties.major < 8:
         cause = f"{properties.name} has compute capability {properties.major}.{properties.minor}, expected 8.0 or later"

@@ -23,6 +23,7 @@ from benchmarks.gpu import accuracy, blocks, ceilings, engine, library, model, s
 from benchmarks.gpu.ceilings import Ceilings
 from benchmarks.gpu.library import PROJECT, Aggregation, Problem, compile_cuda, find_tool
 from benchmarks.gpu.rows import Goal, Row
+from emra_deploy.engine.cuda import UNUSABLE
 from emra_deploy.errors import EmraError
 from tests.benchmarks.gpu.conftest import Graph
 from tests.onnx_models import build_model
@@ -312,7 +313,7 @@ def test_an_engine_without_a_gpu_is_a_row(tmp_path: Path) -> None:
     build_model(path, size=(64, 64))
     rows = engine.measure_engine(path, tmp_path, [], 120)
     assert [row.value for row in rows] == [None]
-    assert rows[0].note.split(":")[0] in {"no-gpu", "cuda-missing", "backend-missing"}
+    assert rows[0].note.split(":")[0] in UNUSABLE
     assert not rows[0].failed
     # Whoever hands over wheels wants them used.
     rows = engine.measure_engine(path, tmp_path, [tmp_path / "site"], 120)
@@ -386,3 +387,29 @@ def test_the_ceilings_compile(tmp_path: Path) -> None:
 
 def test_the_project_has_the_model_that_is_built_by_default() -> None:
     assert any((PROJECT / name).is_file() for name in gpu_suite.MODELS)
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "cause"),
+    [
+        (None, "no-gpu", "finds none"),
+        ("Torch not compiled with CUDA enabled", "no-gpu", "not compiled with CUDA"),
+        (
+            "Error 803: system has unsupported display driver / cuda driver combination",
+            "cuda-mismatch",
+            "different drivers",
+        ),
+        ("The NVIDIA driver on your system is too old (found version 12060)", "no-gpu", "too old"),
+    ],
+)
+def test_why_pytorch_sees_no_gpu(monkeypatch: pytest.MonkeyPatch, text: str | None, code: str, cause: str) -> None:
+    def init() -> None:
+        if text is not None:
+            raise RuntimeError(text)
+
+    cuda = SimpleNamespace(is_available=lambda: False, init=init)
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    with pytest.raises(EmraError) as caught:
+        gpu_suite.device()
+    assert caught.value.code == code
+    assert cause in caught.value.cause
