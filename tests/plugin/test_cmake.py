@@ -89,9 +89,18 @@ def test_without_headers_the_remedy_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("known", "expected"),
     [
-        ("80 86 87 89 90", "87-real;89-real;90-real;90-virtual"),  # CUDA 11.8 to 12.7
-        ("87 89 90 100 101 120", "87-real;89-real;90-real;120-real;90-virtual;120-virtual"),  # 12.8, 12.9
-        ("87 89 90 100 110 103 120 121", "87-real;89-real;90-real;110-real;120-real;90-virtual;120-virtual"),  # 13
+        # CUDA 11.8 to 12.7; JetPack 6 has 12.6.
+        ("50 75 80 86 87 89 90 90a", "80-real;86-real;87-real;89-real;90-real;90-virtual"),
+        # 12.8 and 12.9, which call Thor 101.
+        (
+            "75 80 86 87 89 90 100 101 120",
+            "80-real;86-real;87-real;89-real;90-real;100-real;120-real;90-virtual;120-virtual",
+        ),
+        # 13.
+        (
+            "75 80 86 87 88 89 90 100 110 103 120 121",
+            "80-real;86-real;87-real;89-real;90-real;100-real;110-real;120-real;90-virtual;120-virtual",
+        ),
         ("72 87", "87-real;87-virtual"),
     ],
 )
@@ -105,6 +114,20 @@ def test_a_cuda_that_knows_none_of_the_devices_is_refused(tmp_path: Path) -> Non
     done = default_architectures(tmp_path, "50 60 70")
     assert done.returncode != 0
     assert "-DCMAKE_CUDA_ARCHITECTURES" in done.stderr
+
+
+def test_the_nvcc_here_builds_for_what_the_documents_promise(tmp_path: Path) -> None:
+    """Each GPU of docs/plugin.md's table that this CUDA knows has machine code, or code that its major version runs."""
+    listed = subprocess.run([nvcc(), "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
+    done = default_architectures(tmp_path, " ".join(re.findall(r"compute_(\d+)", listed)))
+    built = {int(number) for number in re.findall(r"(\d+)-real", done.stderr)}
+    table = (PROJECT / "docs/plugin.md").read_text()
+    rows = re.findall(r"^\| (\d+)\.(\d) \| .* \| `sm_(\d+)` \|$", table, re.MULTILINE)
+    assert len(rows) >= 10
+    for major, minor, code in rows:
+        assert int(code) // 10 == int(major)
+        assert int(code) <= int(major + minor)
+        assert int(code) in built or f"compute_{code}\n" not in listed, (major, minor)
 
 
 def default_architectures(folder: Path, known: str) -> subprocess.CompletedProcess[str]:

@@ -15,9 +15,18 @@ from tests.plugin.test_emulation import EMULATION, PROJECT, compiler
 pytestmark = pytest.mark.slow
 
 # Compute capability -> KiB of shared memory that one block may use, and that one multiprocessor has (CUDA C++
-# Programming Guide, "Technical Specifications per Compute Capability"). 8.7 is Orin, 9.0 Hopper, 11.0 Thor,
-# 12.0 RTX 50.
-SHARED_KIB = {"87": (163, 164), "90": (227, 228), "110": (227, 228), "120": (99, 100)}
+# Programming Guide, "Technical Specifications per Compute Capability"). 8.0 is A100, 8.6 RTX 30 and A10,
+# 8.7 Orin, 8.9 RTX 40, 9.0 Hopper, 10.0 B200, 11.0 Thor, 12.0 RTX 50.
+SHARED_KIB = {
+    "80": (163, 164),
+    "86": (99, 100),
+    "87": (163, 164),
+    "89": (99, 100),
+    "90": (227, 228),
+    "100": (227, 228),
+    "110": (227, 228),
+    "120": (99, 100),
+}
 RESERVED_PER_BLOCK_KIB = 1
 REGISTERS = 65536
 KERNELS = ("sum_class_rows", "spread_class_rows", "refine", "add_groups")
