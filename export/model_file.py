@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import onnx
 from onnx import TensorProto, helper
 
+from emra_deploy import __version__
 from emra_deploy.errors import EmraError
 from emra_deploy.files import check_input
 from emra_deploy.manifest import Manifest
@@ -91,6 +94,25 @@ def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
         copy.graph.node.append(helper.make_node("Cast", [source], ["logits"], name="logits_cast", to=TensorProto.FLOAT))
     copy.graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, None))
     return copy
+
+
+def has_half(model: onnx.ModelProto) -> bool:
+    """Whether the graph computes in FP16; weights that are stored so do not count."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return any(
+        node.op_type == "Cast" and node.input[0] not in constants and attribute.i == TensorProto.FLOAT16
+        for node in model.graph.node
+        for attribute in node.attribute
+    )
+
+
+def tool_versions() -> dict[str, str]:
+    """Versions of what converts a file, for its Manifest."""
+    tools = {"emra-deploy": __version__}
+    for package in ("onnx", "onnxruntime"):
+        with contextlib.suppress(PackageNotFoundError):
+            tools[package] = version(package)
+    return tools
 
 
 def file_sha256(path: str | Path) -> str:

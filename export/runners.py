@@ -14,7 +14,7 @@ import onnx
 
 from emra_deploy.backends import open_backend
 from emra_deploy.backends.base import Backend, Outputs, check_batch
-from emra_deploy.backends.half_quantizing import check_rounding
+from emra_deploy.backends.half_quantizing import truncates
 from emra_deploy.errors import EmraError
 from emra_deploy.manifest import Manifest
 from export.model_file import read_model, with_logits
@@ -145,6 +145,13 @@ class BackendRunner:
         return self._backend.input_shape
 
 
+def half_quantizers_fail(model: onnx.ModelProto) -> bool:
+    """Whether this ONNX Runtime truncates what the graph quantises; see `backends.half_quantizing`."""
+    import onnxruntime
+
+    return truncates(model.SerializeToString(), onnxruntime)
+
+
 def open_session(model: onnx.ModelProto, threads: int | None = None) -> onnxruntime.InferenceSession:
     """A graph in ONNX Runtime on the CPU, its logits among the outputs.
 
@@ -153,13 +160,15 @@ def open_session(model: onnx.ModelProto, threads: int | None = None) -> onnxrunt
         threads: Of one run; None leaves the choice to ONNX Runtime.
 
     Raises:
-        EmraError: ``model-unreadable`` when ONNX Runtime refuses the graph, ``backend-rounding`` for one that this
-            release computes wrongly.
+        EmraError: ``model-unreadable`` when ONNX Runtime refuses the graph.
     """
     import onnxruntime
 
-    content = with_logits(model).SerializeToString()
-    check_rounding(content, onnxruntime)
+    if half_quantizers_fail(model):
+        from export.rounding import with_rounding
+
+        # The same in FP32, with a rounding wherever there is an FP16 tensor.
+        model = with_rounding(model)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     # Two models answer in turns: threads that wait by spinning would take the processor from the other.
@@ -167,7 +176,9 @@ def open_session(model: onnx.ModelProto, threads: int | None = None) -> onnxrunt
     if threads is not None:
         options.intra_op_num_threads = threads
     try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            with_logits(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # ONNX Runtime's own errors share no base but Exception.
         raise EmraError(
             "model-unreadable",

@@ -9,6 +9,8 @@ import numpy as np
 
 from emra_deploy.errors import EmraError
 from emra_deploy.images import read_image
+from emra_deploy.manifest import Manifest
+from emra_deploy.scenes import generate
 
 GOLDEN_SEED = 20
 """A generated scene with all five kinds of cover in its middle."""
@@ -17,6 +19,10 @@ GOLDEN_BYTES = 150_000
 """The golden tile is carried by every file, so it is kept below this, by fewer colours if need be."""
 
 MAX_REAL_TILES = 4
+
+SCENES = (21, 22, 23)
+"""Seeds of the generated scenes that every conversion is checked on."""
+
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})
 
 
@@ -33,12 +39,7 @@ def golden_image(path: str | Path | None, height: int, width: int) -> np.ndarray
     """
     from PIL import Image
 
-    if path is None:
-        from emra_deploy.scenes import generate
-
-        image = generate(GOLDEN_SEED, height, width).image
-    else:
-        image = middle(read_image(path), height, width)
+    image = generate(GOLDEN_SEED, height, width).image if path is None else middle(read_image(path), height, width)
     reduced = image
     for colours in (64, 32, 16, 8):
         picture = Image.fromarray(image).quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
@@ -67,6 +68,25 @@ def real_tiles(folder: str | Path | None, height: int, width: int) -> np.ndarray
         raise EmraError("check-data", "no JPEG, PNG or TIFF images here", "Give a folder with images", folder)
     chosen = found[:: -(-len(found) // MAX_REAL_TILES)]
     return np.stack([middle(read_image(path), height, width) for path in chosen])
+
+
+def conversion_tiles(manifest: Manifest, folder: str | Path | None) -> np.ndarray:
+    """What a converted file is compared with the file it was made of on: its golden tile, scenes, and real tiles.
+
+    Args:
+        manifest: Of both.
+        folder: As `real_tiles` takes it.
+
+    Returns:
+        uint8 K x height x width x 3, the golden tile first where there is one.
+
+    Raises:
+        EmraError: As `real_tiles`.
+    """
+    height, width = manifest.tile
+    golden = [] if manifest.golden is None else [manifest.golden.image()]
+    scenes = [generate(seed, height, width).image for seed in SCENES]
+    return np.concatenate([np.stack([*golden, *scenes]), real_tiles(folder, height, width)])
 
 
 def images_below(folder: Path) -> list[Path]:

@@ -1,5 +1,7 @@
 """FP32 ONNX file -> FP16 ONNX file, with FP32 where FP16 breaks, checked against the file it was made of.
 
+Of an INT8 file, what is FP32 becomes FP16: the graph that ``to_int8 --high-precision fp16`` makes with its ranges.
+
 python export/to_fp16.py model.onnx --output model.fp16.onnx --check-data DIR
 """
 
@@ -10,28 +12,25 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from emra_deploy import __version__
 from emra_deploy.errors import EmraError
 from emra_deploy.files import atomic_output, check_output
 from emra_deploy.manifest import Manifest
-from emra_deploy.scenes import generate
 from emra_deploy.slow_steps import step
 from export import verify
 from export.audit import DtypeAudit
 from export.comparison import TOLERANCES
 from export.half import LAYER_NORMS, MIN_OPSET, convert_to_half
-from export.model_file import OPSET, file_sha256, read_model, write_model
+from export.model_file import OPSET, file_sha256, has_half, read_model, tool_versions, write_model
 from export.reference import Parent
 from export.rounding import first_overflow, with_rounding
 from export.runners import OnnxRunner
-from export.tiles import real_tiles
+from export.tiles import conversion_tiles
 
 EVIDENCE = "fp16"
 """Key of the Manifest's evidence that holds what was measured here."""
@@ -40,9 +39,6 @@ GOLDEN_TOLERANCE = 10 * (1 - TOLERANCES["fp16"].min_agreement)
 """Share of the golden tile's pixels that may differ on a device, 1 %: ten times what FP16 may cost over a data set,
 because one tile may have many borders between classes, where a rounding decides; the wrong results that it is to catch
 differ in a good part of the picture."""
-
-SCENES = (21, 22, 23)
-"""Seeds of the generated scenes that every conversion is checked on."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +75,7 @@ def to_fp16(
     """Convert, check, and only then give the file its name.
 
     Args:
-        model: FP32 file that `export.to_onnx` wrote.
+        model: FP32 file that `export.to_onnx` wrote, or INT8 file with FP32 that `export.to_int8` wrote.
         output: File to write, ``.onnx``.
         keep: Nodes, patterns of their names or operators that must stay FP32, besides those that always do.
         layer_norm: ``"single"`` or ``"stash"``, see `export.half.convert_to_half`.
@@ -88,7 +84,7 @@ def to_fp16(
         overwrite: Whether existing outputs may be replaced.
 
     Raises:
-        EmraError: A bad argument, a file that is no FP32 model, or a check that failed; no file is left then.
+        EmraError: A bad argument, a file that has no FP32 to convert, or a check that failed; no file is left then.
     """
     source, output = Path(model), Path(output)
     check_output(output, overwrite=overwrite, inputs=(source,))
@@ -103,14 +99,7 @@ def to_fp16(
             half, found = convert_to_half(single, keep=keep, layer_norm=layer_norm)
     except EmraError as error:
         raise EmraError(error.code, error.cause, error.remedy, source) from error
-    height, width = manifest.tile
-    tiles = np.concatenate(
-        [
-            _golden(manifest),
-            np.stack([generate(seed, height, width).image for seed in SCENES]),
-            real_tiles(check_data, height, width),
-        ]
-    )
+    tiles = conversion_tiles(manifest, check_data)
     parent = Parent(OnnxRunner(single, manifest))
     rounded = check_rounding(half, parent, tiles)
     made = describe(manifest, source, found, rounded)
@@ -139,7 +128,7 @@ def check_rounding(half: onnx.ModelProto, parent: Parent, tiles: np.ndarray) -> 
     """
     runner = OnnxRunner(with_rounding(half), parent.runner.manifest)
     try:
-        return verify.measure_runner(runner, parent, tiles, verify.ROUNDED)
+        return verify.measure_runner(runner, parent, tiles, limits_of(parent.runner.manifest))
     except EmraError as error:
         batch = next(parent.batches(tiles))
         node = first_overflow(half, {"image": parent.feed(batch)})
@@ -149,6 +138,11 @@ def check_rounding(half: onnx.ModelProto, parent: Parent, tiles: np.ndarray) -> 
             cause = f"{error.cause}; node {node.name!r} ({node.op_type}) is the first to leave FP16's range"
             remedy = f"keep it in FP32: --keep {node.name}"
         raise EmraError(error.code, cause, f"Nothing was written; {remedy}, or use the FP32 file") from error
+
+
+def limits_of(manifest: Manifest) -> verify.Limits:
+    """How far the FP16 file may be from the file of this Manifest."""
+    return verify.ROUNDED_INT8 if manifest.precision == "int8" else verify.ROUNDED
 
 
 def run_checks(path: Path, parent: Parent, tiles: np.ndarray) -> tuple[str, ...]:
@@ -162,12 +156,15 @@ def run_checks(path: Path, parent: Parent, tiles: np.ndarray) -> tuple[str, ...]
     Raises:
         EmraError: Of the first check that fails.
     """
+    manifest = parent.runner.manifest
+    limits = limits_of(manifest)
+    elsewhere = verify.INT8_ELSEWHERE if manifest.precision == "int8" else limits
     return (
         verify.check_structure(path),
-        verify.check_onnxruntime(path, parent, tiles, verify.ROUNDED),
+        verify.check_onnxruntime(path, parent, tiles, limits),
         verify.check_runtime(path),
-        verify.check_openvino(path, parent, tiles[:2], verify.ROUNDED),
-        verify.check_tensorrt(path, parent.runner.manifest.input_shape[0]),
+        verify.check_openvino(path, parent, tiles[:2], elsewhere),
+        verify.check_tensorrt(path, manifest.input_shape[0]),
     )
 
 
@@ -191,30 +188,24 @@ def describe(manifest: Manifest, source: Path, audit: DtypeAudit, rounded: verif
         "casts": audit.casts,
         "reasons": {reason: len(group) for reason, group in audit.reasons().items()},
     }
+    before, quantised = manifest.evidence, manifest.precision == "int8"
+    if quantised and "int8" in before:
+        before = {**before, "int8": {**before["int8"], "high_precision": "fp16"}}
     return replace(
         manifest,
-        precision="fp16",
+        precision="int8" if quantised else "fp16",
         parent_sha256=file_sha256(source),
-        tools={**manifest.tools, **_tools()},
-        evidence={**manifest.evidence, EVIDENCE: evidence},
+        tools={**manifest.tools, **tool_versions()},
+        evidence={**before, EVIDENCE: evidence},
         golden=golden,
     )
 
 
-def _golden(manifest: Manifest) -> np.ndarray:
-    if manifest.golden is None:
-        return np.empty((0, *manifest.tile, 3), np.uint8)
-    return manifest.golden.image()[np.newaxis]
-
-
 def _check_source(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
-    if manifest.precision != "fp32":
-        remedy = "Give the FP32 file that export/to_onnx.py wrote"
-        if manifest.precision == "int8":
-            remedy += ", and make both at once with export/to_int8.py --high-precision fp16"
-        raise EmraError(
-            "half-unsupported", f"the file's precision is {manifest.precision}, expected fp32", remedy, path
-        )
+    if manifest.precision == "fp16" or has_half(model):
+        what = f"of precision {manifest.precision}, and computes in FP16 already"
+        remedy = "Give the FP32 file that export/to_onnx.py wrote, or the INT8 file of export/to_int8.py without FP16"
+        raise EmraError("half-unsupported", f"the file is {what}", remedy, path)
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if not MIN_OPSET <= opset <= OPSET:
         raise EmraError(
@@ -225,24 +216,14 @@ def _check_source(model: onnx.ModelProto, manifest: Manifest, path: Path) -> Non
         )
 
 
-def _tools() -> dict[str, str]:
-    tools = {"emra-deploy": __version__}
-    for package in ("onnx", "onnxruntime"):
-        try:
-            tools[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return tools
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
         prog="to_fp16.py",
-        description="Convert an FP32 model file to FP16, with FP32 where FP16 breaks, and check it against the first.",
+        description="Convert a model file from FP32 to FP16, but for what FP16 breaks, and check it against the first.",
     )
     add = made.add_argument
-    add("model", metavar="MODEL.onnx", help="FP32 file that export/to_onnx.py wrote")
+    add("model", metavar="MODEL.onnx", help="FP32 or INT8 file that to_onnx.py or to_int8.py wrote")
     add("--output", required=True, metavar="FILE.onnx", help="file to write")
     add("--keep", nargs="+", default=[], metavar="NODE", help="nodes, patterns or operators that must stay FP32, too")
     add(
