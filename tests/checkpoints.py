@@ -21,7 +21,7 @@ MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 def random_model(**config: object) -> EMRAProxy:
     """Weights large enough that the labels vary over a picture."""
     torch.manual_seed(3)
-    model = EMRAProxy(EMRAConfig(num_classes=5, **config))
+    model = EMRAProxy(EMRAConfig(**{"num_classes": 5, **config}))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.05)

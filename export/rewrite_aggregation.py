@@ -1,0 +1,199 @@
+"""One ONNX file -> the same model with its class attention in another form, checked against the first.
+
+python export/rewrite_aggregation.py model.onnx --to plugin --output model.plugin.onnx
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+
+from emra_deploy.errors import EmraError
+from emra_deploy.files import atomic_output, check_output
+from emra_deploy.manifest import Manifest
+from export import verify
+from export.aggregation_forms import to_plugin_form, to_streamed_form, with_body
+from export.function_body import DOMAIN, OPERATOR, aggregation_nodes, drop_body
+from export.model_file import file_sha256, has_half, read_model, tool_versions, write_model
+from export.reference import Parent
+from export.runners import OnnxRunner
+from export.tiles import conversion_tiles
+
+FORMS = ("plugin", "streamed")
+
+EVIDENCE = "aggregation"
+"""Key of the Manifest's evidence that holds what was measured here."""
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """What `rewrite_aggregation` made.
+
+    Attributes:
+        path: The file.
+        manifest: What the file says about itself.
+        checks: One line per check, in the order in which they ran.
+        size: Bytes.
+    """
+
+    path: Path
+    manifest: Manifest
+    checks: tuple[str, ...]
+    size: int
+
+
+def rewrite_aggregation(
+    model: str | Path,
+    output: str | Path,
+    *,
+    to: str,
+    function_body: bool = True,
+    check_data: str | Path | None = None,
+    overwrite: bool = False,
+) -> Rewritten:
+    """Rewrite, check, and only then give the file its name.
+
+    Args:
+        model: File of any precision, in the streamed or the plugin form.
+        output: File to write, ``.onnx``.
+        to: The form to write, of `FORMS`.
+        function_body: Whether the plugin form's node carries its meaning in standard operators; see `export.to_onnx`.
+        check_data: Folder of images to compare both files on, besides the golden tile and generated scenes.
+        overwrite: Whether an existing output may be replaced.
+
+    Raises:
+        EmraError: A bad argument, a graph that is not of a form known here, or a check that failed; no file is left.
+    """
+    source, output = Path(model), Path(output)
+    check_output(output, overwrite=overwrite, inputs=(source,))
+    _check_arguments(output, to, function_body)
+    first, manifest = read_model(source)
+    try:
+        first, second = _forms(first, manifest, to, function_body)
+    except EmraError as error:
+        raise EmraError(error.code, error.cause, error.remedy, source) from error
+    tiles = conversion_tiles(manifest, check_data)
+    parent = Parent(OnnxRunner(first, manifest))
+    limits = verify.ROUNDED if has_half(first) else verify.SAME_PRECISION
+    elsewhere = verify.INT8_ELSEWHERE if manifest.precision == "int8" else limits
+    measured = verify.measure_runner(OnnxRunner(second, manifest), parent, tiles, limits)
+    made = replace(
+        manifest,
+        aggregation=to,
+        parent_sha256=file_sha256(source),
+        tools={**manifest.tools, **tool_versions()},
+        evidence={
+            **manifest.evidence,
+            EVIDENCE: {
+                "of": manifest.aggregation,
+                "label_agreement": measured.agreement,
+                "logit_error": measured.logit_error,
+                "pixels": measured.pixels,
+            },
+        },
+    )
+    with atomic_output(output, overwrite=overwrite) as part:
+        write_model(second, made, part)
+        checks = (
+            f"{to} form in ONNX Runtime, against {parent.name}: {measured}",
+            verify.check_structure(part),
+            *((verify.check_runtime(part),) if manifest.golden is not None else ()),
+            verify.check_openvino(part, parent, tiles[:2], elsewhere),
+            verify.check_tensorrt(part, manifest.input_shape[0]),
+        )
+        if not function_body:
+            drop_body(second)
+            write_model(second, made, part)
+            verify.check_structure(part)
+            checks += (f"without the function body of {DOMAIN}::{OPERATOR}: for TensorRT with the plugin",)
+        size = part.stat().st_size
+    return Rewritten(output, made, checks, size)
+
+
+def _forms(
+    model: onnx.ModelProto, manifest: Manifest, to: str, function_body: bool
+) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """The model as ONNX Runtime can run it, and in the wanted form, with its function body.
+
+    Raises:
+        EmraError: ``aggregation-form`` when nothing is to be done, ``aggregation-unrecognised``, ``graph-types``.
+    """
+    if not aggregation_nodes(model):
+        if to == manifest.aggregation == "streamed":
+            raise _already("streamed")
+        if to == "streamed":
+            raise EmraError(
+                "aggregation-form",
+                f"the file's class attention is in the {manifest.aggregation} form, expected the plugin form",
+                "Export the checkpoint again, with export/to_onnx.py --aggregation streamed",
+            )
+        return model, to_plugin_form(model)
+    if to == "streamed":
+        return with_body(model), to_streamed_form(model)
+    if bool(model.functions) == function_body:
+        raise _already("plugin", function_body)
+    whole = with_body(model)
+    return whole, whole
+
+
+def _already(form: str, function_body: bool | None = None) -> EmraError:
+    body = {None: "", True: ", with its function body", False: ", without a function body"}[function_body]
+    return EmraError("aggregation-form", f"the file is in the {form} form{body} already", "Use it as it is")
+
+
+def _check_arguments(output: Path, to: str, function_body: bool) -> None:
+    if output.suffix.lower() != ".onnx":
+        raise EmraError("export-argument", "the output's name does not end in .onnx", "Name it FILE.onnx", output)
+    if to not in FORMS:
+        raise EmraError("export-argument", f"form {to!r}, expected {' or '.join(FORMS)}", "Change --to")
+    if not function_body and to != "plugin":
+        raise EmraError(
+            "export-argument", f"the {to} form has no function body to leave out", "Leave --no-function-body out"
+        )
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="rewrite_aggregation.py",
+        description="Rewrite the class attention of a model file to one node for TensorRT's plugin, or back, and check"
+        " the new file against the first.",
+    )
+    add = made.add_argument
+    add("model", metavar="MODEL.onnx", help="file that to_onnx, to_fp16 or to_int8 wrote")
+    add("--to", required=True, choices=FORMS, help="plugin: one node; streamed: standard operators alone")
+    add("--output", required=True, metavar="FILE.onnx", help="file to write")
+    add("--no-function-body", action="store_true", help="with plugin: the file for TensorRT before 10.7, for it alone")
+    add("--check-data", metavar="DIR", help="images to compare both files on, besides generated scenes")
+    add("--overwrite", action="store_true", help="replace an existing output")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    arguments = parser().parse_args(argv)
+    try:
+        rewritten = rewrite_aggregation(
+            arguments.model,
+            arguments.output,
+            to=arguments.to,
+            function_body=not arguments.no_function_body,
+            check_data=arguments.check_data,
+            overwrite=arguments.overwrite,
+        )
+    except EmraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for line in rewritten.checks:
+        print(line)
+    print(f"wrote {rewritten.path}: {rewritten.size / 1e6:.1f} MB, {rewritten.manifest.aggregation} form")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
