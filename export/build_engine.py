@@ -45,7 +45,7 @@ from emra_deploy.seal import seal_json
 from export.engine_builder import Built, Request, build, check_request, make_profile
 from export.engine_progress import BuildProgress, run_shown
 from export.engine_source import Source, read_source
-from export.trtexec import trtexec_command
+from export.trtexec import equivalent_command
 
 _MAX_TIMINGS = 512 * 2**20
 
@@ -134,13 +134,12 @@ def build_engine(
     activations = tried.activations or built.messages.sizes.get("activations")
     lines += [_memory_line(built, activations, forecast), _precision_line(precision), _self_test_line(tried.self_test)]
 
-    command = trtexec_command(
-        source.path,
+    command = equivalent_command(
+        source,
         output,
         library,
         profile,
         flags,
-        dynamic=source.manifest.input_shape[0] is None,
         plugins=plugins,
         timing_cache=None if timings is None else timings[1],
     )

@@ -31,6 +31,7 @@ class Source:
         sha256: Of the file.
         asked: What the graph asks of each matrix product; see `emra_deploy.engine.precision`.
         operators: Operators of ``emra`` that are left for a plugin.
+        has_body: Whether the file defines operators of ``emra`` in terms of standard ones.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class Source:
     sha256: str
     asked: dict[str, str]
     operators: tuple[str, ...]
+    has_body: bool
 
 
 def read_source(path: str | Path, flavour: Flavour, *, plugin: bool) -> Source:
@@ -67,13 +69,14 @@ def read_source(path: str | Path, flavour: Flavour, *, plugin: bool) -> Source:
     try:
         manifest = Manifest.from_metadata({entry.key: entry.value for entry in model.metadata_props})
         _check_opset(model, flavour)
+        has_body = any(body.domain == DOMAIN for body in model.functions)
         model, operators = _settle_functions(model, plugin)
         name_nodes(model)
         asked = asked_products(model)
         check_asked(asked, manifest.precision)
     except EmraError as error:
         raise EmraError(error.code, error.cause, error.remedy, path) from error
-    return Source(place, model, manifest, file_sha256(place), asked, operators)
+    return Source(place, model, manifest, file_sha256(place), asked, operators, has_body)
 
 
 def name_nodes(model: onnx.ModelProto) -> None:

@@ -1,4 +1,4 @@
-"""The command of TensorRT's own tool that builds the same engine."""
+"""The command that builds the same engine: that of TensorRT's own tool, or ours where there is none."""
 
 from __future__ import annotations
 
@@ -7,45 +7,56 @@ from pathlib import Path
 
 from emra_deploy.engine.flavour import RTX, Flavour
 from emra_deploy.engine.sidecar import Flags, Plugin, Profile
+from export.engine_source import Source
 
-_TOOLS = {"tensorrt": "trtexec", RTX: "tensorrt_rtx"}
+BODY_WINS_BEFORE = (10, 7)
+"""Before this TensorRT an operator's function body wins over its plugin: see `export.function_body`."""
 
 
-def trtexec_command(
-    model: Path,
+def equivalent_command(
+    source: Source,
     output: Path,
     flavour: Flavour,
     profile: Profile,
     flags: Flags,
     *,
-    dynamic: bool,
     plugins: tuple[Plugin, ...] = (),
     timing_cache: Path | None = None,
 ) -> str:
-    """The command line, to be pasted into a shell.
+    """The command line, to be pasted into a shell. It replaces an engine that is there.
+
+    For TensorRT it is ``trtexec``, with options that its releases from 10.3 to 11.1 all take (NVIDIA/TensorRT,
+    ``samples/common/sampleOptions.cpp``). For TensorRT-RTX it is `export.build_engine`: its packages hold no tool, and
+    the options of the one in NVIDIA's download, ``tensorrt_rtx``, are not published as source.
 
     Args:
-        model: The ONNX file; where a plugin is used, one without the operator's body (to_onnx --no-function-body), for
-            before TensorRT 10.7 the body would win.
+        source: The model.
         output: The engine.
         flavour: The library.
         profile: Shapes of the input.
         flags: How to build.
-        dynamic: Whether the graph leaves the batch open; shapes are given only then.
         plugins: Libraries to load.
         timing_cache: File of timings to read and write.
     """
-    words = [_TOOLS[flavour.name], f"--onnx={model}", f"--saveEngine={output}", "--skipInference"]
-    if flavour.name != RTX and flavour.version < (11,):
+    if flavour.name == RTX:
+        return shlex.join(_own_words(source, output, profile, flags))
+    model, before = source.path, ""
+    if plugins and source.has_body and flavour.version < BODY_WINS_BEFORE:
+        model = source.path.with_suffix(".bare.onnx")
+        words = ["python", "-m", "export.rewrite_aggregation", str(source.path), "--to", "plugin", "--no-function-body"]
+        before = shlex.join([*words, "--output", str(model)]) + " && "
+    words = ["trtexec", f"--onnx={model}", f"--saveEngine={output}", "--skipInference"]
+    if flavour.version < (11,):
         words.append("--stronglyTyped")
-    if dynamic:
+    if source.manifest.input_shape[0] is None:
         for name, shape in (("min", profile.minimum), ("opt", profile.optimum), ("max", profile.maximum)):
             words.append(f"--{name}Shapes=image:{'x'.join(map(str, shape))}")
     words.append("--profilingVerbosity=detailed")
     if not flags.tf32:
         words.append("--noTF32")
     if flags.workspace is not None:
-        words.append(f"--memPoolSize=workspace:{flags.workspace // 2**20}M")
+        mib, rest = divmod(flags.workspace, 2**20)
+        words.append(f"--memPoolSize=workspace:{flags.workspace}B" if rest else f"--memPoolSize=workspace:{mib}M")
     if timing_cache is not None:
         words.append(f"--timingCacheFile={timing_cache}")
     if flags.hardware_compatible:
@@ -54,5 +65,19 @@ def trtexec_command(
         words.append("--versionCompatible")
     if flags.dla:
         words += ["--useDLACore=0", "--allowGPUFallback"]
-    words += [f"--staticPlugins={plugin.path}" for plugin in plugins]
-    return shlex.join(words)
+    # Not --staticPlugins, which only opens a library: the one that build_engine takes does not register itself.
+    words += [f"--dynamicPlugins={plugin.path}" for plugin in plugins]
+    return before + shlex.join(words)
+
+
+def _own_words(source: Source, output: Path, profile: Profile, flags: Flags) -> list[str]:
+    """What TensorRT-RTX can be asked for; `export.engine_builder.check_request` refuses the rest."""
+    words = ["python", "-m", "export.build_engine", str(source.path), "--output", str(output), "--flavor", RTX]
+    if source.manifest.input_shape[0] is None:
+        for name, shape in (("min", profile.minimum), ("opt", profile.optimum), ("max", profile.maximum)):
+            words += [f"--{name}-batch", str(shape[0])]
+    if flags.workspace is not None:
+        words += ["--workspace", str(flags.workspace / 2**20)]
+    if not flags.tf32:
+        words.append("--no-tf32")
+    return [*words, "--overwrite"]

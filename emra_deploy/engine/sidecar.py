@@ -228,7 +228,7 @@ class Sidecar:
         memory: What it takes.
         self_test: How it was tested.
         onnx_sha256: Of the ONNX file that it was built of.
-        command: The equivalent ``trtexec`` command.
+        command: What builds the same engine: ``trtexec``, or for TensorRT-RTX `export.build_engine`.
         tools: Name to version of what took part.
         schema: Version of the JSON form.
 
