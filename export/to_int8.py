@@ -12,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
-from emra_deploy.backends.half_quantizing import check_release
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile, check_bands, check_classes
 from emra_deploy.files import check_output
@@ -201,8 +199,6 @@ def check_arguments(output: Path, method: str, percentile: float, high_precision
             f"high precision {high_precision!r}, expected {' or '.join(HIGH_PRECISIONS)}",
             "Change --high-precision",
         )
-    if high_precision == "fp16":
-        check_release(onnxruntime)
 
 
 def describe_method(method: str, percentile: float) -> str:

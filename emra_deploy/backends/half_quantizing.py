@@ -52,21 +52,6 @@ def check_rounding(model: Path | bytes, library: Any) -> None:
         )
 
 
-def check_release(library: Any) -> None:
-    """Refuse to make a file of INT8 and FP16 that could not be checked with this ONNX Runtime.
-
-    Raises:
-        EmraError: ``backend-rounding``.
-    """
-    if version_of(library) < ROUNDS:
-        raise EmraError(
-            "backend-rounding",
-            f"ONNX Runtime {library.__version__} truncates FP16 values that it quantises, so no file of INT8 and FP16"
-            " can be checked with it",
-            f"Give --high-precision fp32, or make the file with {_NEWER}, also on another machine",
-        )
-
-
 def truncates(model: Path | bytes, library: Any) -> bool:
     """Whether this ONNX Runtime computes a model wrongly, as far as the file can be followed."""
     return version_of(library) < ROUNDS and quantizes_half(model)

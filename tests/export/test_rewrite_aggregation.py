@@ -16,21 +16,21 @@ from onnx import ModelProto, numpy_helper
 from PIL import Image
 
 from emra_deploy.errors import EmraError
-from emra_deploy.scenes import DUBAI_CLASSES, generate
+from emra_deploy.scenes import generate
 from emra_deploy.segmenter import Segmenter
-from export import runners
 from export.aggregation_forms import to_plugin_form, to_streamed_form
 from export.function_body import aggregation_nodes
+from export.graph import Deployed
 from export.model_file import read_model
+from export.onnx_file import trace
 from export.rewrite_aggregation import EVIDENCE, main, rewrite_aggregation
-from export.runners import OnnxRunner, half_quantizers_fail
+from export.runners import OnnxRunner, half_quantizers_fail, open_session
 from export.to_fp16 import to_fp16
 from export.to_int8 import to_int8
 from export.to_onnx import to_onnx
 from tests.checkpoints import MEAN, STD, random_model
 from tests.conftest import FP32_MODEL, REPOSITORY
 from tests.export.small_models import _narrow
-from training.checkpoint import save_checkpoint
 
 KINDS = ("fp32", "fp16", "int8", "int8-fp16")
 PICTURES = np.stack([generate(seed, 64, 64).image for seed in range(40, 44)])
@@ -116,29 +116,33 @@ def test_it_is_what_an_export_in_the_plugin_form_gives(
 
 
 @pytest.mark.parametrize(
-    ("model_options", "options"),
+    ("config", "heads", "kind", "batch"),
     [
-        ({"mca_blocks": 1, "fusion": "gated"}, {"batch": 3, "heads": ("logits", "confidence")}),
-        ({"mca_blocks": 4, "fusion": "sum", "hra_block": 0}, {"input_kind": "float"}),
-        ({"mca_blocks": 2, "num_classes": 32}, {"size": (32, 48)}),
+        ({"mca_blocks": 1, "fusion": "gated"}, ("logits", "confidence"), "uint8", 3),
+        ({"mca_blocks": 4, "fusion": "sum", "hra_block": 0}, ("logits",), "float", None),
+        # As many classes as a head is wide: nothing to pad.
+        ({"mca_blocks": 2, "num_classes": 32, "image_size": (32, 48)}, ("logits",), "uint8", None),
     ],
 )
-def test_other_models(model_options: dict, options: dict, small_backbone: None, tmp_path: Path) -> None:
-    classes = DUBAI_CLASSES
-    if (count := model_options.get("num_classes")) is not None:
-        # More classes than a head is wide: nothing to pad.
-        names = tuple(f"class {number}" for number in range(count))
-        classes = replace(classes, names=names, palette=tuple((number, 0, 0) for number in range(count)))
-    model = random_model(image_size=(64, 64), **model_options)
-    save_checkpoint(tmp_path / "c", model, classes, MEAN, STD, {})
-    source = to_onnx(tmp_path / "c", tmp_path / "s.onnx", aggregation="streamed", **options).path
-    exported = to_onnx(tmp_path / "c", tmp_path / "e.onnx", aggregation="plugin", **options).path
-    rewrite_aggregation(source, tmp_path / "p.onnx", to="plugin")
-    first, second = read_model(exported)[0], read_model(tmp_path / "p.onnx")[0]
-    assert kinds_of(second) == kinds_of(first)
-    assert aggregation_nodes(second)[0].attribute == aggregation_nodes(first)[0].attribute
-    rewrite_aggregation(tmp_path / "p.onnx", tmp_path / "b.onnx", to="streamed")
-    rewrite_aggregation(exported, tmp_path / "eb.onnx", to="streamed")
+def test_other_models(config: dict, heads: tuple[str, ...], kind: str, batch: int | None, small_backbone: None) -> None:
+    traced = {}
+    for form in ("streamed", "plugin"):
+        model = random_model(**{"image_size": (64, 64), **config, "aggregation": form})
+        traced[form] = trace(Deployed(model, MEAN, STD, kind, heads).eval(), batch)
+    plugin = to_plugin_form(traced["streamed"])
+    assert kinds_of(plugin) == kinds_of(traced["plugin"])
+    assert plugin.functions == traced["plugin"].functions
+    assert aggregation_nodes(plugin)[0].attribute == aggregation_nodes(traced["plugin"])[0].attribute
+    size = model.config.image_size
+    image = np.stack([generate(seed, *size).image for seed in range(3)])
+    if kind == "float":
+        image = image.transpose(0, 3, 1, 2).astype(np.float32) / 255
+    expected, *others = (
+        open_session(each).run(["logits"], {"image": image})[0]
+        for each in (traced["streamed"], plugin, to_streamed_form(plugin), to_streamed_form(traced["plugin"]))
+    )
+    for found in others:
+        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
 def test_without_the_function_body(files: dict[str, Path], tmp_path: Path) -> None:
@@ -216,8 +220,9 @@ def test_a_graph_that_is_nearly_of_the_form_is_refused(files: dict[str, Path]) -
 
 
 @pytest.mark.parametrize("model", ["fp32", "int8"])
-def test_the_shipped_files(model: str, model_path: Path) -> None:
-    file, manifest = read_model(FP32_MODEL if model == "fp32" else model_path)
+def test_the_shipped_files(model: str) -> None:
+    int8 = REPOSITORY / "emra_deploy" / "models" / "emra-ti-dubai.int8.onnx"
+    file, manifest = read_model(FP32_MODEL if model == "fp32" else int8)
     plugin = to_plugin_form(file)
     back = to_streamed_form(plugin)
     assert kinds_of(back) == kinds_of(file)
@@ -240,7 +245,7 @@ def test_an_onnxruntime_that_quantises_half_wrongly_is_worked_around(
     assert half_quantizers_fail(model)
     for kind in ("fp32", "fp16", "int8"):
         assert not half_quantizers_fail(read_model(files[kind])[0]), kind
-    found = runners.OnnxRunner(model, manifest).run(PICTURES)["logits"]
+    found = OnnxRunner(model, manifest).run(PICTURES)["logits"]
     assert np.abs(found - expected).max() <= 0.1 * np.abs(expected).max()
     assert (found.argmax(1) == expected.argmax(1)).mean() >= 0.99
 
