@@ -150,7 +150,9 @@ def _products(side: int, threads: int) -> Iterator[tuple[str, str, Callable[[], 
     if find_spec("openvino") is not None:
         import openvino
 
-        core = openvino.Core()
+        from emra_deploy.backends.openvino import open_core
+
+        core = open_core()
         able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         wanted = [("fp32", "f32", plain)]
         if "BF16" in able:

@@ -18,6 +18,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.measure import Plan, Ratio, Series, measure, paired_ratio
+from emra_deploy.backends.openvino import open_core
 from emra_deploy.errors import EmraError
 from emra_deploy.manifest import Manifest
 from export.linears import Linear, constant_tensors
@@ -307,10 +308,9 @@ def compile_onnxruntime(model: onnx.ModelProto) -> Run:
 
 def compile_openvino(model: onnx.ModelProto) -> Run:
     """The same in OpenVINO, which runs what is not INT8 in BF16 where the processor can, as the runtime has it do."""
-    import openvino
     from onnx import inliner
 
-    core = openvino.Core()
+    core = open_core()
     # OpenVINO does not know ONNX functions.
     compiled = core.compile_model(
         core.read_model(inliner.inline_local_functions(model).SerializeToString()),
@@ -347,5 +347,5 @@ def _library(name: str) -> str:
         return f"ONNX Runtime {onnxruntime.__version__}"
     import openvino
 
-    precision = _openvino_precision(openvino.Core())
+    precision = _openvino_precision(open_core())
     return f"OpenVINO {openvino.__version__.split('-')[0]} ({precision} where not INT8)"

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from emra_deploy.backends.openvino import open_core
 from emra_deploy.errors import EmraError
 from emra_deploy.slow_steps import step
 from export.model_file import OPSET, with_logits
@@ -164,7 +165,7 @@ def check_openvino(path: Path, reference: Expected, tiles: np.ndarray, limits: L
 
     # OpenVINO does not know ONNX functions.
     model = inliner.inline_local_functions(with_logits(onnx.load(path)))
-    core = openvino.Core()
+    core = open_core()
     compiled = core.compile_model(
         core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
     )

@@ -55,10 +55,11 @@ def profile_openvino(
 ) -> list[Layer]:
     """By OpenVINO's performance counters, after its fusions."""
     import onnx
-    import openvino
     from onnx import inliner
 
-    core = openvino.Core()
+    from emra_deploy.backends.openvino import open_core
+
+    core = open_core()
     config: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import threading
@@ -72,7 +73,7 @@ class OpenVinoBackend:
                 "Leave it out for the one that suits the model",
             )
         self._path, self._threads = path, threads
-        core = _core()
+        core = open_core()
         proto = _load(Path(path))
         try:
             if manifest is None:
@@ -134,12 +135,31 @@ class OpenVinoBackend:
         del self._compiled, self._requests
 
 
-def _core() -> openvino.Core:
+def open_core() -> openvino.Core:
+    """OpenVINO, with its CPU plugin loaded by a thread that has ended.
+
+    The plugin replaces the signal stack of the thread that loads it, and unmaps the new one in whichever thread drops
+    the last model (OpenVINO 2026.4.1). If that is another one, the first keeps an unmapped stack, and the next signal
+    that Python handles there, such as SIGTERM, ends the process by SIGSEGV. A thread that has ended handles none.
+
+    Raises:
+        EmraError: ``backend-missing`` when openvino is not installed.
+    """
     try:
         import openvino
     except ImportError as error:
         raise EmraError("backend-missing", "openvino is not installed", _GET) from error
-    return openvino.Core()
+    core = openvino.Core()
+    # Any property of a device loads its plugin. What goes wrong there is reported by whoever compiles a model.
+    loader = threading.Thread(target=_load_plugin, args=(core,))
+    loader.start()
+    loader.join()
+    return core
+
+
+def _load_plugin(core: openvino.Core) -> None:
+    with contextlib.suppress(RuntimeError):
+        core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _load(path: Path) -> onnx.ModelProto:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -250,3 +251,32 @@ def test_a_float_element_is_not_a_label_type(model: Path) -> None:
     onnx.helper.set_model_props(graph, make_manifest().to_metadata())
     model.write_bytes(graph.SerializeToString())
     expect_refusal(model, "model-mismatch")
+
+
+SIGNAL_AFTERWARDS = """
+import faulthandler, gc, signal, sys, threading, time
+
+faulthandler.enable()  # As pytest does: a signal handler has a stack of its own.
+from emra_deploy.backends.openvino import OpenVinoBackend
+
+backends = [OpenVinoBackend(sys.argv[1])]
+def drop():
+    backends.pop().close()
+    gc.collect()
+thread = threading.Thread(target=drop)
+thread.start()
+thread.join()
+hits = []
+signal.signal(signal.SIGALRM, lambda *_: hits.append(1))
+signal.setitimer(signal.ITIMER_REAL, 0.05)
+time.sleep(0.3)
+print("survived", len(hits))
+"""
+
+
+def test_a_signal_after_another_thread_closed_the_model(model: Path) -> None:
+    """Loaded by the thread that handles signals, OpenVINO's plugin leaves it an unmapped signal stack: SIGSEGV."""
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNAL_AFTERWARDS, str(model)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "survived 1"), done.stderr
