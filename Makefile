@@ -19,7 +19,7 @@ LOCK := $(wildcard requirements/python-$(PY).txt)
 LOCKED := $(if $(LOCK),--constraint $(LOCK))
 
 .PHONY: help demo test test-device test-pythons test-latest test-lowest test-platforms lint lock \
-  plugin plugin-aarch64 check-python clean
+  plugin plugin-aarch64 image check-python clean
 
 help:
 	@echo "make demo                  segment a generated scene whose truth is known, and score it"
@@ -34,6 +34,7 @@ help:
 	@echo "make lock                  write requirements/ again; UPGRADE=1 takes the newest releases"
 	@echo "make plugin                the CUDA kernels and the TensorRT plugin, into build/"
 	@echo "make plugin-aarch64        the same for Orin, by a cross-compiler, into build/aarch64/"
+	@echo "make image KIND=runtime    a container image: runtime, cuda, jetpack6 or jetpack7 (ENGINE=docker, podman, buildah)"
 	@echo "make clean                 remove the environments and the demo's output"
 	@echo "Another Python: make demo PYTHON=python3.12"
 
@@ -76,6 +77,10 @@ test-pythons:
 	@failed=; for version in $(PYTHONS); do echo "Python $$version"; \
 	  $(MAKE) --no-print-directory demo test PYTHON=python$$version OUT=$(OUT)-$$version || failed="$$failed $$version"; \
 	done; if [ -n "$$failed" ]; then echo "failed on Python$$failed"; exit 1; fi
+
+test-platforms: $(TEST_ENV)/.stamp .venv-tools/.stamp
+	EMRA_PLATFORMS=1 $(TEST_ENV)/bin/python -m pytest $(PYTEST_ARGS) tests/platforms
+	@$(TEST_ENV)/bin/python -m tests.platforms.resolving
 
 # Always made again: what was newest yesterday is not today.
 test-latest: LOCKED :=
@@ -135,6 +140,15 @@ plugin-aarch64: build/cudart-aarch64/lib/libcudart_static.a
 	cmake --build build/native-aarch64 --parallel
 	cmake --install build/native-aarch64 --prefix build/aarch64
 	@echo "The plugin: $(CURDIR)/build/aarch64"
+
+# KIND is runtime, cuda, jetpack6 or jetpack7; ENGINE docker, podman or buildah. Only Docker's format keeps health checks.
+KIND ?= runtime
+ENGINE ?= docker
+IMAGE ?= emra-deploy:$(KIND)
+IMAGE_OPTIONS ?=
+image:
+	$(ENGINE) build $(if $(filter docker,$(ENGINE)),,--format docker) --file docker/Dockerfile.$(KIND) --tag $(IMAGE) \
+	  --label org.opencontainers.image.revision=$(shell git rev-parse HEAD 2>/dev/null) $(IMAGE_OPTIONS) .
 
 clean:
 	rm -rf .venv-demo-* .venv-test-* .venv-device-* .venv-latest-* .venv-lowest-* .venv-tools demo demo-3.* build
