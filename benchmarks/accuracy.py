@@ -1,6 +1,6 @@
 """Scores of any model file on a labelled data set, with what will run it; needs no PyTorch.
 
-python benchmarks/accuracy.py model.onnx --data DIR --split val
+python -m benchmarks.accuracy model.onnx --data DIR --split val
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """From how many tiles on is a backend worth its slower start? What `--backend auto` is decided by on a processor.
 
-    python benchmarks/backend_choice.py MODEL.onnx [MODEL.int8.onnx] [--rounds 5] [--tiles 4] [--threads 1]
+    python -m benchmarks.backend_choice MODEL.onnx [MODEL.int8.onnx] [--rounds 5] [--tiles 4] [--threads 1]
 
 Each model is opened and run in fresh processes, one for each backend in turn, round by round. Loading is everything
 from the start of the process to an opened model; a tile is the median of the runs after the first. Medians over the

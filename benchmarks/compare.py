@@ -1,6 +1,6 @@
 """Two results of the same benchmark on the same device: what became slower or larger beyond noise.
 
-python benchmarks/compare.py OLD.json NEW.json
+python -m benchmarks.compare OLD.json NEW.json
 
 Exit status: 0 nothing became worse; 1 something did, or is missing from NEW; 2 bad input; 3 too noisy to conclude.
 """

@@ -1,6 +1,6 @@
 """Everything that needs a CUDA GPU: build, check, time, and one table at the end.
 
-    python benchmarks/gpu_suite.py [--json FILE] [--seed N] [--only SECTION,...] [--no-compile]
+    python -m benchmarks.gpu_suite [--json FILE] [--seed N] [--only SECTION,...] [--no-compile]
                                    [--wheels PATH...] [--model FILE.onnx]
 
 The aggregation kernels: built, checked against FP64 and under compute-sanitizer, and timed beside PyTorch's fused and
@@ -35,6 +35,7 @@ from benchmarks.gpu.rows import Row, exit_status, format_table
 from benchmarks.provenance import describe_file, describe_run, scrub
 from emra_deploy.engine.cuda_unusable import meaning, number_of
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import install_command
 from emra_deploy.files import atomic_output, check_output
 
 SECTIONS = ("accuracy", "speed", "blocks", "model", "engine", "sanitizer")
@@ -109,7 +110,9 @@ def device() -> dict[str, Any]:
     try:
         import torch
     except ImportError as error:
-        raise EmraError("torch-missing", f"PyTorch cannot be imported ({error})", "Install its CUDA build") from error
+        raise EmraError(
+            "torch-missing", f"PyTorch cannot be imported ({error})", f"Run: {install_command('train')}"
+        ) from error
     if not torch.cuda.is_available():
         raise _unusable(torch)
     properties = torch.cuda.get_device_properties(0)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import need
 
 if TYPE_CHECKING:
     import onnx
@@ -167,10 +168,9 @@ def count_file(path: Path, batch: int = 1) -> GraphCost:
     Raises:
         EmraError: ``bench-missing`` without onnx, ``model-unreadable``, ``graph-shapes``.
     """
-    try:
-        import onnx
-    except ImportError as error:
-        raise EmraError("bench-missing", "onnx is not installed", "Run: pip install 'emra-deploy[bench]'") from error
+    need("bench", "onnx", purpose="counting a graph", code="bench-missing")
+    import onnx
+
     try:
         model = onnx.load(path)
     except Exception as error:  # protobuf's errors share no base but Exception.
@@ -223,7 +223,7 @@ def _with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
         return shape_inference.infer_shapes(fixed, strict_mode=True, data_prop=True)
     except Exception as error:  # InferenceError, and others of the library.
         raise EmraError(
-            "graph-shapes", f"Sizes cannot be inferred ({str(error)[:200]})", "Export it with export/to_onnx.py"
+            "graph-shapes", f"Sizes cannot be inferred ({str(error)[:200]})", "Export it with python -m export.to_onnx"
         ) from error
 
 
@@ -260,7 +260,7 @@ class _Tensors:
             raise EmraError(
                 "graph-shapes",
                 f"The size of {name!r} is known only when the graph runs",
-                "Export it with export/to_onnx.py, which writes static sizes",
+                "Export it with python -m export.to_onnx, which writes static sizes",
             )
         return self._shapes[name][1]
 

@@ -1,6 +1,6 @@
 """Latency of models on this machine: any mix of ONNX files, engines and checkpoints, interleaved in one run.
 
-python benchmarks/latency.py model.onnx model.int8.onnx --backend onnxruntime,openvino --json FILE
+python -m benchmarks.latency model.onnx model.int8.onnx --backend onnxruntime,openvino --json FILE
 
 Fresh pictures are rotated, warm-up is thrown away, GPUs are waited for. Stages are timed apart: decoding a JPEG,
 upload, computing, download, post-processing, and end to end. Ratios come with a 95 % confidence interval, and the run

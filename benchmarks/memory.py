@@ -1,6 +1,6 @@
 """Memory of models on this machine: at most on host and device, weights, activations and workspace.
 
-python benchmarks/memory.py model.onnx --backend onnxruntime,openvino --batch 1,4 --json FILE
+python -m benchmarks.memory model.onnx --backend onnxruntime,openvino --batch 1,4 --json FILE
 
 Each measurement is of a fresh process, which loads one model, runs it and reports what the kernel counted. On a Jetson,
 whose GPU has no memory of its own, ``shared`` is what the whole machine had less of meanwhile, and swap is reported.

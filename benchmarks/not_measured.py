@@ -6,13 +6,13 @@ from typing import Any
 
 GPU = (
     "TensorRT engines, CUDA graphs, torch with SDPA on a GPU, ONNX Runtime CUDA",
-    "python benchmarks/latency.py model.onnx model.engine CHECKPOINT "
+    "python -m benchmarks.latency model.onnx model.engine CHECKPOINT "
     "--backend tensorrt,tensorrt:no-graph,torch,torch:graph,torch-compile:graph,onnxruntime:cuda,"
     "onnxruntime:cuda-graph --json gpu.json",
 )
 JETSON = (
     "Jetson: latency, power and joules per picture",
-    "sudo nvpmodel -m 0 && sudo jetson_clocks && python benchmarks/latency.py model.engine --json jetson.json",
+    "sudo nvpmodel -m 0 && sudo jetson_clocks && python -m benchmarks.latency model.engine --json jetson.json",
 )
 ENERGY = (
     "energy",

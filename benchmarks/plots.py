@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import need
 from emra_deploy.files import atomic_output
 
 if TYPE_CHECKING:
@@ -309,12 +310,9 @@ def _digits(value: float) -> str:
 
 
 def _pyplot() -> Any:
-    try:
-        import matplotlib as mpl
-    except ImportError as error:
-        raise EmraError(
-            "report-missing", "charts need matplotlib", "Install it: pip install 'emra-deploy[bench]'"
-        ) from error
+    need("report", "matplotlib", purpose="a chart", code="report-missing")
+    import matplotlib as mpl
+
     # No window is ever opened: there may be no screen.
     mpl.use("Agg", force=True)
     from matplotlib import pyplot

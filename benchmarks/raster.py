@@ -1,6 +1,6 @@
 """Orthomosaics: what reading, stitching and writing cost beside the model, and whether memory grows with the raster.
 
-    python benchmarks/raster.py [--model FILE] [--side 10000] [--memory-sizes 10000 40000] [--json FILE]
+    python -m benchmarks.raster [--model FILE] [--side 10000] [--memory-sizes 10000 40000] [--json FILE]
 
 Throughput: the bare backend's time over that of `emra segment`, on the same tiles of one GeoTIFF, journal and COG
 included, loading left out; medians of fresh processes that take turns. Memory: peaks of `emra segment` with a model of

@@ -1,6 +1,6 @@
 """The reliability scoreboard: damaged files, kills, failing disks, threads, streams; what failed, of how many.
 
-    python benchmarks/reliability.py [--only PART...] [--json FILE] [--keep FOLDER]
+    python -m benchmarks.reliability [--only PART...] [--json FILE] [--keep FOLDER]
 
 The exit status is 1 where a goal is missed. Files of failed cases go to the folder of --keep; ``--only files --case 123
 --seed 0`` runs one of them again. The part ``streams`` is benchmarks/stream_soak.py and needs what that needs.

@@ -1,6 +1,6 @@
 """A report of result files: one self-contained HTML page, and the same in Markdown.
 
-python benchmarks/report.py benchmarks/results/*.json --html report.html --markdown report.md
+python -m benchmarks.report benchmarks/results/*.json --html report.html --markdown report.md
 
 Takes what latency.py, memory.py, roofline.py, accuracy.py, runtime.py and gpu_suite.py wrote with --json. The page
 fetches nothing.
@@ -23,6 +23,7 @@ from benchmarks.report_parts import make_parts
 from benchmarks.results_file import SCHEMA, check_result, read_json
 from emra_deploy._version import __version__
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import need
 from emra_deploy.files import atomic_output
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -124,12 +125,9 @@ def render(template: str, parts: Sequence[Part], sources: Sequence[Source], titl
     Raises:
         EmraError: ``report-missing`` without jinja2.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise EmraError(
-            "report-missing", "reports need jinja2", "Install it: pip install 'emra-deploy[bench]'"
-        ) from error
+    need("report", "jinja2", purpose="a report", code="report-missing")
+    import jinja2
+
     html = template.endswith(".html.j2")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),

@@ -10,6 +10,7 @@ from typing import Any
 
 from benchmarks.provenance import describe_machine, describe_run, portable, scrub
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import need
 from emra_deploy.files import atomic_output
 
 SCHEMA = "emra-deploy/benchmark"
@@ -236,12 +237,9 @@ def check_result(content: Mapping[str, Any], path: str | os.PathLike[str]) -> No
     Raises:
         EmraError: ``result-file``, ``bench-missing`` without jsonschema.
     """
-    try:
-        import jsonschema
-    except ImportError as error:
-        raise EmraError(
-            "bench-missing", "jsonschema is not installed", "Run: pip install 'emra-deploy[bench]'"
-        ) from error
+    need("bench", "jsonschema", purpose="a result's file", code="bench-missing")
+    import jsonschema
+
     version = content.get("version")
     if content.get("schema") == SCHEMA and isinstance(version, int) and version > VERSION:
         raise EmraError(
@@ -276,6 +274,6 @@ def _refuse(cause: str, path: str | os.PathLike[str]) -> EmraError:
     return EmraError(
         "result-file",
         f"This is no result of a benchmark: {cause}",
-        "Give a file that benchmarks/latency.py, memory.py, roofline.py or export/precision_table.py wrote with --json",
+        "Give a file that benchmarks.latency, memory, roofline or export.precision_table wrote with --json",
         path,
     )

@@ -1,6 +1,6 @@
 """How much of this machine a model uses: counted operations and bytes against measured ceilings.
 
-python benchmarks/roofline.py model.onnx --backend onnxruntime,openvino --json FILE --plot FILE.svg
+python -m benchmarks.roofline model.onnx --backend onnxruntime,openvino --json FILE --plot FILE.svg
 
 Operations and bytes are counted on the graph (`benchmarks.graph_cost`), ceilings are measured here
 (`benchmarks.ceilings`), and so is each model's time. The least time that the ceilings allow is the larger of the matrix

@@ -1,6 +1,6 @@
 """What the runtime costs around the model: import, cold start, tiling and IO, memory on large rasters.
 
-    python benchmarks/runtime.py --model FILE [--image IMG] [--json FILE] [--skip raster]
+    python -m benchmarks.runtime --model FILE [--image IMG] [--json FILE] [--skip raster]
 
 Every figure is of fresh processes, the kinds interleaved, so that a slow minute of the machine falls on all of them;
 medians are reported. Peak memory is that of the process, from the kernel.

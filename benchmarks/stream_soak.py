@@ -1,6 +1,6 @@
 """Live streams under stress: memory over a long run, ages, outages, a slow consumer, signals.
 
-    python benchmarks/stream_soak.py [--only soak leak outages slow stops] [--model FILE] [--json FILE]
+    python -m benchmarks.stream_soak [--only soak leak outages slow stops] [--model FILE] [--json FILE]
 
 The sender is GStreamer's RTSP server, in a process of its own; Debian has it as gir1.2-gst-rtsp-server-1.0, with
 gstreamer1.0-tools, gstreamer1.0-plugins-good, gstreamer1.0-plugins-ugly and python3-gi.

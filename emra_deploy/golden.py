@@ -22,7 +22,7 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _GREY, _RGB = 0, 2
 _MAX_SIDE = 8192
 _MAX_BYTES = 64 * 2**20
-_REMEDY = "Export the model again with export/to_onnx.py"
+_REMEDY = "Export the model again with python -m export.to_onnx"
 
 
 @dataclass(frozen=True)

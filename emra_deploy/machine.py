@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import install_command, pip_install
 from emra_deploy.slow_steps import step
 
 CUDA_PATIENCE = 30.0
@@ -101,33 +102,33 @@ LIBRARIES = (
         ("onnxruntime",),
         ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino", "onnxruntime-directml"),
         "runs ONNX models",
-        'pip install "emra-deploy[runtime]"',
+        install_command("runtime"),
     ),
-    Library("openvino", ("openvino",), ("openvino",), "fast on processors", 'pip install "emra-deploy[openvino]"'),
+    Library("openvino", ("openvino",), ("openvino",), "fast on processors", install_command("openvino")),
     Library(
         "tensorrt",
         ("tensorrt",),
         ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
         "NVIDIA GPUs and Jetson",
-        'JetPack: sudo apt install tensorrt; elsewhere: pip install "emra-deploy[tensorrt]"',
+        f"JetPack: sudo apt install tensorrt; elsewhere: {install_command('tensorrt')}",
     ),
     Library(
         "tensorrt_rtx",
         ("tensorrt_rtx", "tensorrt_rtx_bindings"),
         ("tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx"),
         "GeForce and RTX GPUs",
-        'pip install "emra-deploy[rtx]"',
+        install_command("rtx"),
     ),
     Library(
         "cuda-python",
         ("cuda.bindings", "cuda.cuda"),
         ("cuda-python", "cuda-bindings"),
         "GPU memory for TensorRT",
-        "pip install cuda-python",
+        f"CUDA 12 (JetPack 6): {install_command('cuda12')}; CUDA 13: {install_command('cuda13')}",
     ),
-    Library("pycuda", ("pycuda",), ("pycuda",), "the same, where cuda-python is not", "pip install pycuda"),
-    Library("rasterio", ("rasterio",), ("rasterio",), "GeoTIFF", 'pip install "emra-deploy[raster]"'),
-    Library("PyAV", ("av",), ("av",), "video and cameras", 'pip install "emra-deploy[video]"'),
+    Library("pycuda", ("pycuda",), ("pycuda",), "the same, where cuda-python is not", pip_install("pycuda")),
+    Library("rasterio", ("rasterio",), ("rasterio",), "GeoTIFF", install_command("raster")),
+    Library("PyAV", ("av",), ("av",), "video and cameras", install_command("video")),
 )
 
 

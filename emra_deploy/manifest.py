@@ -36,7 +36,7 @@ _MAX_SIDE = 8192
 _MAX_BATCH = 4096
 _MAX_DEPTH = 32
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_REMEDY = "Export the model again with export/to_onnx.py"
+_REMEDY = "Export the model again with python -m export.to_onnx"
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ class Manifest:
             raise EmraError(
                 "manifest-missing",
                 f"The model file has no Manifest (metadata key {METADATA_KEY!r}), so its classes are unknown",
-                "Use a model exported with export/to_onnx.py",
+                "Use a model exported with python -m export.to_onnx",
             )
         return cls.from_json(text)
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from emra_deploy.classes import IGNORE, ClassSet
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import need
 from emra_deploy.georeference import GeoReference
 from emra_deploy.raster import gdal_session, open_dataset
 
@@ -322,14 +323,9 @@ def _properties(polygon: Polygon, classes: ClassSet, pixel_area: float | None) -
 
 
 def _pyogrio() -> tuple[Any, Any]:
-    try:
-        import pyogrio
-        import pyogrio.raw
-        import shapely
-    except ImportError as error:
-        raise EmraError(
-            "polygon-extra",
-            "writing a GeoPackage needs pyogrio and shapely",
-            'pip install "emra-deploy[vector]", or write .geojson',
-        ) from error
+    need("vector", "pyogrio", "shapely", purpose="writing a GeoPackage (.geojson needs neither)", code="polygon-extra")
+    import pyogrio
+    import pyogrio.raw
+    import shapely
+
     return pyogrio, shapely

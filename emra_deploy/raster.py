@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from emra_deploy.block_sums import DeflateSums
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import need
 from emra_deploy.files import check_input
 from emra_deploy.georeference import GeoReference
 from emra_deploy.images import image_format
@@ -43,12 +44,9 @@ def gdal_session() -> Iterator[Any]:
     Raises:
         EmraError: ``raster-extra`` when rasterio is not installed.
     """
-    try:
-        import rasterio
-    except ImportError as error:
-        raise EmraError(
-            "raster-extra", "reading and writing GeoTIFF needs rasterio", 'pip install "emra-deploy[raster]"'
-        ) from error
+    need("raster", "rasterio", purpose="reading and writing GeoTIFF", code="raster-extra")
+    import rasterio
+
     with rasterio.Env(**_OPTIONS):
         yield rasterio
 

@@ -309,7 +309,7 @@ class Segmenter:
             raise EmraError(
                 "class-count",
                 f"The model gave label {largest}, and its Manifest names {len(self.classes)} classes",
-                "Export the model again with export/to_onnx.py",
+                "Export the model again with python -m export.to_onnx",
             )
         return outputs
 

@@ -50,7 +50,7 @@ def self_test(backend: Backend, manifest: Manifest) -> float | None:
         raise EmraError(
             "class-count",
             f"The golden tile has label {int(expected.max())}, and the Manifest names {len(manifest.classes)} classes",
-            "Export the model again with export/to_onnx.py",
+            "Export the model again with python -m export.to_onnx",
         )
     facts = backend.describe()
     computed_in = f" in {facts['precision']}" if "precision" in facts else ""

@@ -2,7 +2,7 @@
 
     python examples/demo.py [INPUT] [--output FOLDER] [--model FILE] [--side PIXELS]
 
-Runs where only the runtime is installed: `pip install "emra-deploy[runtime,raster]"`.
+Runs where only the runtime is installed: `pip install -e '.[runtime,raster]'`.
 """
 
 from __future__ import annotations

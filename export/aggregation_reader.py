@@ -64,7 +64,7 @@ def unlike(what: str) -> EmraError:
     return EmraError(
         "aggregation-unrecognised",
         f"the graph's class attention is not of the form that this rewrites: {what}",
-        "Export the checkpoint again, with export/to_onnx.py --aggregation plugin or streamed",
+        "Export the checkpoint again, with python -m export.to_onnx --aggregation plugin or streamed",
     )
 
 

@@ -1,6 +1,6 @@
 """ONNX file -> TensorRT engine and its sidecar, checked before they get their names. Needs no PyTorch.
 
-python export/build_engine.py model.fp16.onnx --output model.fp16.engine --max-batch 4
+python -m export.build_engine model.fp16.onnx --output model.fp16.engine --max-batch 4
 """
 
 from __future__ import annotations

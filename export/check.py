@@ -1,6 +1,6 @@
 """Do two forms of one model still segment the same way? Numbers, a verdict, and the worst picture.
 
-python export/check.py model.onnx model.fp16.onnx --data DIR --split val --worst worst.png
+python -m export.check model.onnx model.fp16.onnx --data DIR --split val --worst worst.png
 """
 
 from __future__ import annotations

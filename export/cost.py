@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks.measure import Plan, Ratio, Series, measure, paired_ratio
 from emra_deploy.backends.openvino import open_core
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import install_command
 from emra_deploy.manifest import Manifest
 from export.linears import Linear, constant_tensors
 from export.qdq import insert_qdq
@@ -257,7 +258,7 @@ def open_cost_model(target: str, manifest: Manifest, tile: np.ndarray, high: str
         raise EmraError(
             "optimize-target",
             f"target {target} is timed with {module}, which is not installed",
-            f"Run pip install 'emra-deploy[{extra}]', or choose a modelled target: {', '.join(DEVICES)}",
+            f"Run {install_command(extra)}, or choose a modelled target: {', '.join(DEVICES)}",
         )
     return Measured(target, manifest, tile)
 

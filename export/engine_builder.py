@@ -201,7 +201,7 @@ def _check_input(network: Any, source: Source, flavour: Flavour) -> None:
         raise EmraError(
             "model-mismatch",
             f"{flavour.title} reads inputs {names} of the graph, expected one, 'image'",
-            "Export the model again with export/to_onnx.py",
+            "Export the model again with python -m export.to_onnx",
             source.path,
         )
 
@@ -226,7 +226,7 @@ def _parse_error(parser: Any, messages: Messages, source: Source, flavour: Flavo
     return EmraError(
         "model-unreadable",
         f"{flavour.title} cannot read the graph ({messages.reason()})",
-        "Export the model again with export/to_onnx.py",
+        "Export the model again with python -m export.to_onnx",
         source.path,
     )
 

@@ -16,7 +16,7 @@ from emra_deploy.files import check_input
 from emra_deploy.manifest import Manifest
 from export.function_body import DOMAIN, drop_body
 
-_AGAIN = "Copy the file again and compare its size, or export it again with export/to_onnx.py"
+_AGAIN = "Copy the file again and compare its size, or export it again with python -m export.to_onnx"
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def _check_opset(model: onnx.ModelProto, flavour: Flavour) -> None:
         raise EmraError(
             "opset",
             f"The model has opset {version}, and the parser of {flavour.title} reads {low} to {high}",
-            "Export the model again with export/to_onnx.py, which writes opset 20",
+            "Export the model again with python -m export.to_onnx, which writes opset 20",
         )
 
 

@@ -137,7 +137,7 @@ def _check_single(view: GraphView) -> None:
 
 
 def _unsupported(cause: str) -> EmraError:
-    return EmraError("half-unsupported", cause, "Give the FP32 file that export/to_onnx.py wrote")
+    return EmraError("half-unsupported", cause, "Give the FP32 file that export.to_onnx wrote")
 
 
 class _Writer:

@@ -1,6 +1,6 @@
 """What each rule of the conversion to FP16 saves, and what ModelOpt AutoCast makes of the same file.
 
-    python export/half_ablation.py MODEL.onnx [--data DIR] [--json FILE]
+    python -m export.half_ablation MODEL.onnx [--data DIR] [--json FILE]
 
 Every variant is held against the FP32 file with each of its FP16 tensors rounded to FP16 (`export.rounding`), on the
 golden tile, generated scenes and the middles of up to four images. These are errors, not times: no GPU is asked.
@@ -22,6 +22,7 @@ import numpy as np
 import onnx
 
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import install_command
 from emra_deploy.files import atomic_output, check_output
 from emra_deploy.manifest import Manifest
 from emra_deploy.scenes import generate
@@ -138,7 +139,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="half_ablation.py", description="Measure what each rule of the FP16 conversion saves."
     )
-    made.add_argument("model", metavar="MODEL.onnx", help="FP32 file that export/to_onnx.py wrote")
+    made.add_argument("model", metavar="MODEL.onnx", help="FP32 file that export.to_onnx wrote")
     made.add_argument("--data", metavar="DIR", help="images, besides the golden tile and generated scenes")
     made.add_argument("--json", metavar="FILE", help="write the rows there")
     made.add_argument("--overwrite", action="store_true", help="replace an existing output")
@@ -167,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             f" | {row['logit_error_max']:.1e} | {row['logit_error_mean']:.1e} |"
         )
     if importlib.util.find_spec("modelopt") is None:
-        print("AutoCast not measured: pip install 'emra-deploy[autocast]'")
+        print(f"AutoCast not measured; to measure it: {install_command('autocast')}")
     return 0
 
 

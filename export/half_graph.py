@@ -31,7 +31,7 @@ class GraphView:
             raise EmraError(
                 "graph-types",
                 f"the types of the graph cannot be inferred ({' '.join(str(error).split())[:200]})",
-                "Export the model again with export/to_onnx.py",
+                "Export the model again with python -m export.to_onnx",
             ) from error
         self._types: dict[str, int] = {}
         self._shapes: dict[str, list[int | str | None]] = {}
@@ -58,7 +58,7 @@ class GraphView:
                     raise EmraError(
                         "graph-types",
                         f"the type of tensor {name!r}, made by {node.op_type} {node.name!r}, is not known",
-                        "Export the model again with export/to_onnx.py, or inline its functions",
+                        "Export the model again with python -m export.to_onnx, or inline its functions",
                     )
 
     def producer(self, name: str) -> int | None:

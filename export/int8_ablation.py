@@ -1,6 +1,6 @@
 """What the choices of `export.to_int8` are worth: methods, numbers of tiles, parts left out. Prints a Markdown table.
 
-python export/int8_ablation.py model.onnx --data DIR
+python -m export.int8_ablation model.onnx --data DIR
 """
 
 from __future__ import annotations

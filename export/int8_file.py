@@ -18,6 +18,7 @@ import onnx
 from emra_deploy import __version__
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
+from emra_deploy.extras import install_command
 from emra_deploy.files import atomic_output
 from emra_deploy.golden import GoldenTile
 from emra_deploy.manifest import Manifest
@@ -129,7 +130,7 @@ def read_parent(path: str | Path) -> Parent:
         raise EmraError(
             "quantize-precision",
             f"the file is {manifest.precision}, expected fp32",
-            "Give the FP32 file that export/to_onnx.py wrote; --high-precision chooses what is not INT8",
+            "Give the FP32 file that export.to_onnx wrote; --high-precision chooses what is not INT8",
             path,
         )
     return Parent(Path(path), model, manifest)
@@ -227,7 +228,7 @@ def refuse(problems: Sequence[str]) -> None:
             "quantize-check-failed",
             "; ".join(problems),
             "Nothing was written; calibrate with more or other images, leave linears out with --exclude, or let"
-            " export/optimize.py choose them",
+            " python -m export.optimize choose them",
         )
 
 
@@ -249,7 +250,7 @@ def _libraries(path: Path, runner: OnnxRunner, tiles: np.ndarray, manifest: Mani
 
     lines = [verify.check_runtime(path)] if manifest.golden is not None else []
     if importlib.util.find_spec("openvino") is None:
-        lines.append("not checked: OpenVINO is not installed (pip install 'emra-deploy[openvino]')")
+        lines.append(f"not checked: OpenVINO is not installed ({install_command('openvino')})")
     else:
         other = _openvino(path)
         facts = other.describe()

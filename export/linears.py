@@ -144,7 +144,7 @@ def find_linears(model: onnx.ModelProto) -> tuple[Linear, ...]:
         raise EmraError(
             "quantize-no-linears",
             "the graph has no MatMul or Conv with a constant FP32 or FP16 weight (a quantised file has none left)",
-            "Give the FP32 file that export/to_onnx.py wrote",
+            "Give the FP32 file that export.to_onnx wrote",
         )
     return tuple(found)
 

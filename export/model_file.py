@@ -19,7 +19,7 @@ from emra_deploy.seal import check_model_seal, seal_model
 OPSET = 20
 """The newest that TensorRT 10.3 reads, and the first with Gelu as one operator."""
 
-_REMEDY = "Copy the file again and compare its size, or export it again with export/to_onnx.py"
+_REMEDY = "Copy the file again and compare its size, or export it again with python -m export.to_onnx"
 
 
 def read_model(path: str | Path) -> tuple[onnx.ModelProto, Manifest]:

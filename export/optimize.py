@@ -1,6 +1,6 @@
 """The cheapest INT8 graph within an accuracy budget, found by measuring, with the evidence in the file.
 
-python export/optimize.py model.onnx --data DIR --max-drop 0.5 --target cpu --output model.opt.onnx --plot pareto.png
+python -m export.optimize model.onnx --data DIR --max-drop 0.5 --target cpu --output model.opt.onnx --plot pareto.png
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Ratio
-from emra_deploy.errors import EmraError
+from emra_deploy.extras import need
 from emra_deploy.files import atomic_output
 from export.comparison import Comparison
 from export.cost import Timing
@@ -202,10 +202,7 @@ def check_plot() -> None:
     Raises:
         EmraError: ``report-missing`` without matplotlib.
     """
-    import importlib.util
-
-    if importlib.util.find_spec("matplotlib") is None:
-        raise EmraError("report-missing", "the plot needs matplotlib", "Install it: pip install 'emra-deploy[report]'")
+    need("report", "matplotlib", purpose="the plot", code="report-missing")
 
 
 def write_plot(report: Report, path: str | Path, *, overwrite: bool = False) -> None:

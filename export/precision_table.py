@@ -1,6 +1,6 @@
 """FP32, FP16 and INT8 of one model side by side: accuracy, size, time, as one table.
 
-python export/precision_table.py model.onnx --data DIR --output table.md --json table.json
+python -m export.precision_table model.onnx --data DIR --output table.md --json table.json
 
 It stands in `export` because it makes the files that it measures; `benchmarks` measures files that are there, and runs
 on devices where none is made.
@@ -9,7 +9,6 @@ on devices where none is made.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from benchmarks.provenance import describe_file, describe_run
 from benchmarks.results_file import make_result, write_result
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
+from emra_deploy.extras import need
 from emra_deploy.files import atomic_output, check_output
 from emra_deploy.manifest import Manifest
 from emra_deploy.scenes import generate
@@ -229,10 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         for path in filter(None, (arguments.output, arguments.json)):
             check_output(path, overwrite=arguments.overwrite, inputs=(arguments.model,))
-        for library in ("psutil", "jsonschema"):
-            if importlib.util.find_spec(library) is None:
-                # Told now, not after minutes of measuring.
-                raise EmraError("bench-missing", f"{library} is not installed", "Run: pip install 'emra-deploy[bench]'")
+        need("bench", "psutil", "jsonschema", purpose="measuring", code="bench-missing")
         settings = Settings(
             arguments.data,
             arguments.split,

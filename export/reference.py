@@ -57,7 +57,7 @@ class Parent:
             raise EmraError(
                 "model-mismatch",
                 "the graph has neither an output logits nor an ArgMax, so its logits cannot be compared",
-                "Export the model again with export/to_onnx.py",
+                "Export the model again with python -m export.to_onnx",
             )
         return found
 

@@ -130,7 +130,7 @@ def _forms(
             raise EmraError(
                 "aggregation-form",
                 f"the file's class attention is in the {manifest.aggregation} form, expected the plugin form",
-                "Export the checkpoint again, with export/to_onnx.py --aggregation streamed",
+                "Export the checkpoint again, with python -m export.to_onnx --aggregation streamed",
             )
         return model, to_plugin_form(model)
     if to == "streamed":

@@ -183,7 +183,7 @@ def open_session(model: onnx.ModelProto, threads: int | None = None) -> onnxrunt
         raise EmraError(
             "model-unreadable",
             f"ONNX Runtime {onnxruntime.__version__} cannot load the graph ({' '.join(str(error).split())[:300]})",
-            "Export the model again with export/to_onnx.py",
+            "Export the model again with python -m export.to_onnx",
         ) from error
 
 

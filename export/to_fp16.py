@@ -2,7 +2,7 @@
 
 Of an INT8 file, what is FP32 becomes FP16: the graph that ``to_int8 --high-precision fp16`` makes with its ranges.
 
-python export/to_fp16.py model.onnx --output model.fp16.onnx --check-data DIR
+python -m export.to_fp16 model.onnx --output model.fp16.onnx --check-data DIR
 """
 
 from __future__ import annotations
@@ -204,14 +204,14 @@ def describe(manifest: Manifest, source: Path, audit: DtypeAudit, rounded: verif
 def _check_source(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
     if manifest.precision == "fp16" or has_half(model):
         what = f"of precision {manifest.precision}, and computes in FP16 already"
-        remedy = "Give the FP32 file that export/to_onnx.py wrote, or the INT8 file of export/to_int8.py without FP16"
+        remedy = "Give the FP32 file that export.to_onnx wrote, or the INT8 file of export.to_int8 without FP16"
         raise EmraError("half-unsupported", f"the file is {what}", remedy, path)
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if not MIN_OPSET <= opset <= OPSET:
         raise EmraError(
             "model-opset",
             f"the graph has opset {opset}, expected {MIN_OPSET} to {OPSET}, which TensorRT 10.3 reads",
-            "Export the model again with export/to_onnx.py",
+            "Export the model again with python -m export.to_onnx",
             path,
         )
 
@@ -223,7 +223,7 @@ def parser() -> argparse.ArgumentParser:
         description="Convert a model file from FP32 to FP16, but for what FP16 breaks, and check it against the first.",
     )
     add = made.add_argument
-    add("model", metavar="MODEL.onnx", help="FP32 or INT8 file that to_onnx.py or to_int8.py wrote")
+    add("model", metavar="MODEL.onnx", help="FP32 or INT8 file that export.to_onnx or export.to_int8 wrote")
     add("--output", required=True, metavar="FILE.onnx", help="file to write")
     add("--keep", nargs="+", default=[], metavar="NODE", help="nodes, patterns or operators that must stay FP32, too")
     add(

@@ -1,6 +1,6 @@
 """FP32 ONNX -> INT8 ONNX with explicit Q/DQ, calibrated on real tiles and compared with its parent.
 
-python export/to_int8.py model.onnx --calibration DIR --output model.int8.onnx
+python -m export.to_int8 model.onnx --calibration DIR --output model.int8.onnx
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """PyTorch checkpoint -> one ONNX file that carries its Manifest and has been checked against PyTorch.
 
-python export/to_onnx.py --checkpoint runs/dubai/best --output model.onnx --size 512 512
+python -m export.to_onnx --checkpoint runs/dubai/best --output model.onnx --size 512 512
 """
 
 from __future__ import annotations
@@ -255,7 +255,7 @@ def _evidence(folder: Path) -> dict[str, Any]:
         raise EmraError(
             "evaluation-unreadable",
             f"not an evaluation: {error}",
-            "Write it again with training/evaluate.py --record, or remove it",
+            "Write it again with python -m training.evaluate --record, or remove it",
             path,
         ) from error
     # Measured on these very weights, or not evidence.
@@ -263,7 +263,7 @@ def _evidence(folder: Path) -> dict[str, Any]:
         raise EmraError(
             "evaluation-stale",
             "the evaluation is of other weights than the checkpoint's",
-            "Write it again with training/evaluate.py --record, or remove it",
+            "Write it again with python -m training.evaluate --record, or remove it",
             path,
         )
     return evidence

@@ -18,6 +18,7 @@ import onnx
 
 from emra_deploy.backends.openvino import open_core
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import install_command
 from emra_deploy.slow_steps import step
 from export.model_file import OPSET, with_logits
 from export.reference import Expected
@@ -53,7 +54,7 @@ step, 1/127 of its range. The labels' limit is INT8's promise; 99.93 % and 2.5e-
 INT8_ELSEWHERE = Limits(0.99, math.inf, math.inf)
 """Of INT8 in a library that rounds otherwise than ONNX Runtime, where the two files themselves are compared."""
 
-NO_RTX = "TensorRT-RTX is not installed (pip install 'emra-deploy[rtx]')"
+NO_RTX = f"TensorRT-RTX is not installed ({install_command('rtx')})"
 
 DYNAMIC_OPERATORS = frozenset(
     {"Shape", "If", "Loop", "Scan", "NonZero", "Range", "ConstantOfShape", "Expand", "SequenceAt"}
@@ -159,7 +160,7 @@ def check_openvino(path: Path, reference: Expected, tiles: np.ndarray, limits: L
         EmraError: ``export-check-failed``.
     """
     if importlib.util.find_spec("openvino") is None:
-        return "not checked: OpenVINO is not installed (pip install 'emra-deploy[openvino]')"
+        return f"not checked: OpenVINO is not installed ({install_command('openvino')})"
     import openvino
     from onnx import inliner
 

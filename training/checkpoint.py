@@ -103,7 +103,7 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
             raise EmraError(
                 "checkpoint-missing",
                 f"there is no {name} here, expected a folder with {WEIGHTS} and {CONFIG}",
-                "Give the folder best/ or last/ that training/train.py wrote",
+                "Give the folder best/ or last/ that training.train wrote",
                 folder,
             )
     try:

@@ -1,6 +1,6 @@
 """Scores of a checkpoint on a labelled data set.
 
-python training/evaluate.py --checkpoint runs/dubai/best --data DIR --split val --page worst.html
+python -m training.evaluate --checkpoint runs/dubai/best --data DIR --split val --page worst.html
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The peer: segmentation_models_pytorch's U-Net (ResNet-18 encoder, no pre-trained weights), trained and scored alike.
 
-python training/peer_unet.py --config training/recipes/dubai_peer_unet.yaml
+python -m training.peer_unet --config training/recipes/dubai_peer_unet.yaml
 
 Same crops, augmentation, loss, optimiser, average of weights and evaluation windows as `training/train.py`; only the
 model differs. Needs the extra `dev`.

@@ -33,7 +33,7 @@ class FileRunner:
             raise EmraError(
                 "model-size",
                 f"The model takes {height}x{width}, not {spec.size[0]}x{spec.size[1]}",
-                "Leave --sizes out, or export the model at that size with export/to_onnx.py",
+                "Leave --sizes out, or export the model at that size with python -m export.to_onnx",
                 spec.path,
             )
         if fixed not in (None, spec.batch):

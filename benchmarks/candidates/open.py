@@ -6,15 +6,17 @@ from typing import Any
 
 from benchmarks.candidates.runner import Runner
 from benchmarks.candidates.spec import Spec, installed
+from emra_deploy.engine import flavour
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import install_command
 
-_GET = {
-    "onnxruntime": "pip install 'emra-deploy[runtime]'",
-    "openvino": "pip install 'emra-deploy[openvino]'",
-    "tensorrt": "on a Jetson: sudo apt install tensorrt; elsewhere: pip install 'emra-deploy[tensorrt]'",
-    "torch": "pip install 'emra-deploy[train]'",
-    "torch-compile": "pip install 'emra-deploy[train]'",
-}
+_EXTRAS = {"onnxruntime": "runtime", "openvino": "openvino", "torch": "train", "torch-compile": "train"}
+
+
+def _how_to_get(backend: str) -> str:
+    if backend == "tensorrt":
+        return flavour.GET
+    return f"Run: {install_command(_EXTRAS[backend])}"
 
 
 def open_runner(spec: Spec, check: bool = True) -> Runner:
@@ -28,7 +30,7 @@ def open_runner(spec: Spec, check: bool = True) -> Runner:
         EmraError: ``backend-missing``, and whatever is wrong with the model.
     """
     if not installed(spec.backend):
-        raise EmraError("backend-missing", f"{spec.backend} is not installed", f"Run: {_GET[spec.backend]}", spec.path)
+        raise EmraError("backend-missing", f"{spec.backend} is not installed", _how_to_get(spec.backend), spec.path)
     if spec.kind in ("onnx", "engine"):
         from benchmarks.candidates.files import open_file
 
@@ -36,7 +38,7 @@ def open_runner(spec: Spec, check: bool = True) -> Runner:
     try:
         from benchmarks.candidates.torch_models import open_torch
     except ImportError as error:
-        raise EmraError("backend-missing", f"{error.name} is not installed", f"Run: {_GET['torch']}") from error
+        raise EmraError("backend-missing", f"{error.name} is not installed", _how_to_get("torch")) from error
     return open_torch(spec)
 
 

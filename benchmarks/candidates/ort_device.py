@@ -11,6 +11,7 @@ import numpy as np
 from benchmarks.candidates.runner import Batch, Layer
 from benchmarks.candidates.spec import Spec
 from emra_deploy.backends.contract import feed
+from emra_deploy.backends.providers import CUDA
 from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
 from emra_deploy.manifest import Manifest
@@ -42,7 +43,7 @@ class OrtDeviceRunner:
             raise EmraError(
                 "backend-option",
                 f"This ONNX Runtime has no {provider}; it has {', '.join(onnxruntime.get_available_providers())}",
-                "Install onnxruntime-gpu in place of onnxruntime, on a machine with a CUDA device",
+                CUDA.get(),
                 spec.path,
             )
         if "classes" not in manifest.heads:

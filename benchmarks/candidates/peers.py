@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import install_command
 
 CLASSES = 6
 """Of a peer without weights."""
@@ -79,7 +80,7 @@ def make_peer(name: str, size: tuple[int, int], weights: Path | None = None) -> 
         model = _make(name, padded, classes)
     except ImportError as error:
         raise EmraError(
-            "backend-missing", f"{name} needs {error.name}", "Run: pip install 'emra-deploy[train,dev]'"
+            "backend-missing", f"{name} needs {error.name}", f"Run: {install_command('train', 'dev')}"
         ) from error
     if state is not None:
         try:
@@ -104,7 +105,9 @@ def _read(path: Path) -> dict[str, Tensor]:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
-        raise EmraError("backend-missing", "safetensors is not installed", "Run: pip install safetensors") from error
+        raise EmraError(
+            "backend-missing", "safetensors is not installed", f"Run: {install_command('train')}"
+        ) from error
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:

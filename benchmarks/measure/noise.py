@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure.statistics import drift, scatter
-from emra_deploy.errors import EmraError
+from emra_deploy.extras import need
 
 PROBE = "machine probe"
 """Name of the candidate whose work never changes."""
@@ -95,12 +95,9 @@ class Watch:
     """
 
     def __init__(self) -> None:
-        try:
-            import psutil
-        except ImportError as error:
-            raise EmraError(
-                "bench-missing", "psutil is not installed", "Run: pip install 'emra-deploy[bench]'"
-            ) from error
+        need("bench", "psutil", purpose="measuring", code="bench-missing")
+        import psutil
+
         self._psutil = psutil
         self._begin = self._read()
 

@@ -11,7 +11,6 @@ opinion.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import io
 import logging
 import random
@@ -27,7 +26,7 @@ from benchmarks.reliability_parts.cases import ACCEPTED, SAME, WRONG, Case, Subj
 from benchmarks.reliability_parts.forms import JPEG, PNG, TIFF
 from benchmarks.reliability_parts.model import picture
 from benchmarks.reliability_parts.mutate import Damage, mutate
-from emra_deploy.errors import EmraError
+from emra_deploy.extras import need
 from emra_deploy.inputs import open_input
 from emra_deploy.raster import RasterSource
 from emra_deploy.windows import Window
@@ -312,10 +311,7 @@ def subjects() -> list[Subject]:
         EmraError: ``raster-missing`` and ``bench-missing`` without the other decoders.
     """
     for library, extra in (("rasterio", "raster"), ("tifffile", "bench")):
-        if importlib.util.find_spec(library) is None:
-            raise EmraError(
-                f"{extra}-missing", f"{library} is not installed", f"Run: pip install 'emra-deploy[{extra}]'"
-            )
+        need(extra, library, purpose="a second decoder", code=f"{extra}-missing")
     return [
         PictureSubject("png", 1.0, ".png", PNG, _pngs),
         PictureSubject("jpeg", 1.0, ".jpg", JPEG, _jpegs),

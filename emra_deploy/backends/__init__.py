@@ -184,7 +184,7 @@ def _suits(path: str | os.PathLike[str]) -> tuple[str, ...]:
         raise EmraError(
             "model-format",
             f"The name of the model file ends in {found}, expected '.onnx' or '.engine'",
-            "Give an ONNX file, or a TensorRT engine that export/build_engine.py made",
+            "Give an ONNX file, or a TensorRT engine that export.build_engine made",
             path,
         )
     return suits

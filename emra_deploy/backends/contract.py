@@ -17,7 +17,7 @@ from emra_deploy.backends.base import Outputs
 from emra_deploy.errors import EmraError
 from emra_deploy.manifest import Manifest
 
-EXPORT = "Export the model again with export/to_onnx.py"
+EXPORT = "Export the model again with python -m export.to_onnx"
 MAX_THREADS = 1024
 """More would only be a slip of the keyboard, and starting them takes minutes."""
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from emra_deploy.backends.external_data import Data, fields, parts
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import install_command
 
 ROUNDS = (1, 30)
 """The first release of ONNX Runtime that rounds."""
@@ -46,7 +47,7 @@ def check_rounding(model: Path | bytes, library: Any) -> None:
             "backend-rounding",
             f"ONNX Runtime {library.__version__} truncates the FP16 values that this graph quantises, so its labels"
             " would mean nothing",
-            f"Use OpenVINO (pip install openvino onnx; --backend openvino), {_NEWER}, or an INT8 file whose other parts"
+            f"Use OpenVINO ({install_command('openvino')}; --backend openvino), {_NEWER}, or an INT8 file whose other parts"
             " are FP32, as the shipped one is",
             model if isinstance(model, Path) else None,
         )

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from emra_deploy.backends import contract
 from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import install_command
 from emra_deploy.files import instead_of_file
 from emra_deploy.manifest import Manifest
 from emra_deploy.seal import check_model_seal
@@ -31,7 +32,6 @@ _CAPABILITIES = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
 _QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 _X86 = ("x86_64", "amd64", "i686")
 _MAX_OPSET = 1000
-_GET = "Run: pip install 'emra-deploy[openvino]'"
 
 
 class OpenVinoBackend:
@@ -148,7 +148,9 @@ def open_core() -> openvino.Core:
     try:
         import openvino
     except ImportError as error:
-        raise EmraError("backend-missing", "openvino is not installed", _GET) from error
+        raise EmraError(
+            "backend-missing", "openvino is not installed", f"Run: {install_command('openvino')}"
+        ) from error
     core = openvino.Core()
     # Any property of a device loads its plugin. What goes wrong there is reported by whoever compiles a model.
     loader = threading.Thread(target=_load_plugin, args=(core,))
@@ -176,7 +178,7 @@ def _load(path: Path) -> onnx.ModelProto:
         import onnx
         from onnx import inliner
     except ImportError as error:
-        raise EmraError("backend-missing", "onnx is not installed", _GET) from error
+        raise EmraError("backend-missing", "onnx is not installed", f"Run: {install_command('openvino')}") from error
     check_model_seal(path)
     try:
         proto = onnx.load(path, load_external_data=False)
@@ -190,7 +192,7 @@ def _load(path: Path) -> onnx.ModelProto:
         raise EmraError(
             "model-unreadable",
             f"The file is not an ONNX model: it may be truncated, damaged or of another kind ({_message(error)})",
-            "Copy the file again and compare its size, or export it again with export/to_onnx.py",
+            "Copy the file again and compare its size, or export it again with python -m export.to_onnx",
             path,
         ) from error
     try:
@@ -215,7 +217,7 @@ def _read(core: openvino.Core, proto: onnx.ModelProto) -> openvino.Model:
         raise EmraError(
             "model-unreadable",
             f"OpenVINO {openvino.__version__.split('-')[0]} cannot read this graph ({_message(error)})",
-            "Copy the file again, or export it again with export/to_onnx.py",
+            "Copy the file again, or export it again with python -m export.to_onnx",
         ) from error
 
 
@@ -230,7 +232,7 @@ def _compile(core: openvino.Core, graph: openvino.Model, threads: int | None, pr
         raise EmraError(
             "model-unreadable",
             f"OpenVINO cannot compile this graph ({_message(error)})",
-            "Use another backend, or export the model again with export/to_onnx.py",
+            "Use another backend, or export the model again with python -m export.to_onnx",
         ) from error
 
 

@@ -16,6 +16,7 @@ from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.backends.external_data import check_external_data
 from emra_deploy.backends.half_quantizing import check_rounding, version_of
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import install_command
 from emra_deploy.files import instead_of_file
 from emra_deploy.manifest import Manifest
 from emra_deploy.seal import check_model_seal
@@ -77,7 +78,7 @@ class OnnxRuntimeBackend:
             raise EmraError(
                 "model-unreadable",
                 f"The file is damaged: it holds text that is none ({error})"[:300],
-                "Copy the file again, or export it again with export/to_onnx.py",
+                "Copy the file again, or export it again with python -m export.to_onnx",
                 self._path,
             ) from error
         return manifest
@@ -148,7 +149,7 @@ def load_runtime() -> Any:
         import onnxruntime
     except ImportError as error:
         raise EmraError(
-            "backend-missing", "onnxruntime is not installed", "Run: pip install 'emra-deploy[runtime]'"
+            "backend-missing", "onnxruntime is not installed", f"Run: {install_command('runtime')}"
         ) from error
     return onnxruntime
 
@@ -192,7 +193,7 @@ def open_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime
             "model-unreadable",
             f"The file is not an ONNX model that ONNX Runtime {library.__version__} can load: it may be"
             f" truncated, damaged or of another kind ({message})",
-            "Copy the file again and compare its size, or export it again with export/to_onnx.py",
+            "Copy the file again and compare its size, or export it again with python -m export.to_onnx",
             path,
         ) from error
 

@@ -140,7 +140,7 @@ class OnnxRuntimeGpuBackend(OnnxRuntimeBackend):
         chosen = self._provider
         known = meaning(number_of(reason))
         check = "Check that nvidia-smi shows the GPU, and that CUDA and its libraries are those of this release"
-        remedy = f"{check}. {chosen.get}" if known is None else known[2]
+        remedy = f"{check}. {chosen.get()}" if known is None else known[2]
         return EmraError(
             "backend-provider",
             f"ONNX Runtime {library.__version__} has {chosen.ep}, and cannot run this model with it"
@@ -212,13 +212,13 @@ def _find(library: Any, provider: Provider) -> list[Any]:
             _register(library, provider, plugin)
             devices = _devices(library, provider)
             if not devices:
-                raise EmraError("backend-provider", f"{provider.plugin} finds no GPU that it can use", provider.get)
+                raise EmraError("backend-provider", f"{provider.plugin} finds no GPU that it can use", provider.get())
     if not devices:
         there = ", ".join(library.get_available_providers())
         raise EmraError(
             "backend-missing",
             f"ONNX Runtime {library.__version__} here has no {provider.ep}; it has {there}",
-            provider.get,
+            provider.get(),
         )
     return devices
 
@@ -236,7 +236,7 @@ def _register(library: Any, provider: Provider, plugin: Any) -> None:
             raise EmraError(
                 "backend-provider",
                 f"{provider.plugin} is installed and does not load ({one_line(error)})",
-                provider.get,
+                provider.get(),
             ) from error
 
 

@@ -7,9 +7,12 @@ The names of the options are those of the providers' sources (microsoft/onnxrunt
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import install_command, pip_install, pip_replace
 from emra_deploy.manifest import Manifest
 
 MAX_DEVICE = 63
@@ -36,10 +39,16 @@ class Provider:
     builder: str
     plugin: str | None
     libraries: tuple[str, ...]
-    get: str
+    get: Callable[[], str]
 
 
-_GPU_WHEEL = "pip uninstall onnxruntime; pip install 'onnxruntime-gpu[cuda,cudnn]>=1.30'"
+# The bounds of the extra `runtime`: the last release for Python 3.10 is 1.23.2.
+_OLDEST = "1.30" if sys.version_info >= (3, 11) else "1.23.2"
+
+
+def _gpu_wheel() -> str:
+    return pip_replace("onnxruntime", f"onnxruntime-gpu[cuda,cudnn]>={_OLDEST}")
+
 
 CUDA = Provider(
     "onnxruntime-cuda",
@@ -48,7 +57,7 @@ CUDA = Provider(
     "",
     None,
     (),
-    f"Run: {_GPU_WHEEL}; it takes the place of onnxruntime and needs an NVIDIA driver",
+    lambda: f"Run: {_gpu_wheel()}; it takes the place of onnxruntime and needs an NVIDIA driver",
 )
 TENSORRT = Provider(
     "onnxruntime-tensorrt",
@@ -57,8 +66,10 @@ TENSORRT = Provider(
     "trt_",
     None,
     ("tensorrt",),
-    f"Run: {_GPU_WHEEL}; and install the TensorRT that this release was made with (JetPack's, or pip install"
-    " 'emra-deploy[tensorrt]')",
+    lambda: (
+        f"Run: {_gpu_wheel()}; and install the TensorRT that this release was made with (JetPack's, or"
+        f" {install_command('tensorrt')})"
+    ),
 )
 RTX = Provider(
     "onnxruntime-tensorrt-rtx",
@@ -67,8 +78,10 @@ RTX = Provider(
     "nv_",
     "onnxruntime_ep_nv_tensorrt_rtx",
     ("tensorrt_rtx", "tensorrt_rtx_bindings"),
-    "Run: pip install onnxruntime-ep-nv-tensorrt-rtx beside onnxruntime; it needs a GeForce or RTX card of the Ampere"
-    " generation or later and an NVIDIA driver",
+    lambda: (
+        f"Run: {pip_install('onnxruntime-ep-nv-tensorrt-rtx')} beside onnxruntime; it needs a GeForce or RTX card of"
+        " the Ampere generation or later and an NVIDIA driver"
+    ),
 )
 PROVIDERS = {provider.name: provider for provider in (CUDA, TENSORRT, RTX)}
 """By the names of the backends."""

@@ -15,7 +15,7 @@ from emra_deploy.manifest import Manifest
 
 _log = logging.getLogger(__name__)
 
-REBUILD = "Build it on this machine with export/build_engine.py"
+REBUILD = "Build it on this machine with python -m export.build_engine"
 """What to do about an engine that does not belong here."""
 
 _AMPERE = (8, 0)
@@ -41,8 +41,8 @@ def read_description(
             "engine-sidecar",
             f"There is no {sidecar_path(path).name} beside the engine, so nobody knows what it is, and loading it runs"
             " its code",
-            "Build it with export/build_engine.py; --trust-engine (trust_engine=True) loads one that you made with"
-            " trtexec, with the Manifest of its ONNX file",
+            "Build it with python -m export.build_engine; --trust-engine (trust_engine=True) loads one that you made"
+            " with trtexec, with the Manifest of its ONNX file",
             path,
         )
     if found is not None:

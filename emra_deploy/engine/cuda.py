@@ -11,14 +11,9 @@ from emra_deploy.engine.cuda_pycuda import PyCuda
 from emra_deploy.engine.cuda_python import CudaPython
 from emra_deploy.engine.cuda_unusable import driver_is_missing, no_driver
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import install_command
 
 __all__ = ["UNUSABLE", "Bytes", "Cuda", "CudaPython", "DeviceFacts", "PyCuda", "cuda_state", "open_cuda"]
-
-GET = (
-    "Run: pip install 'cuda-python==12.6.*' for a driver of CUDA 12 such as JetPack 6's, 'cuda-python==13.0.*' for"
-    " CUDA 13"
-)
-"""How to get a library, for errors."""
 
 UNUSABLE = (
     *("backend-missing", "backend-broken"),
@@ -56,8 +51,13 @@ def open_cuda() -> Cuda:
     raise EmraError(
         "backend-missing",
         "Neither cuda-python nor pycuda is installed, one of which TensorRT engines need for GPU memory",
-        GET,
+        _get(),
     )
+
+
+def _get() -> str:
+    """How to get a library, for errors."""
+    return f"For CUDA 12 (JetPack 6), run: {install_command('cuda12')}; for CUDA 13: {install_command('cuda13')}"
 
 
 def _import(title: str, names: tuple[str, ...]) -> Any:
@@ -81,7 +81,7 @@ def _broken(title: str, error: Exception) -> EmraError:
     reason = " ".join(str(error).split())[:300]
     if "libcuda" in reason and driver_is_missing():
         return no_driver(reason)
-    return EmraError("backend-broken", f"{title} is installed and does not load ({reason})", GET)
+    return EmraError("backend-broken", f"{title} is installed and does not load ({reason})", _get())
 
 
 def cuda_state() -> dict[str, Any]:

@@ -10,6 +10,7 @@ import ctypes
 import sys
 
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import pip_install
 
 ELSEWHERE = "or give the ONNX file, which runs on the processor"
 """The end of every remedy for an engine."""
@@ -170,5 +171,5 @@ def _other_version(reason: str, runtime: int, driver: int) -> EmraError:
             "cuda-version", cause, f"Install a driver that knows CUDA 12.6 or later, which TensorRT needs, {ELSEWHERE}"
         )
     return EmraError(
-        "cuda-version", cause, f"Run: pip install '{pin_for(driver)}'; or install a later driver, {ELSEWHERE}"
+        "cuda-version", cause, f"Run: {pip_install(pin_for(driver))}; or install a later driver, {ELSEWHERE}"
     )

@@ -43,8 +43,8 @@ def way_out(library: str, version: str, precision: str) -> str:
     first = (
         "build the engine again of the FP32 file"
         if precision == "fp32"
-        else "build it again of a file that keeps LayerNormalization and softmax in FP32 (export/to_fp16.py), or of the"
-        " FP32 file"
+        else "build it again of a file that keeps LayerNormalization and softmax in FP32 (python -m export.to_fp16)"
+        ", or of the FP32 file"
     )
     return (
         f"Do not trust its results with {library} {version}: {first}, use another version of TensorRT, or give the ONNX"

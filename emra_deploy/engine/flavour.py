@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import install_command
 
 TENSORRT = "tensorrt"
 RTX = "rtx"
@@ -33,8 +34,8 @@ _MODULES = {TENSORRT: ("tensorrt",), RTX: ("tensorrt_rtx", "tensorrt_rtx_binding
 
 GET = (
     "On a Jetson: sudo apt install tensorrt python3-libnvinfer, and make the environment with --system-site-packages;"
-    " on a desktop or server: pip install 'emra-deploy[tensorrt]'; for GeForce and RTX cards, or to build without a"
-    " GPU: pip install 'emra-deploy[rtx]'"
+    f" on a desktop or server: {install_command('tensorrt')}; for GeForce and RTX cards, or to build without a"
+    f" GPU: {install_command('rtx')}"
 )
 """How to get the library, for errors."""
 

@@ -98,7 +98,7 @@ def _with_batch(model: Any, batch: int) -> Any:
         raise EmraError(
             "model-unreadable",
             f"The shapes of the graph cannot be inferred ({' '.join(str(error).split())[:300]})",
-            "Export the model again with export/to_onnx.py",
+            "Export the model again with python -m export.to_onnx",
         ) from error
 
 

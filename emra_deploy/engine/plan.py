@@ -56,7 +56,7 @@ def read_header(path: str | os.PathLike[str]) -> PlanHeader:
     place = Path(path)
     if not place.is_file():
         raise EmraError(
-            "model-missing", f"The engine {instead_of_file(place)}", "Build it with export/build_engine.py", path
+            "model-missing", f"The engine {instead_of_file(place)}", "Build it with python -m export.build_engine", path
         )
     try:
         with place.open("rb") as stream:
@@ -70,7 +70,7 @@ def read_header(path: str | os.PathLike[str]) -> PlanHeader:
             "model-unreadable",
             "The file does not begin as engines of TensorRT or TensorRT-RTX do: it may be cut short, damaged or of"
             " another kind",
-            "Copy the file again, or build it again with export/build_engine.py",
+            "Copy the file again, or build it again with python -m export.build_engine",
             path,
         )
     return header

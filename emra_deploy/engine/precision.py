@@ -96,7 +96,7 @@ def asked_products(model: Any) -> dict[str, str]:
         raise EmraError(
             "model-unreadable",
             f"The types of the graph cannot be inferred ({' '.join(str(error).split())[:300]})",
-            "Export the model again with export/to_onnx.py",
+            "Export the model again with python -m export.to_onnx",
         ) from error
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
@@ -140,7 +140,7 @@ def check_asked(asked: Mapping[str, str], precision: str) -> None:
         raise EmraError(
             "precision-mismatch",
             f"The Manifest says {precision}, and the graph asks for {_counted(counts) or 'no product at all'}",
-            "Convert the FP32 file again with export/to_fp16.py or export/to_int8.py",
+            "Convert the FP32 file again with python -m export.to_fp16 or python -m export.to_int8",
         )
 
 

@@ -26,7 +26,7 @@ SCHEMA = 1
 NOT_RUN, PASSED, NO_GOLDEN = "not run", "passed", "no golden tile"
 
 _MAX_BYTES = 256 * 2**20
-_REMEDY = "Build the engine again with export/build_engine.py"
+_REMEDY = "Build the engine again with python -m export.build_engine"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -357,7 +357,7 @@ def check_digest(engine: str | os.PathLike[str], sidecar: Sidecar, size: int, sh
     raise EmraError(
         "engine-mismatch",
         f"The engine {found}: the two do not belong together, or the copy is damaged",
-        "Copy both files again, or build the engine again with export/build_engine.py",
+        "Copy both files again, or build the engine again with python -m export.build_engine",
         engine,
     )
 

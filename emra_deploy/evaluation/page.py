@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.classes import IGNORE, ClassSet
-from emra_deploy.errors import EmraError
 from emra_deploy.evaluation.loop import Evaluation, LabelledTile
 from emra_deploy.evaluation.report import percent
+from emra_deploy.extras import need
 from emra_deploy.files import atomic_output
 from emra_deploy.segmenter import Segmenter
 from emra_deploy.windows import Window
@@ -84,12 +84,8 @@ def write_page(
     Raises:
         EmraError: ``report-missing`` without jinja2, and those of writing.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise EmraError(
-            "report-missing", "the page needs jinja2", "Install it: pip install 'emra-deploy[report]'"
-        ) from error
+    need("report", "jinja2", purpose="the page", code="report-missing")
+    import jinja2
 
     by_name = {tile.name: tile for tile in tiles}
     shown = []

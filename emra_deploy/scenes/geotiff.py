@@ -9,6 +9,7 @@ import numpy as np
 
 from emra_deploy.classes import IGNORE
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import need
 from emra_deploy.scenes.scene import DUBAI_CLASSES, Scene
 
 CRS = "EPSG:32640"
@@ -34,14 +35,9 @@ def write_geotiff(
     Raises:
         EmraError: ``package-missing`` without rasterio, ``output-unwritable`` when a file cannot be written.
     """
-    try:
-        from rasterio.errors import RasterioIOError
-    except ImportError as error:
-        raise EmraError(
-            "package-missing",
-            "writing a GeoTIFF needs rasterio, which is not installed",
-            "Install it: pip install 'emra-deploy[raster]'",
-        ) from error
+    need("raster", "rasterio", purpose="writing a GeoTIFF", code="package-missing")
+    from rasterio.errors import RasterioIOError
+
     path = image_path
     try:
         _write_image(scene, image_path)

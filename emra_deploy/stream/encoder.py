@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import pip_install
 from emra_deploy.stream.frames import Picture
 from emra_deploy.stream.video import load_av
 
@@ -93,7 +94,9 @@ class Encoder:
             if name in self._av.codecs_available:
                 return name
         raise EmraError(
-            "video-encoder", f"this FFmpeg has none of the encoders {', '.join(CODECS)}", "Install PyAV by pip"
+            "video-encoder",
+            f"this FFmpeg has none of the encoders {', '.join(CODECS)}",
+            f"Run: {pip_install('--force-reinstall', 'av')}",
         )
 
     def _fit(self, image: Picture) -> Picture:

@@ -37,7 +37,7 @@ def load_gstreamer() -> Any:
         raise EmraError(
             "missing-library",
             f"gst: needs GStreamer and its Python bindings ({error})",
-            "Install python3-gi and gir1.2-gstreamer-1.0 by apt, and make the environment with --system-site-packages",
+            "Run: sudo apt install python3-gi gir1.2-gstreamer-1.0; make the environment with --system-site-packages",
         ) from error
     if not gst.is_initialized():
         gst.init(None)

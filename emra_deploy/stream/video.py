@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import need
 from emra_deploy.stream.address import Address, Kind
 from emra_deploy.stream.frames import Grab, Picture
 from emra_deploy.stream.options import StreamOptions
@@ -39,14 +40,8 @@ def load_av() -> Any:
     Raises:
         EmraError: ``missing-library``.
     """
-    try:
-        return import_module("av")
-    except ImportError as error:
-        raise EmraError(
-            "missing-library",
-            f"video needs PyAV ({error})",
-            "Install it with: pip install 'emra-deploy[video]'",
-        ) from error
+    need("video", "av", purpose="video (PyAV)", code="missing-library")
+    return import_module("av")
 
 
 class VideoSource:

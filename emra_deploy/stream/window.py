@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import pip_install
 from emra_deploy.stream.frames import Picture
 
 _TITLE = "emra stream"
@@ -30,7 +31,7 @@ class WindowOutput:
             raise EmraError(
                 "missing-library",
                 f"a window needs OpenCV ({error})",
-                "Install it with: pip install opencv-python; or give --overlay a file",
+                f"Run: {pip_install('opencv-python')}; or give --overlay a file",
             ) from error
         if sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
             raise EmraError(
@@ -52,7 +53,7 @@ class WindowOutput:
             raise EmraError(
                 "window-none",
                 f"OpenCV cannot show a window ({str(error).splitlines()[0]})",
-                "Install opencv-python, not the headless one",
+                f"Run: {pip_install('--force-reinstall', 'opencv-python')}, not the headless one",
             ) from error
         self._open = True
         self.written += 1

@@ -153,7 +153,7 @@ def test_a_damaged_name_is_an_error_and_prints_nothing(model: Path, capfd: pytes
 def test_a_model_without_manifest_is_refused(model: Path) -> None:
     build_model(model, metadata=False)
     error = expect_refusal(model, "manifest-missing")
-    assert "export/to_onnx.py" in error.remedy
+    assert "python -m export.to_onnx" in error.remedy
 
 
 def test_a_model_with_a_broken_manifest_is_refused(model: Path) -> None:

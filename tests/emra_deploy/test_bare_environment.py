@@ -89,7 +89,7 @@ def test_the_command_says_what_is_missing_and_how_to_get_it(bare: Path, tmp_path
     words = ("segment", "in.png", "--output", "out.png", "--model", "model.onnx")
     done = run(bare / "emra", *words, cwd=tmp_path)
     assert done.returncode == 2
-    assert "pip install 'emra-deploy[runtime]'" in done.stderr
+    assert "pip install 'onnxruntime>=1." in done.stderr
     assert done.stderr.count("\n") == 1
     doctor = run(bare / "emra", "doctor", "--json", "--model", "model.onnx", cwd=tmp_path)
     assert doctor.returncode == 1

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from emra_deploy.engine.flavour import RTX, TENSORRT, Flavour, load_flavour, parse_version, version_text
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import install_command
 from tests.emra_deploy.engine.fake_tensorrt import Fake
 
 ALL = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")
@@ -50,7 +51,7 @@ def test_absent_libraries_say_how_to_get_them_on_a_jetson_and_on_a_desktop(only,
         load_flavour(name)
     assert caught.value.code == "backend-missing"
     assert caught.value.cause == cause
-    for word in ("apt install tensorrt", "--system-site-packages", "emra-deploy[tensorrt]", "emra-deploy[rtx]"):
+    for word in ("apt install tensorrt", "--system-site-packages", install_command("tensorrt"), install_command("rtx")):
         assert word in caught.value.remedy
 
 
