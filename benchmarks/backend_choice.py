@@ -20,6 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from emra_deploy.errors import EmraError
+from emra_deploy.extras import need
+
+EXTRAS = {"onnxruntime": "runtime", "openvino": "openvino"}
 CANDIDATES = ("onnxruntime", "openvino", "openvino:fp32", "openvino:bf16")
 
 _CHILD = """
@@ -68,6 +72,14 @@ def main() -> int:
     parser.add_argument("--candidates", default=",".join(CANDIDATES), help="backends, the first is compared with")
     options = parser.parse_args()
     names = options.candidates.split(",")
+    try:
+        for name in names:
+            library = name.partition(":")[0]
+            if library in EXTRAS:
+                need(EXTRAS[library], library, purpose=f"--candidates {name}")
+    except EmraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     for model in options.models:
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         for _ in range(options.rounds):

@@ -23,6 +23,7 @@ from benchmarks.measure import paired_ratio
 from benchmarks.provenance import REPOSITORY
 from benchmarks.results_file import read_result
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import need
 
 BACKBONES = ("small", "base")
 BACKENDS = "onnxruntime,openvino:f32,openvino:bf16"
@@ -60,6 +61,9 @@ def run(arguments: argparse.Namespace) -> int:
         EmraError: A bad argument, an export that failed, or an output that cannot be written.
     """
     check_outputs(arguments, "json")
+    need("train", "torch", "timm", "safetensors", purpose="making checkpoints")
+    need("export", "onnx", "onnxscript", "onnxruntime", purpose="exporting")
+    need("bench", "psutil", purpose="measuring", code="bench-missing")
     backbones = [name.strip() for name in arguments.backbones.split(",") if name.strip()]
     with tempfile.TemporaryDirectory(prefix="emra-best-cpu-") as name:
         folder = (arguments.work or Path(name)).resolve()

@@ -16,7 +16,8 @@ from benchmarks.candidates.spec import BACKENDS, PEERS, Spec, make_specs, parse_
 from benchmarks.provenance import describe_file, portable
 from benchmarks.results_file import write_result
 from emra_deploy.errors import EmraError
-from emra_deploy.files import check_output
+from emra_deploy.extras import need
+from emra_deploy.files import check_all_outputs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,13 +87,14 @@ def check_outputs(arguments: argparse.Namespace, *names: str) -> None:
         names: Attributes that hold output names or None.
 
     Raises:
-        EmraError: That of `emra_deploy.files.check_output`, and of `benchmarks.plots.check_plot` for ``plot``.
+        EmraError: That of `emra_deploy.files.check_all_outputs`, ``bench-missing`` without jsonschema, and that of
+            `benchmarks.plots.check_plot` for ``plot``.
     """
     inputs = [path for path in getattr(arguments, "models", ()) if path.is_file()]
-    for name in names:
-        output = getattr(arguments, name)
-        if output:
-            check_output(output, overwrite=arguments.overwrite, inputs=inputs)
+    outputs = [getattr(arguments, name) for name in names]
+    check_all_outputs(outputs, overwrite=arguments.overwrite, inputs=inputs)
+    if "json" in names and arguments.json:
+        need("bench", "jsonschema", purpose="--json", code="bench-missing")
     if getattr(arguments, "plot", None):
         from benchmarks.plots import check_plot
 

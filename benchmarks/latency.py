@@ -41,6 +41,7 @@ from benchmarks.provenance import describe_machine
 from benchmarks.results_file import make_result
 from benchmarks.tables import print_latency
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import need
 
 PROFILED_RUNS = 5
 RATIO_STAGES = ("compute", "end_to_end")
@@ -71,6 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         EmraError: A bad argument, an output that cannot be written, or no candidate that can be measured.
     """
+    need("bench", "psutil", purpose="measuring", code="bench-missing")
     check_outputs(arguments, "json", "plot")
     rounds = min(10, max(1, arguments.iterations)) if arguments.rounds is None else arguments.rounds
     plan = Plan(arguments.iterations, arguments.warmup, rounds)

@@ -23,7 +23,8 @@ from benchmarks.provenance import describe_file, describe_machine, describe_run,
 from benchmarks.reliability_parts.model import write_model
 from benchmarks.runtime import emra, interleaved, measure_raster, sample_raster, summary
 from emra_deploy.errors import EmraError
-from emra_deploy.files import atomic_output, check_output
+from emra_deploy.extras import need
+from emra_deploy.files import atomic_output, check_all_outputs
 from emra_deploy.models import shipped_model
 
 THROUGHPUT_GOAL, MEMORY_GOAL = 0.95, 1.05
@@ -179,8 +180,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing FILE")
     options = parser.parse_args(words)
     try:
-        if options.json is not None:
-            check_output(options.json, overwrite=options.overwrite)
+        need("raster", "rasterio", purpose="measuring rasters")
+        need("bench", "psutil", purpose="measuring", code="bench-missing")
+        check_all_outputs([options.json], overwrite=options.overwrite)
         found = measure(options, lambda line: print(line, flush=True))
         if options.json is not None:
             content = {**describe_run("raster.py", words), "machine": describe_machine(), **found}

@@ -17,17 +17,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import stream_soak
 from benchmarks.provenance import describe_file, describe_machine, describe_run, scrub
 from benchmarks.reliability_parts.board import Row, counted, print_board
 from benchmarks.reliability_parts.cases import CRASH, ERROR, HANG, MEMORY, WRONG
 from benchmarks.reliability_parts.farm import Tally, run_cases
-from benchmarks.reliability_parts.faults import fail_everywhere
+from benchmarks.reliability_parts.faults import fail_everywhere, find_compiler
 from benchmarks.reliability_parts.jobs import map_job
 from benchmarks.reliability_parts.kills import kill_many
 from benchmarks.reliability_parts.model import write_model
 from benchmarks.reliability_parts.streams import stress
 from benchmarks.reliability_parts.threads import share_segmenter
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import need
 from emra_deploy.files import atomic_output, check_output
 from emra_deploy.segmenter import Segmenter
 
@@ -107,6 +109,21 @@ PARTS: dict[str, Callable[[argparse.Namespace, Path], Measured]] = {
 }
 
 
+def check_ready(parts: Sequence[str]) -> None:
+    """Refuse to start what one of the parts would end hours later, for want of a library or a program.
+
+    Raises:
+        EmraError: Naming what is missing.
+    """
+    for name in parts:
+        for extra, library in _LIBRARIES.get(name, ()):
+            need(extra, library, purpose=f"the part {name}", code=f"{extra}-missing")
+    if "faults" in parts:
+        find_compiler()
+    if "streams" in parts:
+        stream_soak.check_ready()
+
+
 def measure(options: argparse.Namespace) -> tuple[dict[str, Any], list[Row]]:
     """Measure the parts that are wanted: what was found, and the scoreboard.
 
@@ -115,7 +132,9 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, Any], list[Row]]:
     """
     found: dict[str, Any] = {}
     board: list[Row] = []
-    for name in (name for name in PARTS if name in options.only and name not in options.skip):
+    wanted = [name for name in PARTS if name in options.only and name not in options.skip]
+    check_ready(wanted)
+    for name in wanted:
         began = time.monotonic()
         with tempfile.TemporaryDirectory(prefix=f"emra-{name}-", dir=options.scratch) as folder:
             content, rows = PARTS[name](options, Path(folder))
@@ -124,6 +143,17 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, Any], list[Row]]:
         for row in rows:
             _say(f"{row.part}: {row.figure}")
     return found, board
+
+
+_RASTERIO = ("raster", "rasterio")
+_LIBRARIES = {
+    "files": (("bench", "onnx"),),
+    "images": (_RASTERIO, ("bench", "tifffile")),
+    "kills": (_RASTERIO,),
+    "faults": (_RASTERIO,),
+    "threads": (("bench", "onnx"),),
+}
+"""What each part needs beside the runtime: extra and module."""
 
 
 def _say(line: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.command import check_outputs, exit_status
-from benchmarks.plots import check_plot, write_accuracy_plot
+from benchmarks.plots import write_accuracy_plot
 from benchmarks.report_accuracy import accuracy_points
 from benchmarks.report_page import Part, Source
 from benchmarks.report_parts import make_parts
@@ -56,8 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise EmraError("no-output", "No output is named", "Give --html FILE, --markdown FILE or --plot FILE")
     arguments.models = arguments.results
     check_outputs(arguments, "html", "markdown", "plot")
-    if arguments.plot:
-        check_plot(arguments.plot)
+    if arguments.html or arguments.markdown:
+        need("report", "jinja2", purpose="a report", code="report-missing")
     sources = read_sources(arguments.results)
     scores = [source for source in sources if source.kind == "accuracy"]
     # Of one file: times of two runs are not to be compared.
@@ -121,11 +121,7 @@ def render(template: str, parts: Sequence[Part], sources: Sequence[Source], titl
         parts: The sections.
         sources: What they were made of.
         title: Of the report.
-
-    Raises:
-        EmraError: ``report-missing`` without jinja2.
     """
-    need("report", "jinja2", purpose="a report", code="report-missing")
     import jinja2
 
     html = template.endswith(".html.j2")

@@ -40,6 +40,7 @@ from benchmarks.provenance import describe_machine
 from benchmarks.results_file import make_result
 from benchmarks.tables import print_roofline
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import need
 
 _COMPUTED_IN = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
@@ -65,6 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         EmraError: A bad argument, an output that cannot be written, or no candidate that can be measured.
     """
+    need("bench", "psutil", "onnx", purpose="measuring", code="bench-missing")
     check_outputs(arguments, "json", "plot")
     plan = Plan(arguments.iterations, arguments.warmup, min(10, max(1, arguments.iterations)))
     with opened_candidates(arguments) as (opened, say):

@@ -25,6 +25,10 @@ from typing import Any
 
 import numpy as np
 
+from emra_deploy.errors import EmraError
+from emra_deploy.extras import need
+from emra_deploy.files import atomic_output, check_all_outputs
+
 PARTS = ("import", "cold", "overhead", "raster")
 
 _BARE = """
@@ -297,6 +301,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", type=Path, required=True, help="model file")
     parser.add_argument("--image", type=Path, default=None, help="picture for the overhead (default: generated)")
     parser.add_argument("--json", type=Path, default=None, help="write the figures to this file")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing FILE")
     parser.add_argument("--runs", type=int, default=5, help="fresh processes for each figure (default: 5)")
     parser.add_argument("--threads", type=int, default=0, help="threads of the backend (default: its choice)")
     parser.add_argument("--raster-sizes", type=int, nargs="+", default=[5_000, 20_000], metavar="SIDE")
@@ -304,6 +309,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--skip", nargs="+", choices=PARTS, default=[], help="parts to leave out")
     options = parser.parse_args(argv)
     try:
+        need("bench", "psutil", purpose="measuring", code="bench-missing")
+        if "raster" not in options.skip:
+            need("raster", "rasterio", purpose="measuring rasters (--skip raster leaves them out)")
+        check_all_outputs([options.json], overwrite=options.overwrite, inputs=[options.model])
         report = measure(
             options.model.resolve(),
             None if options.image is None else options.image.resolve(),
@@ -314,13 +323,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             skip=options.skip,
             say=lambda line: print(line, flush=True),
         )
+        if options.json is not None:
+            with atomic_output(options.json, overwrite=options.overwrite) as part:
+                part.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     except subprocess.CalledProcessError as error:
         # What the measured process said is the cause; some of these had their stderr kept from the terminal.
         said = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else ""
         print(f"error: a measured process ended with status {error.returncode}\n{said}".rstrip(), file=sys.stderr)
         return 2
-    if options.json is not None:
-        options.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    except EmraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

@@ -23,7 +23,8 @@ from benchmarks.streams.soak import soak
 from benchmarks.streams.stops import stop_many
 from emra_deploy.cli.allocator import share_one_arena
 from emra_deploy.errors import EmraError
-from emra_deploy.files import atomic_output
+from emra_deploy.extras import need
+from emra_deploy.files import atomic_output, check_all_outputs
 from emra_deploy.segmenter import Segmenter
 
 PARTS = ("soak", "leak", "outages", "slow", "stops")
@@ -42,15 +43,25 @@ class _Told(dict[str, Any]):
             print(line, flush=True)
 
 
+def check_ready() -> None:
+    """Refuse to start without what streams are made and read with.
+
+    Raises:
+        EmraError: ``library-missing`` without PyAV, ``missing-library`` without an RTSP server.
+    """
+    need("video", "av", purpose="reading streams")
+    missing = why_no_rtsp_server()
+    if missing is not None:
+        raise EmraError("missing-library", missing, "Install it and run this again")
+
+
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure the parts that are wanted, and print the figures of each.
 
     Raises:
-        EmraError: Whatever is wrong with the model, or ``missing-library`` without an RTSP server.
+        EmraError: Whatever is wrong with the model, and that of `check_ready`.
     """
-    missing = why_no_rtsp_server()
-    if missing is not None:
-        raise EmraError("missing-library", missing, "Install it and run this again")
+    check_ready()
     parts = _Told()
     # As `emra stream` does.
     share_one_arena()
@@ -143,6 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace an existing FILE")
     arguments = parser.parse_args(words)
     try:
+        check_all_outputs([arguments.json], overwrite=arguments.overwrite)
         parts = measure(arguments)
         if arguments.json is not None:
             content = {**describe_run("stream_soak.py", words), "machine": describe_machine(), **parts}

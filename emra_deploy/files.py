@@ -63,6 +63,13 @@ def check_output(
             raise EmraError("output-is-input", "the output is the same file as an input", "Choose another name", path)
     if not place.parent.is_dir():
         raise EmraError("output-folder-missing", f"there is no folder {place.parent}", "Make the folder first", path)
+    if not os.access(place.parent, os.W_OK | os.X_OK):
+        raise EmraError(
+            "output-unwritable",
+            f"no file can be made in {place.parent}",
+            "Choose a folder that you may write to",
+            path,
+        )
     if mode is not None:
         if not stat.S_ISREG(mode):
             raise EmraError("output-unwritable", "the output is not a regular file", "Choose a file name", path)
@@ -78,6 +85,32 @@ def instead_of_file(path: Path) -> str:
     if path.is_dir():
         return "is a folder"
     return "is no regular file" if os.path.lexists(path) and not path.is_symlink() else "does not exist"
+
+
+def check_all_outputs(
+    paths: Iterable[str | os.PathLike[str] | None],
+    *,
+    overwrite: bool = False,
+    inputs: Iterable[str | os.PathLike[str]] = (),
+) -> None:
+    """Refuse outputs of one command that cannot be written, or that are the same file.
+
+    Args:
+        paths: Wanted output files; None and empty names are left out.
+        overwrite: Whether existing files may be replaced.
+        inputs: Files that none may replace.
+
+    Raises:
+        EmraError: As `check_output`.
+    """
+    kept, places = list(inputs), set()
+    for path in paths:
+        if not path:
+            continue
+        place = check_output(path, overwrite=overwrite, inputs=kept)
+        if place in places:
+            raise EmraError("output-is-input", "two outputs are the same file", "Give each a name of its own", path)
+        places.add(place)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emra_deploy.errors import EmraError
-from emra_deploy.files import check_output
+from emra_deploy.extras import need
+from emra_deploy.files import check_all_outputs
 
 if TYPE_CHECKING:
     from emra_deploy.georeference import GeoReference
@@ -31,7 +32,7 @@ def check_outputs(
         Whether the label map is a raster.
 
     Raises:
-        EmraError: ``output-suffix``, ``output-is-input``, and those of `check_output`.
+        EmraError: ``output-suffix``, ``output-is-input``, and ``raster-extra``, those of `check_all_outputs`.
     """
     suffix = Path(output).suffix.lower()
     if suffix not in (".tif", ".tiff", ".png"):
@@ -41,11 +42,10 @@ def check_outputs(
             "Use .tif for a map with georeference, .png for a picture of the labels",
             output,
         )
-    places = [check_output(output, overwrite=overwrite, inputs=[input, model])]
-    if overlay is not None:
-        if Path(overlay).suffix.lower() != ".png":
-            raise EmraError("output-suffix", "the overlay does not end in .png", "Give it that suffix", overlay)
-        places.append(check_output(overlay, overwrite=overwrite, inputs=[input, model]))
+    if suffix != ".png":
+        need("raster", "rasterio", purpose="a .tif map (.png does not)", code="raster-extra")
+    if overlay is not None and Path(overlay).suffix.lower() != ".png":
+        raise EmraError("output-suffix", "the overlay does not end in .png", "Give it that suffix", overlay)
     if polygons is not None:
         from emra_deploy.polygons import check_polygon_output
 
@@ -54,9 +54,7 @@ def check_outputs(
             raise EmraError(
                 "output-suffix", "polygons are traced from a label raster", "Give an output that ends in .tif", output
             )
-        places.append(check_output(polygons, overwrite=overwrite, inputs=[input, model]))
-    if len(set(places)) < len(places):
-        raise EmraError("output-is-input", "two outputs are the same file", "Give each a name of its own", output)
+    check_all_outputs([output, overlay, polygons], overwrite=overwrite, inputs=[input, model])
     return suffix != ".png"
 
 

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from emra_deploy.cli.main import main as emra
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import need
 
 SEED = 1_000_004
 """Of the scene. The model was trained on other ones, of seeds below 1000."""
@@ -80,6 +81,8 @@ def main(argv: list[str] | None = None) -> int:
     folder: Path = options.output
     truth = None
     try:
+        if options.input is None:
+            need("raster", "rasterio", purpose="a scene", code="package-missing")
         folder.mkdir(parents=True, exist_ok=True)
         picture = options.input
         if picture is None:

@@ -40,12 +40,15 @@ from emra_deploy.engine.sidecar import (
     to_json,
 )
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import script_imports
 from emra_deploy.files import atomic_output, check_output
 from emra_deploy.seal import seal_json
-from export.engine_builder import Built, Request, build, check_request, make_profile
-from export.engine_progress import BuildProgress, run_shown
-from export.engine_source import Source, read_source
-from export.trtexec import equivalent_command
+
+with script_imports(__name__, "quant"):
+    from export.engine_builder import Built, Request, build, check_request, make_profile
+    from export.engine_progress import BuildProgress, run_shown
+    from export.engine_source import Source, read_source
+    from export.trtexec import equivalent_command
 
 _MAX_TIMINGS = 512 * 2**20
 

@@ -19,17 +19,20 @@ import numpy as np
 from emra_deploy import __version__
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile, check_bands, check_classes
+from emra_deploy.extras import script_imports
 from emra_deploy.files import atomic_output, check_output
 from emra_deploy.inputs import open_input
 from emra_deploy.scenes import generate
 from emra_deploy.sources import ArraySource, ImageSource
 from emra_deploy.windows import Window
-from export.comparison import TOLERANCES, Comparison, Tolerance, compare
-from export.model_file import file_sha256
-from export.runners import Runner, open_pair
-from export.tiles import images_below
-from export.worst_picture import draw_difference
-from training.data import KINDS, open_dataset
+
+with script_imports(__name__, "quant"):
+    from export.comparison import TOLERANCES, Comparison, Tolerance, compare
+    from export.model_file import file_sha256
+    from export.runners import Runner, open_pair
+    from export.tiles import images_below
+    from export.worst_picture import draw_difference
+    from training.data import KINDS, open_dataset
 
 if TYPE_CHECKING:
     from rich.console import Console

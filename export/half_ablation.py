@@ -19,22 +19,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import install_command
+from emra_deploy.extras import install_command, need, script_imports
 from emra_deploy.files import atomic_output, check_output
 from emra_deploy.manifest import Manifest
 from emra_deploy.scenes import generate
 from emra_deploy.slow_steps import step
-from export import half_rules
-from export.audit import DtypeAudit
-from export.comparison import compare
-from export.half import fold_constants, prepare, rewrite
-from export.model_file import file_sha256, read_model
-from export.rounding import with_rounding
-from export.runners import OnnxRunner
-from export.tiles import real_tiles
+
+with script_imports(__name__, "quant"):
+    import onnx
+
+    from export import half_rules
+    from export.audit import DtypeAudit
+    from export.comparison import compare
+    from export.half import fold_constants, prepare, rewrite
+    from export.model_file import file_sha256, read_model
+    from export.rounding import with_rounding
+    from export.runners import OnnxRunner
+    from export.tiles import real_tiles
 
 SCENES = (21, 22, 23)
 _Rule = Callable[[onnx.NodeProto, str], bool]
@@ -66,6 +69,7 @@ def measure(model: str | Path, data: str | Path | None = None) -> list[dict[str,
     Raises:
         EmraError: The file is no FP32 model file, or the images cannot be read.
     """
+    need("quant", "onnxruntime", purpose="measuring a model")
     single, manifest = read_model(model)
     height, width = manifest.tile
     golden = [] if manifest.golden is None else [manifest.golden.image()]

@@ -12,16 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emra_deploy.errors import EmraError
-from export.bars import bars
-from export.calibration import DEFAULT_COUNT
-from export.damage import compare_answers
-from export.int8_file import read_parent
-from export.judge import DEFAULT_WINDOWS, Judge, read_windows
-from export.linears import Linear, choose_linears
-from export.optimize import open_labelled
-from export.ranges import METHODS, PERCENTILE, collect_magnitudes, ranges_of
-from export.sensitivity import Quantizer
-from export.to_int8 import Progress, calibrate, describe_method
+from emra_deploy.extras import need, script_imports
+
+with script_imports(__name__, "quant"):
+    from export.bars import bars
+    from export.calibration import DEFAULT_COUNT
+    from export.damage import compare_answers
+    from export.int8_file import read_parent
+    from export.judge import DEFAULT_WINDOWS, Judge, read_windows
+    from export.linears import Linear, choose_linears
+    from export.optimize import open_labelled
+    from export.ranges import METHODS, PERCENTILE, collect_magnitudes, ranges_of
+    from export.sensitivity import Quantizer
+    from export.to_int8 import Progress, calibrate, describe_method
 
 PERCENTILES = (99.9, 99.999)
 COUNTS = (8, 16, 32)
@@ -71,6 +74,7 @@ def ablate(
     Raises:
         EmraError: Those of `export.to_int8.calibrate` and of reading the data.
     """
+    need("quant", "onnxruntime", purpose="measuring a model")
     parent = read_parent(model)
     found = read_windows(open_labelled(data, "val", parent.manifest), parent.manifest.tile, windows)
     base = calibrate(model, data, count, progress)

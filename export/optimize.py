@@ -17,25 +17,28 @@ import numpy as np
 
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile, check_bands, check_classes
-from emra_deploy.files import atomic_output, check_output
+from emra_deploy.extras import need, script_imports
+from emra_deploy.files import atomic_output, check_all_outputs
 from emra_deploy.manifest import Manifest
-from export.calibration import DEFAULT_COUNT
-from export.comparison import Comparison
-from export.cost import DEVICES, GRAPH_PLAN, TARGETS, CostModel, Timing, Variant, open_cost_model
-from export.int8_file import HIGH_PRECISIONS, Recipe, Written, build, compare_with_parent, publish, read_parent
-from export.judge import DEFAULT_WINDOWS, Judge, read_windows
-from export.optimize_report import Report, as_text, check_plot, write_plot
-from export.ranges import METHODS, PERCENTILE, ranges_of
-from export.search import KNAPSACKS, Budget, Found, Point, pareto, search
-from export.sensitivity import Quantizer, count_variants, measure_sensitivity
-from export.to_int8 import (
-    Calibrated,
-    Progress,
-    add_calibration_arguments,
-    calibrate,
-    check_arguments,
-    describe_method,
-)
+
+with script_imports(__name__, "quant"):
+    from export.calibration import DEFAULT_COUNT
+    from export.comparison import Comparison
+    from export.cost import DEVICES, GRAPH_PLAN, TARGETS, CostModel, Timing, Variant, open_cost_model
+    from export.int8_file import HIGH_PRECISIONS, Recipe, Written, build, compare_with_parent, publish, read_parent
+    from export.judge import DEFAULT_WINDOWS, Judge, read_windows
+    from export.optimize_report import Report, as_text, check_plot, write_plot
+    from export.ranges import METHODS, PERCENTILE, ranges_of
+    from export.search import KNAPSACKS, Budget, Found, Point, pareto, search
+    from export.sensitivity import Quantizer, count_variants, measure_sensitivity
+    from export.to_int8 import (
+        Calibrated,
+        Progress,
+        add_calibration_arguments,
+        calibrate,
+        check_arguments,
+        describe_method,
+    )
 
 SENSITIVITY_TILES = 8
 """Calibration tiles on which each linear alone is quantised."""
@@ -110,11 +113,11 @@ def optimize(
         EmraError: A bad argument or input; ``optimize-nothing`` when no linear can be INT8 within the budget; a check
             that failed. No file is left then.
     """
-    for path in filter(None, (output, table, plot)):
-        check_output(path, overwrite=overwrite, inputs=(model,))
+    check_all_outputs((output, table, plot), overwrite=overwrite, inputs=(model,))
+    need("quant", "onnxruntime", purpose="measuring a model")
     check_arguments(Path(output or "none.onnx"), settings.method, settings.percentile, settings.high_precision)
     if plot is not None:
-        check_plot()
+        check_plot(plot)
     manifest = read_parent(model).manifest
     pictures = open_labelled(data, settings.split, manifest)
     windows = read_windows(pictures, manifest.tile, settings.windows)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Ratio
+from emra_deploy.errors import EmraError
 from emra_deploy.extras import need
 from emra_deploy.files import atomic_output
 from export.comparison import Comparison
@@ -17,6 +18,7 @@ from export.search import Budget, Found, Point, pareto
 from export.sensitivity import Sensitivity
 
 SCHEMA = 1
+PLOT_FORMATS = (".svg", ".png", ".pdf")
 WORST = 10
 """Linears that the table lists."""
 
@@ -196,12 +198,16 @@ def _points_table(report: Report):
     return table
 
 
-def check_plot() -> None:
+def check_plot(path: str | Path) -> None:
     """Refuse a plot that cannot be drawn, before any work.
 
     Raises:
-        EmraError: ``report-missing`` without matplotlib.
+        EmraError: ``plot-format``, ``report-missing`` without matplotlib.
     """
+    if Path(path).suffix.lower() not in PLOT_FORMATS:
+        raise EmraError(
+            "plot-format", "The name of the plot has another ending", f"Use {', '.join(PLOT_FORMATS)}", path
+        )
     need("report", "matplotlib", purpose="the plot", code="report-missing")
 
 

@@ -19,26 +19,28 @@ from benchmarks.provenance import describe_file, describe_run
 from benchmarks.results_file import make_result, write_result
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
-from emra_deploy.extras import need
-from emra_deploy.files import atomic_output, check_output
+from emra_deploy.extras import need, script_imports
+from emra_deploy.files import atomic_output, check_all_outputs
 from emra_deploy.manifest import Manifest
 from emra_deploy.scenes import generate
-from export.calibration import DEFAULT_COUNT
-from export.int8_file import read_parent
-from export.model_file import file_sha256, read_model
-from export.optimize import open_labelled
-from export.precision_measure import (
-    LIBRARIES,
-    Missing,
-    Progress,
-    attempt,
-    measure_accuracy,
-    measure_engine,
-    measure_times,
-)
-from export.precision_report import Row, Table, as_markdown
-from export.to_fp16 import to_fp16
-from export.to_int8 import to_int8
+
+with script_imports(__name__, "quant", "bench"):
+    from export.calibration import DEFAULT_COUNT
+    from export.int8_file import read_parent
+    from export.model_file import file_sha256, read_model
+    from export.optimize import open_labelled
+    from export.precision_measure import (
+        LIBRARIES,
+        Missing,
+        Progress,
+        attempt,
+        measure_accuracy,
+        measure_engine,
+        measure_times,
+    )
+    from export.precision_report import Row, Table, as_markdown
+    from export.to_fp16 import to_fp16
+    from export.to_int8 import to_int8
 
 SCRIPT = "export/precision_table.py"
 SCENE = 20
@@ -227,8 +229,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from export.bars import bars
 
     try:
-        for path in filter(None, (arguments.output, arguments.json)):
-            check_output(path, overwrite=arguments.overwrite, inputs=(arguments.model,))
+        outputs = (arguments.output, arguments.json)
+        check_all_outputs(outputs, overwrite=arguments.overwrite, inputs=(arguments.model,))
+        need("quant", "onnxruntime", purpose="measuring a model")
         need("bench", "psutil", "jsonschema", purpose="measuring", code="bench-missing")
         settings = Settings(
             arguments.data,

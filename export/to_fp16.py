@@ -16,21 +16,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
 from emra_deploy.errors import EmraError
-from emra_deploy.files import atomic_output, check_output
+from emra_deploy.extras import need, script_imports
+from emra_deploy.files import atomic_output, check_all_outputs
 from emra_deploy.manifest import Manifest
 from emra_deploy.slow_steps import step
-from export import verify
-from export.audit import DtypeAudit
-from export.comparison import TOLERANCES
-from export.half import LAYER_NORMS, MIN_OPSET, convert_to_half
-from export.model_file import OPSET, file_sha256, has_half, read_model, tool_versions, write_model
-from export.reference import Parent
-from export.rounding import first_overflow, with_rounding
-from export.runners import OnnxRunner
-from export.tiles import conversion_tiles
+
+with script_imports(__name__, "quant"):
+    import onnx
+
+    from export import verify
+    from export.audit import DtypeAudit
+    from export.comparison import TOLERANCES
+    from export.half import LAYER_NORMS, MIN_OPSET, convert_to_half
+    from export.model_file import OPSET, file_sha256, has_half, read_model, tool_versions, write_model
+    from export.reference import Parent
+    from export.rounding import first_overflow, with_rounding
+    from export.runners import OnnxRunner
+    from export.tiles import conversion_tiles
 
 EVIDENCE = "fp16"
 """Key of the Manifest's evidence that holds what was measured here."""
@@ -87,9 +91,8 @@ def to_fp16(
         EmraError: A bad argument, a file that has no FP32 to convert, or a check that failed; no file is left then.
     """
     source, output = Path(model), Path(output)
-    check_output(output, overwrite=overwrite, inputs=(source,))
-    if audit is not None:
-        check_output(audit, overwrite=overwrite, inputs=(source, output))
+    check_all_outputs((output, audit), overwrite=overwrite, inputs=(source,))
+    need("quant", "onnxruntime", purpose="checking the file")
     if output.suffix.lower() != ".onnx":
         raise EmraError("export-argument", "the output's name does not end in .onnx", "Name it FILE.onnx", output)
     single, manifest = read_model(source)

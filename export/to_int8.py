@@ -15,25 +15,28 @@ import numpy as np
 
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile, check_bands, check_classes
+from emra_deploy.extras import need, script_imports
 from emra_deploy.files import check_output
 from emra_deploy.manifest import Manifest
-from export.calibration import DEFAULT_COUNT, CalibrationSet, choose_tiles
-from export.comparison import TOLERANCES
-from export.int8_file import (
-    HIGH_PRECISIONS,
-    Parent,
-    Recipe,
-    Written,
-    build,
-    compare_with_parent,
-    publish,
-    read_parent,
-    refuse,
-)
-from export.linears import Linear, choose_linears, find_linears
-from export.ranges import METHODS, PERCENTILE, Magnitudes, collect_magnitudes, ranges_of
-from export.runners import OnnxRunner
-from export.tiles import real_tiles
+
+with script_imports(__name__, "quant"):
+    from export.calibration import DEFAULT_COUNT, CalibrationSet, choose_tiles
+    from export.comparison import TOLERANCES
+    from export.int8_file import (
+        HIGH_PRECISIONS,
+        Parent,
+        Recipe,
+        Written,
+        build,
+        compare_with_parent,
+        publish,
+        read_parent,
+        refuse,
+    )
+    from export.linears import Linear, choose_linears, find_linears
+    from export.ranges import METHODS, PERCENTILE, Magnitudes, collect_magnitudes, ranges_of
+    from export.runners import OnnxRunner
+    from export.tiles import real_tiles
 
 CHECK_TILES = 16
 """Calibration tiles that the file is compared with its parent on when no other pictures are given."""
@@ -135,6 +138,7 @@ def to_int8(
     """
     output = Path(output)
     check_output(output, overwrite=overwrite, inputs=(model,))
+    need("quant", "onnxruntime", purpose="calibrating and checking")
     check_arguments(output, method, percentile, high_precision)
     parent = read_parent(model)
     # All that can be refused is, before minutes of calibration.

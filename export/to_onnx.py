@@ -16,23 +16,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 
 from emra_deploy import __version__
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import need, script_imports
 from emra_deploy.files import atomic_output, check_output
 from emra_deploy.golden import GoldenTile
 from emra_deploy.manifest import Manifest
 from emra_deploy.seal import MODEL_KEYS, seal_model
 from emra_deploy.slow_steps import step
-from export import tiles as pictures
-from export import verify
-from export.function_body import DOMAIN, OPERATOR, drop_body
-from export.graph import HEADS, Deployed, round_weights
-from export.onnx_file import store_halves, trace
-from export.reference import Reference
-from training.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
-from training.model.config import AGGREGATIONS
+
+with script_imports(__name__, "train", "export"):
+    import onnx
+
+    from export import tiles as pictures
+    from export import verify
+    from export.function_body import DOMAIN, OPERATOR, drop_body
+    from export.graph import HEADS, Deployed, round_weights
+    from export.onnx_file import store_halves, trace
+    from export.reference import Reference
+    from training.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
+    from training.model.config import AGGREGATIONS
 
 GOLDEN_TOLERANCE = 0.005
 """Share of the golden tile's pixels that may differ on a device. Two FP32 libraries differ in less than 1e-4 of them,
@@ -101,6 +105,7 @@ def to_onnx(
     output = Path(output)
     check_output(output, overwrite=overwrite, inputs=(Path(checkpoint) / WEIGHTS,))
     _check_arguments(output, batch, heads, input_kind, weights)
+    need("export", "onnxscript", "onnxruntime", purpose="writing and checking the file")
     loaded = load_checkpoint(checkpoint)
     model = loaded.model.eval()
     if size is not None:

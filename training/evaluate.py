@@ -13,10 +13,14 @@ from pathlib import Path
 
 from emra_deploy.evaluation.command import add_arguments, check_outputs, exit_status, score
 from emra_deploy.evaluation.report import write_json
+from emra_deploy.extras import script_imports
+from emra_deploy.files import check_output
 from emra_deploy.segmenter import Segmenter
-from training.backend import TorchBackend, torch_manifest
-from training.checkpoint import WEIGHTS, load_checkpoint
-from training.data import KINDS, open_dataset
+
+with script_imports(__name__, "train"):
+    from training.backend import TorchBackend, torch_manifest
+    from training.checkpoint import WEIGHTS, load_checkpoint
+    from training.data import KINDS, open_dataset
 
 EVALUATION = "evaluation.json"
 """What ``--record`` writes into the checkpoint; `export/to_onnx.py` carries it as the model's evidence."""
@@ -42,6 +46,8 @@ def run(arguments: argparse.Namespace) -> None:
     """
     check_outputs(arguments)
     folder = Path(arguments.checkpoint)
+    if arguments.record:
+        check_output(folder / EVALUATION, overwrite=True)
     checkpoint = load_checkpoint(folder)
     backend = TorchBackend(checkpoint, None if arguments.size is None else tuple(arguments.size), arguments.device)
     manifest = torch_manifest(checkpoint, backend, folder.name or "checkpoint")

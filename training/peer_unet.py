@@ -14,23 +14,27 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import segmentation_models_pytorch as smp
-import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
 from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import Evaluation, evaluate
+from emra_deploy.extras import script_imports
 from emra_deploy.manifest import Manifest
 from emra_deploy.segmenter import Segmenter
-from training.checkpoint import make_folder, replace_file
-from training.distributed import join
-from training.model import Parts
-from training.recipe import Recipe
-from training.train import build_data, command
-from training.trainer import Trainer
+
+with script_imports(__name__, "train", "dev"):
+    import segmentation_models_pytorch as smp
+    import torch
+    from safetensors.torch import save_file
+    from torch import Tensor, nn
+
+    from training.checkpoint import make_folder, replace_file
+    from training.distributed import join
+    from training.model import Parts
+    from training.recipe import Recipe
+    from training.train import build_data, command
+    from training.trainer import Trainer
 
 WINDOW = 512
 """Side of the evaluation windows, pixels: those of the shipped model."""

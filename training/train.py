@@ -13,22 +13,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentParser
 
 from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import script_imports
 from emra_deploy.windows import Window
-from training.checkpoint import load_checkpoint, make_folder
-from training.data import AerialDataset, check, open_dataset
-from training.data.generated import generated_scenes
-from training.data.readers import cache
-from training.distributed import Processes, first_alone, join
-from training.model import EMRAConfig, EMRAProxy
-from training.model.mimetic import start_mimetic
-from training.model.pretrained import load_pretrained
-from training.recipe import ModelConfig, Recipe
-from training.trainer import Trainer
+
+with script_imports(__name__, "train"):
+    import torch
+
+    from training.checkpoint import load_checkpoint, make_folder
+    from training.data import AerialDataset, check, open_dataset
+    from training.data.generated import generated_scenes
+    from training.data.readers import cache
+    from training.distributed import Processes, first_alone, join
+    from training.model import EMRAConfig, EMRAProxy
+    from training.model.mimetic import start_mimetic
+    from training.model.pretrained import load_pretrained
+    from training.recipe import ModelConfig, Recipe
+    from training.trainer import Trainer
 
 LOG = logging.getLogger("training")
 

@@ -57,18 +57,27 @@ class Fault:
         }
 
 
-def compile_library(folder: Path) -> Path:
-    """Compile `faults.c`.
+def find_compiler() -> str:
+    """The C compiler that `faults.c` is compiled with.
 
     Raises:
-        EmraError: ``benchmark-compiler`` without a C compiler, or off Linux.
+        EmraError: ``benchmark-compiler`` without one, or off Linux.
     """
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or sys.platform != "linux":
         raise EmraError("benchmark-compiler", "this part needs Linux and a C compiler", "Install gcc, or --skip faults")
+    return compiler
+
+
+def compile_library(folder: Path) -> Path:
+    """Compile `faults.c`.
+
+    Raises:
+        EmraError: ``benchmark-compiler``: as `find_compiler`, or it does not compile.
+    """
     library = folder / "faults.so"
     source = Path(__file__).with_name("faults.c")
-    command = [compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"]
+    command = [find_compiler(), "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise EmraError("benchmark-compiler", f"faults.c does not compile: {done.stderr[-500:]}", "Correct it")

@@ -47,8 +47,8 @@ def check_rounding(model: Path | bytes, library: Any) -> None:
             "backend-rounding",
             f"ONNX Runtime {library.__version__} truncates the FP16 values that this graph quantises, so its labels"
             " would mean nothing",
-            f"Use OpenVINO ({install_command('openvino')}; --backend openvino), {_NEWER}, or an INT8 file whose other parts"
-            " are FP32, as the shipped one is",
+            f"Use OpenVINO ({install_command('openvino')}; --backend openvino), {_NEWER}, or an INT8 file whose"
+            " other parts are FP32, as the shipped one is",
             model if isinstance(model, Path) else None,
         )
 

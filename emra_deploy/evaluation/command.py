@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation.loop import LabelledTile, check_bands, evaluate
-from emra_deploy.evaluation.page import write_page
+from emra_deploy.evaluation.page import check_page, write_page
 from emra_deploy.evaluation.report import describe, print_tables, write_json
-from emra_deploy.files import check_output
+from emra_deploy.files import check_all_outputs
 from emra_deploy.segmenter import Segmenter
 
 
@@ -73,10 +73,11 @@ def check_outputs(arguments: argparse.Namespace, inputs: Sequence[str] = ()) -> 
         inputs: Files that must not be replaced.
 
     Raises:
-        EmraError: That of `emra_deploy.files.check_output`.
+        EmraError: That of `emra_deploy.files.check_all_outputs`, ``report-missing`` without jinja2.
     """
-    for output in filter(None, (arguments.json, arguments.page)):
-        check_output(output, overwrite=arguments.overwrite, inputs=inputs)
+    check_all_outputs((arguments.json, arguments.page), overwrite=arguments.overwrite, inputs=inputs)
+    if arguments.page:
+        check_page()
 
 
 def score(

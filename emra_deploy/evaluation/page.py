@@ -60,6 +60,15 @@ def make_panels(segmenter: Segmenter, tile: LabelledTile, classes: ClassSet) -> 
     return Panels(image, colour_map(truth, classes), colour_map(prediction, classes), errors)
 
 
+def check_page() -> None:
+    """Refuse a page that cannot be made, before any work.
+
+    Raises:
+        EmraError: ``report-missing`` without jinja2.
+    """
+    need("report", "jinja2", purpose="the page", code="report-missing")
+
+
 def write_page(
     path: str | os.PathLike[str],
     evaluation: Evaluation,
@@ -84,7 +93,7 @@ def write_page(
     Raises:
         EmraError: ``report-missing`` without jinja2, and those of writing.
     """
-    need("report", "jinja2", purpose="the page", code="report-missing")
+    check_page()
     import jinja2
 
     by_name = {tile.name: tile for tile in tiles}

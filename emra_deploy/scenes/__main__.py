@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from emra_deploy.errors import EmraError
+from emra_deploy.extras import need
 from emra_deploy.scenes import DEFAULT_GSD, generate, write_geotiff
 
 
@@ -30,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the two files")
     options = parser.parse_args(arguments)
     try:
+        need("raster", "rasterio", purpose="writing a GeoTIFF", code="package-missing")
         scene = generate(options.seed, options.size[0], options.size[1], options.gsd)
         _make_folder(options.output)
         image, labels = options.output / "scene.tif", options.output / "scene_labels.tif"

@@ -8,8 +8,11 @@ import sys
 from collections.abc import Sequence
 
 from emra_deploy.errors import EmraError
-from training.model.config import AGGREGATIONS, BACKBONES, FUSIONS, ZOOMS, EMRAConfig
-from training.model.cost import Cost, count_cost
+from emra_deploy.extras import script_imports
+
+with script_imports(__name__, "train"):
+    from training.model.config import AGGREGATIONS, BACKBONES, FUSIONS, ZOOMS, EMRAConfig
+    from training.model.cost import Cost, count_cost
 
 
 def parse(argv: Sequence[str] | None) -> tuple[EMRAConfig, bool]:
