@@ -1,6 +1,6 @@
 """How much faster the best processor backend and precision is than ONNX Runtime's default in FP32, at full size.
 
-python -m benchmarks.best_cpu --calibration ../shared/data/dubai --json FILE
+python -m benchmarks.best_cpu --calibration data/dubai --json FILE
 
 Exports EMRA-proxy with random weights (time does not depend on them) at 512 x 512, quantises it, and times all forms in
 turns, in one run of `benchmarks/latency.py`. What INT8 and BF16 cost in accuracy is measured on trained models, by

@@ -13,7 +13,7 @@ FP32=models/emra-ti-dubai.onnx
 INT8=emra_deploy/models/emra-ti-dubai.int8.onnx
 # Of both files; the checkpoint takes any size, and the peers shall see the same pictures.
 SIZE=296
-DATA=${EMRA_DUBAI:-../shared/data/dubai}
+DATA=${EMRA_DUBAI:-data/dubai}
 RESULTS=${RESULTS:-benchmarks/results}
 PYTHON=${PYTHON:-python}
 BACKENDS=onnxruntime,openvino:f32,openvino:bf16

@@ -1,6 +1,6 @@
 """Train an EMRA-proxy from a recipe.
 
-python -m training.train --config training/recipes/dubai_tiny.yaml --data.root ../shared/data/dubai
+python -m training.train --config training/recipes/dubai_tiny.yaml --data.root data/dubai
 torchrun --nproc-per-node 4 training/train.py --config training/recipes/loveda_base.yaml
 """
 

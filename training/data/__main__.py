@@ -1,10 +1,16 @@
-"""``python -m training.data KIND ROOT [--split S]``: what is in a data set, and what is wrong with it."""
+"""What is in a data set and what is wrong with it, where public ones are had, and a generated one to begin with.
+
+python -m training.data KIND ROOT [--split S]
+python -m training.data fetch-help [KIND]
+python -m training.data generate FOLDER
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import logging
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -12,15 +18,59 @@ from emra_deploy.errors import EmraError
 from training.data.base import AerialDataset
 from training.data.catalogue import KINDS, open_dataset
 from training.data.checking import DatasetSummary, summarise
+from training.data.generated import SIDE, write_folder
+from training.data.public import PUBLIC
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print classes, tiles, pixels, class fractions and problems.
+    """Run what the first word names.
 
     Returns:
         0, or 2 if there is a problem.
     """
-    parser = argparse.ArgumentParser(prog="python -m training.data", description=__doc__)
+    words = list(sys.argv[1:] if argv is None else argv)
+    verb = {"fetch-help": _fetch_help, "generate": _generate}.get(words[0] if words else "")
+    return _show(words) if verb is None else verb(words[1:])
+
+
+def _fetch_help(argv: Sequence[str]) -> int:
+    """Print where public data sets are had; nothing is fetched."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.data fetch-help", description="Print where data sets are had, licences and layouts."
+    )
+    parser.add_argument("kind", nargs="?", choices=[data.kind for data in PUBLIC], help="one of them (all)")
+    kind = parser.parse_args(argv).kind
+    print("\n\n".join("\n".join(data.lines()) for data in PUBLIC if kind in (None, data.kind)))
+    return 0
+
+
+def _generate(argv: Sequence[str]) -> int:
+    """Write generated scenes as a data set of the layout ``folder``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.data generate",
+        description="Write a labelled data set of generated scenes, with the shipped model's classes.",
+    )
+    parser.add_argument("folder", help="a new or empty folder")
+    parser.add_argument("--train", type=int, default=12, metavar="N", help="pictures to train on (12)")
+    parser.add_argument("--val", type=int, default=4, metavar="N", help="pictures to validate on (4)")
+    parser.add_argument("--side", type=int, default=SIDE, metavar="PIXELS", help=f"of each ({SIDE})")
+    parser.add_argument("--seed", type=int, default=0, help="of the first (0)")
+    arguments = parser.parse_args(argv)
+    try:
+        write_folder(arguments.folder, {"train": arguments.train, "val": arguments.val}, arguments.side, arguments.seed)
+    except EmraError as error:
+        print(error, file=sys.stderr)
+        return 2
+    print(f"wrote {arguments.train} and {arguments.val} labelled pictures; to check them:")
+    print(f"  python -m training.data folder {shlex.quote(arguments.folder)} --split train")
+    return 0
+
+
+def _show(argv: Sequence[str]) -> int:
+    """Print classes, tiles, pixels, class fractions and problems."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("root", help="folder of the data set")
     parser.add_argument("--split", default="train", help="train, val, trainval, test; own data also: all")

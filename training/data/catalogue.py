@@ -51,7 +51,7 @@ def open_dataset(kind: str, root: str | os.PathLike[str], split: str, **options:
         raise EmraError(
             "folder-missing",
             "the data set's folder does not exist",
-            "Correct the path, or unpack the data there",
+            "Correct the path, or unpack the data there; python -m training.data fetch-help says where it is had",
             home,
         )
     if kind == "auto":

@@ -1,12 +1,16 @@
-"""Generated scenes as a data set, so that they mix with real tiles."""
+"""Generated scenes as a data set: in memory, to mix with real tiles, or as a folder."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from emra_deploy.errors import EmraError
 from emra_deploy.scenes import DEFAULT_GSD, DUBAI_CLASSES, generate
 from emra_deploy.windows import Window
 from training.data.base import AerialDataset, Tile
@@ -47,6 +51,46 @@ class SceneTile(Tile):
     def _generate(self) -> np.ndarray:
         scene = generate(self.seed, self.height, self.width, self.gsd)
         return np.concatenate([scene.image, scene.labels[..., None]], axis=-1)
+
+
+def write_folder(
+    root: str | os.PathLike[str], splits: Mapping[str, int], side: int = SIDE, first_seed: int = 0
+) -> None:
+    """Write scenes as a data set of the layout ``folder``, with the classes of Dubai: masks hold their colours.
+
+    Args:
+        root: A new or empty folder.
+        splits: How many scenes each split has; seeds go on from one to the next.
+        side: Pixels per side.
+        first_seed: Of the first.
+
+    Raises:
+        EmraError: ``output-exists``, ``output-unwritable``, ``scene-argument``.
+    """
+    home = Path(root)
+    if home.exists() and (not home.is_dir() or any(home.iterdir())):
+        raise EmraError("output-exists", "the folder is there and not empty", "Choose another, or remove it", home)
+    for split, count in splits.items():
+        if count < 1:
+            raise EmraError("scene-argument", f"{count} pictures for {split}, expected at least 1", "Give more")
+    seed = first_seed
+    palette = np.array(DUBAI_CLASSES.palette, np.uint8)
+    try:
+        for split, count in splits.items():
+            images, masks = home / "images" / split, home / "masks" / split
+            for folder in (images, masks):
+                folder.mkdir(parents=True, exist_ok=True)
+            for _ in range(count):
+                scene = generate(seed, side, side)
+                Image.fromarray(scene.image).save(images / f"scene-{seed:05d}.png")
+                Image.fromarray(palette[scene.labels]).save(masks / f"scene-{seed:05d}.png")
+                seed += 1
+        # Last: a folder that was left half-made describes nothing.
+        colours = ", ".join('"#{:02X}{:02X}{:02X}"'.format(*colour) for colour in DUBAI_CLASSES.palette)
+        text = f"names: [{', '.join(DUBAI_CLASSES.names)}]\ncolours: [{colours}]\nmasks: colour\ngsd: {DEFAULT_GSD}\n"
+        (home / "classes.yaml").write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise EmraError("output-unwritable", f"it cannot be written ({error})", "Choose another place", home) from error
 
 
 def generated_scenes(count: int, first_seed: int = 0) -> AerialDataset:
