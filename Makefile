@@ -9,6 +9,8 @@ OUT ?= demo
 DEMO_ENV := .venv-demo-$(PY)
 TEST_ENV := .venv-test-$(PY)
 DEVICE_ENV := .venv-device-$(PY)
+MODELS_ENV := .venv-models-$(PY)
+MODELS_EXTRAS := runtime,openvino,quant,export
 DEMO_EXTRAS := runtime,raster
 DEVICE_EXTRAS := runtime,raster,vector,video,openvino,test
 JETPACK_EXTRAS := runtime,raster,vector,video,openvino,bench,export,quant
@@ -18,12 +20,13 @@ TEST_EXTRAS := $(DEVICE_EXTRAS),export,quant,rtx,train,report,bench,dev,docs
 LOCK := $(wildcard requirements/python-$(PY).txt)
 LOCKED := $(if $(LOCK),--constraint $(LOCK))
 
-.PHONY: help demo test test-device test-pythons test-latest test-lowest test-platforms lint lock \
+.PHONY: help demo models test test-device test-pythons test-latest test-lowest test-platforms lint lock \
   plugin plugin-aarch64 image check-python clean
 
 help:
 	@echo "make demo                  segment a generated scene whose truth is known, and score it"
 	@echo "make demo INPUT=your.tif   segment your picture (JPEG, PNG, TIFF, GeoTIFF)"
+	@echo "make models                the shipped model for GPUs: FP16, INT8 with FP16, and the plugin's form, into models/"
 	@echo "make test                  install everything, then check style, types and behaviour"
 	@echo "make test-device           the runtime's tests alone, without PyTorch"
 	@echo "make test-pythons          demo and test on Python $(PYTHONS)"
@@ -64,8 +67,22 @@ $(TEST_ENV)/.stamp: setup.cfg pyproject.toml $(LOCK) | check-python
 $(DEVICE_ENV)/.stamp: setup.cfg pyproject.toml $(LOCK) | check-python
 	$(call environment,$(DEVICE_ENV),$(DEVICE_EXTRAS))
 
+$(MODELS_ENV)/.stamp: setup.cfg pyproject.toml $(LOCK) | check-python
+	$(call environment,$(MODELS_ENV),$(MODELS_EXTRAS))
+
 demo: $(DEMO_ENV)/.stamp
 	@$(DEMO_ENV)/bin/python examples/demo.py $(if $(INPUT),"$(INPUT)") --output "$(OUT)"
+
+# FP16, INT8 with FP16, and each in the plugin form: what GPUs want of the shipped model. Ignored by git.
+MODEL := models/emra-ti-dubai
+GPU_MODELS := $(MODEL).fp16.onnx $(MODEL).int8-fp16.onnx
+models: $(GPU_MODELS) $(patsubst %.onnx,%.plugin.onnx,$(MODEL).onnx $(GPU_MODELS))
+$(MODEL).fp16.onnx: $(MODEL).onnx $(MODELS_ENV)/.stamp
+	$(MODELS_ENV)/bin/python export/to_fp16.py $< --output $@ --overwrite
+$(MODEL).int8-fp16.onnx: emra_deploy/models/emra-ti-dubai.int8.onnx $(MODELS_ENV)/.stamp
+	$(MODELS_ENV)/bin/python export/to_fp16.py $< --output $@ --overwrite
+%.plugin.onnx: %.onnx $(MODELS_ENV)/.stamp
+	$(MODELS_ENV)/bin/python export/rewrite_aggregation.py $< --to plugin --output $@ --overwrite
 
 test: $(TEST_ENV)/.stamp
 	@$(TEST_ENV)/bin/python -m tests.parts $(PYTEST_ARGS)
@@ -151,4 +168,4 @@ image:
 	  --label org.opencontainers.image.revision=$(shell git rev-parse HEAD 2>/dev/null) $(IMAGE_OPTIONS) .
 
 clean:
-	rm -rf .venv-demo-* .venv-test-* .venv-device-* .venv-latest-* .venv-lowest-* .venv-tools demo demo-3.* build
+	rm -rf .venv-demo-* .venv-models-* .venv-test-* .venv-device-* .venv-latest-* .venv-lowest-* .venv-tools demo demo-3.* build
