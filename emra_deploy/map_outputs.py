@@ -43,7 +43,7 @@ def check_outputs(
             output,
         )
     if suffix != ".png":
-        need("raster", "rasterio", purpose="a .tif map (.png does not)", code="raster-extra")
+        need("raster", "rasterio", purpose="a .tif map, unlike a .png,", code="raster-extra")
     if overlay is not None and Path(overlay).suffix.lower() != ".png":
         raise EmraError("output-suffix", "the overlay does not end in .png", "Give it that suffix", overlay)
     if polygons is not None:

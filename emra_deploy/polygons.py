@@ -323,7 +323,7 @@ def _properties(polygon: Polygon, classes: ClassSet, pixel_area: float | None) -
 
 
 def _pyogrio() -> tuple[Any, Any]:
-    need("vector", "pyogrio", "shapely", purpose="writing a GeoPackage (.geojson needs neither)", code="polygon-extra")
+    need("vector", "pyogrio", "shapely", purpose="a .gpkg, unlike a .geojson,", code="polygon-extra")
     import pyogrio
     import pyogrio.raw
     import shapely

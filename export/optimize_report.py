@@ -217,7 +217,7 @@ def write_plot(report: Report, path: str | Path, *, overwrite: bool = False) -> 
     Raises:
         EmraError: That of `check_plot`, and those of writing.
     """
-    check_plot()
+    check_plot(path)
     # The object interface alone: pyplot would look for a screen.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
