@@ -48,6 +48,7 @@ def test_an_engine_without_a_sidecar_is_not_loaded_unless_trusted(make: Make) ->
 def test_the_command_line_trusts_an_engine_only_when_told(
     make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("rasterio")
     bench = make()
     sidecar_path(bench.engine).unlink()
     picture = save_png(tmp_path / "a.png", scene(40, 40))

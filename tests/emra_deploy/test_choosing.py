@@ -167,6 +167,7 @@ def test_the_names_are_those_of_the_providers() -> None:
 
 
 def test_the_command_line_tells_when_asked(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("rasterio")
     picture = save_png(tmp_path / "a.png", scene(40, 40))
     quiet = emra("segment", picture, "--output", tmp_path / "a.tif", "--model", model, "--backend", "auto")
     told = emra("segment", picture, "--output", tmp_path / "b.tif", "--model", model, "--verbose", "--json")
