@@ -137,16 +137,19 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _other_onnxruntime() -> bool:
+    # The library itself is not imported: a GPU's may fail here.
+    return find_spec("onnxruntime") is not None and not _is_installed("onnxruntime")
+
+
+def _is_installed(package: str) -> bool:
+    """Whether a package is here, by its metadata: a search for the module pip ends setuptools' distutils."""
     from importlib import metadata
 
-    # The library itself is not imported: a GPU's may fail here.
-    if find_spec("onnxruntime") is None:
-        return False
     try:
-        metadata.version("onnxruntime")
+        metadata.version(package)
     except metadata.PackageNotFoundError:
-        return True
-    return False
+        return False
+    return True
 
 
 def _pip(verb: str) -> str:
@@ -158,6 +161,6 @@ def _pip(verb: str) -> str:
     if sys.prefix != sys.base_prefix and found and Path(found).parent == Path(sys.executable).parent:
         return f"pip {pip}"
     python = shlex.quote(sys.executable)
-    if find_spec("pip") is None and shutil.which("uv"):
+    if not _is_installed("pip") and shutil.which("uv"):
         return f"uv pip {verb} --python {python}"
     return f"{python} -m pip {pip}"

@@ -91,15 +91,28 @@ def test_the_command_installs_into_this_environment(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(extras.sys, "executable", "/env/bin/python")
     monkeypatch.setattr(extras.sys, "base_prefix", "/usr")
-    monkeypatch.setattr(extras, "find_spec", lambda name: object())
+    monkeypatch.setattr(extras, "_is_installed", lambda name: True)
     assert say("/env/bin/pip", "/env") == "pip install 'shapely>=2.0'"
     # The environment is not activated, or is the system's, whose pip may be another Python's.
     assert say("/usr/bin/pip", "/env") == "/env/bin/python -m pip install 'shapely>=2.0'"
     assert say("/env/bin/pip", "/usr") == "/env/bin/python -m pip install 'shapely>=2.0'"
-    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "_is_installed", lambda name: False)
     assert say(None, "/env", "/usr/bin/uv") == "uv pip install --python /env/bin/python 'shapely>=2.0'"
     monkeypatch.setattr(extras.sys, "executable", "")
     assert say(None, "/env") == "pip install 'shapely>=2.0'"
+
+
+def test_naming_a_command_leaves_setuptools_whole() -> None:
+    """A search for the module pip makes setuptools give distutils back to Python, and then fail where torch needs it."""
+    pytest.importorskip("setuptools")
+    program = (
+        "import sys; from emra_deploy import extras\n"
+        "extras.shutil.which = lambda name: name\n"
+        "extras.install_command('raster'); assert 'setuptools' not in sys.modules\n"
+        "import setuptools"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_is_missing_or_broken_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
