@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import need
+from emra_deploy.host.extras import need
 
 EXTRAS = {"onnxruntime": "runtime", "openvino": "openvino"}
 CANDIDATES = ("onnxruntime", "openvino", "openvino:fp32", "openvino:bf16")

@@ -23,7 +23,7 @@ from benchmarks.measure import paired_ratio
 from benchmarks.provenance import REPOSITORY
 from benchmarks.results_file import read_result
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import need
+from emra_deploy.host.extras import need
 
 BACKBONES = ("small", "base")
 BACKENDS = "onnxruntime,openvino:f32,openvino:bf16"

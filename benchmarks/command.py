@@ -16,8 +16,8 @@ from benchmarks.candidates.spec import BACKENDS, PEERS, Spec, make_specs, parse_
 from benchmarks.provenance import describe_file, portable
 from benchmarks.results_file import write_result
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import need
-from emra_deploy.files import check_all_outputs
+from emra_deploy.host.extras import need
+from emra_deploy.host.files import check_all_outputs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,7 +87,7 @@ def check_outputs(arguments: argparse.Namespace, *names: str) -> None:
         names: Attributes that hold output names or None.
 
     Raises:
-        EmraError: That of `emra_deploy.files.check_all_outputs`, ``bench-missing`` without jsonschema, and that of
+        EmraError: That of `emra_deploy.host.files.check_all_outputs`, ``bench-missing`` without jsonschema, and that of
             `benchmarks.plots.check_plot` for ``plot``.
     """
     inputs = [path for path in getattr(arguments, "models", ()) if path.is_file()]

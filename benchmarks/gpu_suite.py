@@ -35,8 +35,8 @@ from benchmarks.gpu.rows import Row, exit_status, format_table
 from benchmarks.provenance import describe_file, describe_run, scrub
 from emra_deploy.engine.cuda_unusable import meaning, number_of
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import install_command
-from emra_deploy.files import atomic_output, check_output
+from emra_deploy.host.extras import install_command
+from emra_deploy.host.files import atomic_output, check_output
 
 SECTIONS = ("accuracy", "speed", "blocks", "model", "engine", "sanitizer")
 SIZES = (1031, 4103)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import need
+from emra_deploy.host.extras import need
 
 if TYPE_CHECKING:
     import onnx

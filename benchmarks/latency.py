@@ -41,7 +41,7 @@ from benchmarks.provenance import describe_machine
 from benchmarks.results_file import make_result
 from benchmarks.tables import print_latency
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import need
+from emra_deploy.host.extras import need
 
 PROFILED_RUNS = 5
 RATIO_STAGES = ("compute", "end_to_end")

@@ -34,7 +34,7 @@ from benchmarks.provenance import REPOSITORY, describe_file, describe_machine
 from benchmarks.results_file import make_result
 from benchmarks.tables import print_memory
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import need
+from emra_deploy.host.extras import need
 
 TIMEOUT = 1800
 """Seconds after which a process counts as hung: torch.compile and engines take minutes."""

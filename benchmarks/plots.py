@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import need
-from emra_deploy.files import atomic_output
+from emra_deploy.host.extras import need
+from emra_deploy.host.files import atomic_output
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,9 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from emra_deploy import machine
 from emra_deploy._version import __version__
 from emra_deploy.errors import EmraError
+from emra_deploy.host import machine
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 _PACKAGES = (

@@ -23,8 +23,8 @@ from benchmarks.provenance import describe_file, describe_machine, describe_run,
 from benchmarks.reliability_parts.model import write_model
 from benchmarks.runtime import emra, interleaved, measure_raster, sample_raster, summary
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import need
-from emra_deploy.files import atomic_output, check_all_outputs
+from emra_deploy.host.extras import need
+from emra_deploy.host.files import atomic_output, check_all_outputs
 from emra_deploy.models import shipped_model
 
 THROUGHPUT_GOAL, MEMORY_GOAL = 0.95, 1.05

@@ -29,8 +29,8 @@ from benchmarks.reliability_parts.model import write_model
 from benchmarks.reliability_parts.streams import stress
 from benchmarks.reliability_parts.threads import share_segmenter
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import need
-from emra_deploy.files import atomic_output, check_output
+from emra_deploy.host.extras import need
+from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.segmenter import Segmenter
 
 Measured = tuple[dict[str, Any], list[Row]]

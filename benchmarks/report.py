@@ -23,8 +23,8 @@ from benchmarks.report_parts import make_parts
 from benchmarks.results_file import SCHEMA, check_result, read_json
 from emra_deploy._version import __version__
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import need
-from emra_deploy.files import atomic_output
+from emra_deploy.host.extras import need
+from emra_deploy.host.files import atomic_output
 
 TEMPLATES = Path(__file__).parent / "templates"
 TITLE = "emra-deploy: measured"

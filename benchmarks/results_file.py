@@ -10,8 +10,8 @@ from typing import Any
 
 from benchmarks.provenance import describe_machine, describe_run, portable, scrub
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import need
-from emra_deploy.files import atomic_output
+from emra_deploy.host.extras import need
+from emra_deploy.host.files import atomic_output
 
 SCHEMA = "emra-deploy/benchmark"
 VERSION = 1

@@ -40,7 +40,7 @@ from benchmarks.provenance import describe_machine
 from benchmarks.results_file import make_result
 from benchmarks.tables import print_roofline
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import need
+from emra_deploy.host.extras import need
 
 _COMPUTED_IN = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import need
-from emra_deploy.files import atomic_output, check_all_outputs
+from emra_deploy.host.extras import need
+from emra_deploy.host.files import atomic_output, check_all_outputs
 
 PARTS = ("import", "cold", "overhead", "raster")
 

@@ -23,8 +23,8 @@ from benchmarks.streams.soak import soak
 from benchmarks.streams.stops import stop_many
 from emra_deploy.cli.allocator import share_one_arena
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import need
-from emra_deploy.files import atomic_output, check_all_outputs
+from emra_deploy.host.extras import need
+from emra_deploy.host.files import atomic_output, check_all_outputs
 from emra_deploy.segmenter import Segmenter
 
 PARTS = ("soak", "leak", "outages", "slow", "stops")

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emra_deploy.errors import EmraError
-from emra_deploy.files import check_input
+from emra_deploy.host.files import check_input
 from emra_deploy.scaling import Scale, depth_error
 
 MAX_PIXELS = 178_956_970

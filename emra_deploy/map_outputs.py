@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import need
-from emra_deploy.files import check_all_outputs
+from emra_deploy.host.extras import need
+from emra_deploy.host.files import check_all_outputs
 
 if TYPE_CHECKING:
     from emra_deploy.georeference import GeoReference

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emra_deploy.machine import peak_memory
-from emra_deploy.slow_steps import step
+from emra_deploy.host.machine import peak_memory
+from emra_deploy.host.slow_steps import step
 from emra_deploy.windows import iter_tiles
 
 if TYPE_CHECKING:

@@ -17,7 +17,9 @@ import numpy.typing as npt
 from emra_deploy.areas import class_areas, count_labels
 from emra_deploy.classes import IGNORE
 from emra_deploy.errors import EmraError
-from emra_deploy.files import atomic_output, check_input, writing
+from emra_deploy.host.files import atomic_output, check_input, writing
+from emra_deploy.host.slow_steps import step
+from emra_deploy.host.throttling import ThrottleWatch
 from emra_deploy.inputs import open_input
 from emra_deploy.journal import Journal, describe_job
 from emra_deploy.map_outputs import check_outputs, open_sink
@@ -25,8 +27,6 @@ from emra_deploy.map_report import MapReport
 from emra_deploy.map_tiles import estimate_tiles
 from emra_deploy.raster import RasterSource
 from emra_deploy.scaling import Scale
-from emra_deploy.slow_steps import step
-from emra_deploy.throttling import ThrottleWatch
 
 if TYPE_CHECKING:
     from emra_deploy.georeference import GeoReference

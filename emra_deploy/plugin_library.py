@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from emra_deploy.errors import EmraError
-from emra_deploy.files import instead_of_file
+from emra_deploy.host.files import instead_of_file
 
 CREATORS = "getCreators"
 """What TensorRT, and `trtexec --staticPlugins` and `--dynamicPlugins`, call to find a library's plugins."""

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from emra_deploy.classes import IGNORE, ClassSet
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import need
 from emra_deploy.georeference import GeoReference
+from emra_deploy.host.extras import need
 from emra_deploy.raster import gdal_session, open_dataset
 
 SUFFIXES = (".gpkg", ".geojson")

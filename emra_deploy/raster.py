@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from emra_deploy.block_sums import DeflateSums
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import need
-from emra_deploy.files import check_input
 from emra_deploy.georeference import GeoReference
+from emra_deploy.host.extras import need
+from emra_deploy.host.files import check_input
 from emra_deploy.images import image_format
 from emra_deploy.scaling import Scale, depth_error
 from emra_deploy.windows import Window

@@ -16,7 +16,7 @@ from emra_deploy.backends.base import Backend, Outputs
 from emra_deploy.blending import BLEND_DIVISOR, Blender
 from emra_deploy.classes import IGNORE, ClassSet
 from emra_deploy.errors import EmraError
-from emra_deploy.forks import Owner
+from emra_deploy.host.forks import Owner
 from emra_deploy.manifest import Manifest
 from emra_deploy.segmentation import Segmentation
 from emra_deploy.sources import ArraySource, ImageSource

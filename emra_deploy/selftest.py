@@ -13,8 +13,8 @@ import numpy as np
 from emra_deploy.backends.base import Backend
 from emra_deploy.engine.faults import known_fault, way_out
 from emra_deploy.errors import EmraError
+from emra_deploy.host.slow_steps import step
 from emra_deploy.manifest import Manifest
-from emra_deploy.slow_steps import step
 
 _log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from emra_deploy.cli.main import main as emra
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import need
+from emra_deploy.host.extras import need
 
 SEED = 1_000_004
 """Of the scene. The model was trained on other ones, of seeds below 1000."""

@@ -40,8 +40,8 @@ from emra_deploy.engine.sidecar import (
     to_json,
 )
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import script_imports
-from emra_deploy.files import atomic_output, check_output
+from emra_deploy.host.extras import script_imports
+from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.seal import seal_json
 
 with script_imports(__name__, "quant"):

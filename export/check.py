@@ -19,8 +19,8 @@ import numpy as np
 from emra_deploy import __version__
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile, check_bands, check_classes
-from emra_deploy.extras import script_imports
-from emra_deploy.files import atomic_output, check_output
+from emra_deploy.host.extras import script_imports
+from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.inputs import open_input
 from emra_deploy.scenes import generate
 from emra_deploy.sources import ArraySource, ImageSource

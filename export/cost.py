@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks.measure import Plan, Ratio, Series, measure, paired_ratio
 from emra_deploy.backends.openvino import open_core
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import install_command
+from emra_deploy.host.extras import install_command
 from emra_deploy.manifest import Manifest
 from export.linears import Linear, constant_tensors
 from export.qdq import insert_qdq

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import need, script_imports
+from emra_deploy.host.extras import need, script_imports
 
 with script_imports(__name__, "quant"):
     from export.bars import bars

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 
 from emra_deploy import __version__
 from emra_deploy.errors import EmraError
-from emra_deploy.files import check_input
+from emra_deploy.host.files import check_input
 from emra_deploy.manifest import Manifest
 from emra_deploy.seal import check_model_seal, seal_model
 
@@ -30,7 +30,7 @@ def read_model(path: str | Path) -> tuple[onnx.ModelProto, Manifest]:
 
     Raises:
         EmraError: ``model-format``, ``model-unreadable``, ``model-damaged``, ``model-external-data``,
-            ``manifest-missing`` and the other codes of the Manifest, and those of `emra_deploy.files.check_input`.
+            ``manifest-missing`` and the other codes of the Manifest, and those of `emra_deploy.host.files.check_input`.
     """
     path = check_input(path)
     if path.suffix.lower() != ".onnx":

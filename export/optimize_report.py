@@ -10,8 +10,8 @@ from typing import Any
 
 from benchmarks.measure import Ratio
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import need
-from emra_deploy.files import atomic_output
+from emra_deploy.host.extras import need
+from emra_deploy.host.files import atomic_output
 from export.comparison import Comparison
 from export.cost import Timing
 from export.search import Budget, Found, Point, pareto

@@ -19,8 +19,8 @@ from benchmarks.provenance import describe_file, describe_run
 from benchmarks.results_file import make_result, write_result
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
-from emra_deploy.extras import need, script_imports
-from emra_deploy.files import atomic_output, check_all_outputs
+from emra_deploy.host.extras import need, script_imports
+from emra_deploy.host.files import atomic_output, check_all_outputs
 from emra_deploy.manifest import Manifest
 from emra_deploy.scenes import generate
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import onnx
 
 from emra_deploy.errors import EmraError
-from emra_deploy.files import atomic_output, check_output
+from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.manifest import Manifest
 from export import verify
 from export.aggregation_forms import to_plugin_form, to_streamed_form, with_body

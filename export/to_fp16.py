@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import need, script_imports
-from emra_deploy.files import atomic_output, check_all_outputs
+from emra_deploy.host.extras import need, script_imports
+from emra_deploy.host.files import atomic_output, check_all_outputs
+from emra_deploy.host.slow_steps import step
 from emra_deploy.manifest import Manifest
-from emra_deploy.slow_steps import step
 
 with script_imports(__name__, "quant"):
     import onnx

@@ -15,8 +15,8 @@ import numpy as np
 
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile, check_bands, check_classes
-from emra_deploy.extras import need, script_imports
-from emra_deploy.files import check_output
+from emra_deploy.host.extras import need, script_imports
+from emra_deploy.host.files import check_output
 from emra_deploy.manifest import Manifest
 
 with script_imports(__name__, "quant"):

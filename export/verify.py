@@ -18,8 +18,8 @@ import onnx
 
 from emra_deploy.backends.openvino import open_core
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import install_command
-from emra_deploy.slow_steps import step
+from emra_deploy.host.extras import install_command
+from emra_deploy.host.slow_steps import step
 from export.model_file import OPSET, with_logits
 from export.reference import Expected
 from export.runners import OnnxRunner, half_quantizers_fail, open_session

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from emra_deploy.extras import install_command, requirements
+from emra_deploy.host.extras import install_command, requirements
 from tests.conftest import REPOSITORY
 
 ROOMS = ("emra_deploy", "export", "benchmarks", "training", "examples")
@@ -145,7 +145,7 @@ def test_scripts_are_named_as_modules_that_a_wheel_holds() -> None:
 
 
 def test_every_requirement_applies_to_one_python_at_a_time() -> None:
-    """The markers are of the few forms that `emra_deploy.extras` evaluates."""
+    """The markers are of the few forms that `emra_deploy.host.extras` evaluates."""
     for text in extras().values():
         for line in text.split("\n"):
             _, _, marker = line.partition(";")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from emra_deploy.evaluation.command import add_arguments, check_outputs, exit_status, score
 from emra_deploy.evaluation.report import write_json
-from emra_deploy.extras import script_imports
-from emra_deploy.files import check_output
+from emra_deploy.host.extras import script_imports
+from emra_deploy.host.files import check_output
 from emra_deploy.segmenter import Segmenter
 
 with script_imports(__name__, "train"):

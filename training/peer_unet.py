@@ -19,7 +19,7 @@ from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import Evaluation, evaluate
-from emra_deploy.extras import script_imports
+from emra_deploy.host.extras import script_imports
 from emra_deploy.manifest import Manifest
 from emra_deploy.segmenter import Segmenter
 

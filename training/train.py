@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser
 
 from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import script_imports
+from emra_deploy.host.extras import script_imports
 from emra_deploy.windows import Window
 
 with script_imports(__name__, "train"):

@@ -8,7 +8,7 @@ from benchmarks.candidates.runner import Runner
 from benchmarks.candidates.spec import Spec, installed
 from emra_deploy.engine import flavour
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import install_command
+from emra_deploy.host.extras import install_command
 
 _EXTRAS = {"onnxruntime": "runtime", "openvino": "openvino", "torch": "train", "torch-compile": "train"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from emra_deploy.throttling import SYS, read_number, read_text
+from emra_deploy.host.throttling import SYS, read_number, read_text
 
 
 def read_clocks(root: Path = SYS) -> dict[str, Any]:

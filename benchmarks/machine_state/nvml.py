@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from emra_deploy.throttling import gpu_reasons
+from emra_deploy.host.throttling import gpu_reasons
 
 
 class Nvml:

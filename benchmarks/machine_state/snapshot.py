@@ -12,7 +12,7 @@ from benchmarks.machine_state.kernel import read_clocks
 from benchmarks.machine_state.nvml import Nvml
 from benchmarks.machine_state.nvpmodel import read_nvpmodel
 from benchmarks.machine_state.tegrastats import Tegrastats, parse_tegrastats
-from emra_deploy.throttling import POWER_CAP, SYS, count_throttling, read_alerts, read_temperatures
+from emra_deploy.host.throttling import POWER_CAP, SYS, count_throttling, read_alerts, read_temperatures
 
 
 def take_snapshot(nvml: Nvml | None = None, root: Path = SYS) -> dict[str, Any]:

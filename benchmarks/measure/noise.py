@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.measure.statistics import drift, scatter
-from emra_deploy.extras import need
+from emra_deploy.host.extras import need
 
 PROBE = "machine probe"
 """Name of the candidate whose work never changes."""

@@ -26,7 +26,7 @@ from benchmarks.reliability_parts.cases import ACCEPTED, SAME, WRONG, Case, Subj
 from benchmarks.reliability_parts.forms import JPEG, PNG, TIFF
 from benchmarks.reliability_parts.model import picture
 from benchmarks.reliability_parts.mutate import Damage, mutate
-from emra_deploy.extras import need
+from emra_deploy.host.extras import need
 from emra_deploy.inputs import open_input
 from emra_deploy.raster import RasterSource
 from emra_deploy.windows import Window

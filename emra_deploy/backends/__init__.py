@@ -12,8 +12,8 @@ from emra_deploy.backends.base import Backend
 from emra_deploy.backends.choose import Choice, choose_on_processor, providers_here
 from emra_deploy.backends.providers import PROVIDERS
 from emra_deploy.errors import EmraError
+from emra_deploy.host.slow_steps import step
 from emra_deploy.manifest import Manifest
-from emra_deploy.slow_steps import step
 
 ENGINES = (".engine", ".plan", ".trt")
 """Endings of the names of TensorRT engines."""

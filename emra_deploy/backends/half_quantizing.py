@@ -14,7 +14,7 @@ from typing import Any
 
 from emra_deploy.backends.external_data import Data, fields, parts
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import install_command
+from emra_deploy.host.extras import install_command
 
 ROUNDS = (1, 30)
 """The first release of ONNX Runtime that rounds."""

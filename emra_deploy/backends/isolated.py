@@ -28,7 +28,7 @@ from emra_deploy.backends.providers import PROVIDERS
 from emra_deploy.backends.worker import place
 from emra_deploy.engine.gpu_errors import LOST
 from emra_deploy.errors import EmraError
-from emra_deploy.forks import Owner
+from emra_deploy.host.forks import Owner
 from emra_deploy.manifest import Manifest
 
 RUN_PATIENCE = 300.0

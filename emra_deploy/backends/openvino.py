@@ -15,8 +15,8 @@ import numpy.typing as npt
 from emra_deploy.backends import contract
 from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import install_command
-from emra_deploy.files import instead_of_file
+from emra_deploy.host.extras import install_command
+from emra_deploy.host.files import instead_of_file
 from emra_deploy.manifest import Manifest
 from emra_deploy.seal import check_model_seal
 

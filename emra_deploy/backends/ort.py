@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy import slow_steps
 from emra_deploy.backends import contract
 from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.backends.external_data import check_external_data
 from emra_deploy.backends.half_quantizing import check_rounding, version_of
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import install_command
-from emra_deploy.files import instead_of_file
+from emra_deploy.host import slow_steps
+from emra_deploy.host.extras import install_command
+from emra_deploy.host.files import instead_of_file
 from emra_deploy.manifest import Manifest
 from emra_deploy.seal import check_model_seal
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import install_command, pip_install, pip_replace
+from emra_deploy.host.extras import install_command, pip_install, pip_replace
 from emra_deploy.manifest import Manifest
 
 MAX_DEVICE = 63

@@ -22,7 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Look around and print what was found; 1 when this machine cannot segment."""
-    from emra_deploy.machine import collect
+    from emra_deploy.host.machine import collect
 
     facts = {"emra_deploy": __version__, **collect(), "model": check_model(options.model)}
     if options.json:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from emra_deploy import slow_steps
-from emra_deploy.files import remove_unfinished
+from emra_deploy.host import slow_steps
+from emra_deploy.host.files import remove_unfinished
 
 PATIENCE = 1.5
 """Seconds in which the main thread may end the process itself, as it does unless a library's call lasts longer."""

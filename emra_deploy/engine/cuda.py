@@ -11,7 +11,7 @@ from emra_deploy.engine.cuda_pycuda import PyCuda
 from emra_deploy.engine.cuda_python import CudaPython
 from emra_deploy.engine.cuda_unusable import driver_is_missing, no_driver
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import install_command
+from emra_deploy.host.extras import install_command
 
 __all__ = ["UNUSABLE", "Bytes", "Cuda", "CudaPython", "DeviceFacts", "PyCuda", "cuda_state", "open_cuda"]
 

@@ -10,7 +10,7 @@ import ctypes
 import sys
 
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import pip_install
+from emra_deploy.host.extras import pip_install
 
 ELSEWHERE = "or give the ONNX file, which runs on the processor"
 """The end of every remedy for an engine."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from emra_deploy.engine.cuda import Cuda
 from emra_deploy.engine.sidecar import Gpu, Machine
-from emra_deploy.machine import (
+from emra_deploy.host.machine import (
     jetpack_of_release,
     parse_jetpack_package,
     parse_memory,

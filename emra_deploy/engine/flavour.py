@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import install_command
+from emra_deploy.host.extras import install_command
 
 TENSORRT = "tensorrt"
 RTX = "rtx"

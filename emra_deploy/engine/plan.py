@@ -9,7 +9,7 @@ from pathlib import Path
 
 from emra_deploy.engine.flavour import RTX, TENSORRT, TITLES, version_text
 from emra_deploy.errors import EmraError
-from emra_deploy.files import instead_of_file
+from emra_deploy.host.files import instead_of_file
 
 SUFFIXES = (".engine", ".plan", ".trt")
 """Endings of the names of engine files."""

@@ -12,7 +12,7 @@ from emra_deploy.errors import EmraError
 from emra_deploy.evaluation.loop import LabelledTile, check_bands, evaluate
 from emra_deploy.evaluation.page import check_page, write_page
 from emra_deploy.evaluation.report import describe, print_tables, write_json
-from emra_deploy.files import check_all_outputs
+from emra_deploy.host.files import check_all_outputs
 from emra_deploy.segmenter import Segmenter
 
 
@@ -73,7 +73,7 @@ def check_outputs(arguments: argparse.Namespace, inputs: Sequence[str] = ()) -> 
         inputs: Files that must not be replaced.
 
     Raises:
-        EmraError: That of `emra_deploy.files.check_all_outputs`, ``report-missing`` without jinja2.
+        EmraError: That of `emra_deploy.host.files.check_all_outputs`, ``report-missing`` without jinja2.
     """
     check_all_outputs((arguments.json, arguments.page), overwrite=arguments.overwrite, inputs=inputs)
     if arguments.page:

@@ -13,7 +13,7 @@ import numpy as np
 
 from emra_deploy._version import __version__
 from emra_deploy.evaluation.loop import Evaluation
-from emra_deploy.files import atomic_output
+from emra_deploy.host.files import atomic_output
 
 if TYPE_CHECKING:
     from rich.console import Console

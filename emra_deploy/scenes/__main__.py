@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import need
+from emra_deploy.host.extras import need
 from emra_deploy.scenes import DEFAULT_GSD, generate, write_geotiff
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from emra_deploy.errors import EmraError
-from emra_deploy.files import check_input
+from emra_deploy.host.files import check_input
 
 SCHEMES = ("rtsp", "rtsps", "rtmp", "rtmps", "rtp", "udp", "tcp", "srt", "http", "https")
 """Network protocols that are read. Others of FFmpeg's (concat, subfile, data, ...) combine local files in ways that

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from emra_deploy.errors import EmraError
-from emra_deploy.files import atomic_output, check_output
+from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.stream.encoder import Encoder
 from emra_deploy.stream.frames import Picture
 from emra_deploy.stream.video import load_av

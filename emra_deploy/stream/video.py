@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import need
+from emra_deploy.host.extras import need
 from emra_deploy.stream.address import Address, Kind
 from emra_deploy.stream.frames import Grab, Picture
 from emra_deploy.stream.options import StreamOptions

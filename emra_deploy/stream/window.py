@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import pip_install
+from emra_deploy.host.extras import pip_install
 from emra_deploy.stream.frames import Picture
 
 _TITLE = "emra stream"

@@ -14,7 +14,7 @@ from benchmarks.machine_state.meter import Meter, open_meter
 from benchmarks.machine_state.nvml import Nvml
 from benchmarks.machine_state.rapl import find_zones
 from benchmarks.machine_state.snapshot import events_between, take_snapshot
-from emra_deploy.throttling import count_throttling, read_alerts, read_temperatures
+from emra_deploy.host.throttling import count_throttling, read_alerts, read_temperatures
 
 
 def write(root: Path, files: dict[str, object]) -> Path:

@@ -17,7 +17,7 @@ from emra_deploy import models
 from emra_deploy.backends import open_backend
 from emra_deploy.backends.openvino import OpenVinoBackend
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import install_command
+from emra_deploy.host.extras import install_command
 from emra_deploy.scenes import generate
 from emra_deploy.selftest import self_test
 from tests.conftest import FP32_MODEL

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from emra_deploy.cli.main import main
-from emra_deploy.machine import (
+from emra_deploy.host.machine import (
     LIBRARIES,
     Library,
     jetpack_note,

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from emra_deploy import slow_steps
-from emra_deploy.slow_steps import step
+from emra_deploy.host import slow_steps
+from emra_deploy.host.slow_steps import step
 from tests.emra_deploy.cli_helpers import save_png
 from tests.onnx_models import build_model, scene
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 # A call of minutes that no signal ends, and that lets other threads run, as those of the libraries do.
 STUCK = """
 import hashlib, sys
-from emra_deploy import slow_steps
+from emra_deploy.host import slow_steps
 from emra_deploy.backends.ort import OnnxRuntimeBackend
 slow_steps.PATIENCE = 0.2
 OnnxRuntimeBackend.run = lambda *_: hashlib.pbkdf2_hmac("sha256", b"", b"", 2**31 - 1)

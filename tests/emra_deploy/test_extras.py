@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from emra_deploy import extras
 from emra_deploy.errors import EmraError
+from emra_deploy.host import extras
 from tests.conftest import REPOSITORY
 
 # As setuptools writes them, in two of its styles.
@@ -29,7 +29,7 @@ METADATA = [
 @pytest.fixture
 def wheel(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The module as a wheel installs it: without setup.cfg beside the package."""
-    monkeypatch.setattr(extras, "__file__", str(tmp_path / "site-packages" / "emra_deploy" / "extras.py"))
+    monkeypatch.setattr(extras, "__file__", str(tmp_path / "site-packages" / "emra_deploy" / "host" / "extras.py"))
     monkeypatch.setattr(metadata, "requires", lambda name: METADATA if name == "emra-deploy" else [])
     monkeypatch.setattr(extras, "_other_onnxruntime", lambda: False)
 
@@ -130,7 +130,7 @@ def test_what_is_missing_or_broken_is_named(monkeypatch: pytest.MonkeyPatch, tmp
 
 @pytest.mark.parametrize(("script", "name"), [("__main__", "no_such_library"), ("__main__", "export.nothing")])
 def test_a_scripts_imports_end_in_one_line(script: str, name: str) -> None:
-    opening = "from emra_deploy.extras import script_imports\n"
+    opening = "from emra_deploy.host.extras import script_imports\n"
     program = f"{opening}with script_imports({script!r}, 'export'):\n import {name}"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=REPOSITORY, timeout=60

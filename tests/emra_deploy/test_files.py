@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from emra_deploy.errors import EmraError
-from emra_deploy.files import atomic_output, check_input, check_output, instead_of_file
+from emra_deploy.host.files import atomic_output, check_input, check_output, instead_of_file
 
 
 def code_of(function, *args, **kwargs) -> str:
@@ -166,7 +166,7 @@ def test_kill_in_the_middle_leaves_the_old_output_or_none(tmp_path: Path, there_
         place.write_bytes(b"old")
     program = (
         "import sys, time\n"
-        "from emra_deploy.files import atomic_output\n"
+        "from emra_deploy.host.files import atomic_output\n"
         "with atomic_output(sys.argv[1], overwrite=True) as part:\n"
         "    part.write_bytes(b'half of it')\n"
         "    print('writing', flush=True)\n"
@@ -186,7 +186,7 @@ def test_kills_at_any_moment_never_show_a_part(tmp_path: Path) -> None:
     size = 3_000_000
     program = (
         "import sys\n"
-        "from emra_deploy.files import atomic_output\n"
+        "from emra_deploy.host.files import atomic_output\n"
         "print('go', flush=True)\n"
         "for turn in range(10**6):\n"
         "    with atomic_output(sys.argv[1], overwrite=True) as part, part.open('wb') as stream:\n"
@@ -213,7 +213,7 @@ def test_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
     program = (
         "import resource, sys\n"
         "from emra_deploy.errors import EmraError\n"
-        "from emra_deploy.files import atomic_output\n"
+        "from emra_deploy.host.files import atomic_output\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try:\n"
         "    with atomic_output(sys.argv[1]) as part:\n"

@@ -70,7 +70,7 @@ def test_a_fork_is_told_and_harms_nothing(tmp_path: Path, kind: str) -> None:
 
 def test_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     from emra_deploy.errors import EmraError
-    from emra_deploy.forks import Owner
+    from emra_deploy.host.forks import Owner
 
     owner = Owner()
     owner.check("the thing")

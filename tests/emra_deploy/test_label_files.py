@@ -71,7 +71,7 @@ def test_full_disk_is_an_error(tmp_path: Path, limit: int) -> None:
         "import resource, sys, pathlib, numpy as np\n"
         "from emra_deploy.classes import ClassSet\n"
         "from emra_deploy.errors import EmraError\n"
-        "from emra_deploy.files import atomic_output\n"
+        "from emra_deploy.host.files import atomic_output\n"
         "from emra_deploy.label_files import LabelWriter\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
         "labels = np.random.default_rng(0).integers(0, 200, (1024, 1024), np.uint8)\n"

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from emra_deploy.host.throttling import ThrottleWatch, gpu_reasons
 from emra_deploy.stream.run import Stream
-from emra_deploy.throttling import ThrottleWatch, gpu_reasons
 from tests.emra_deploy.stream.fakes import Script, label_all
 
 ALERT = "class/thermal/cooling_device0/cur_state"

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from emra_deploy.cli.main import VERBS, build_parser
-from emra_deploy.machine import jetpack_note, jetpack_of_release
+from emra_deploy.host.machine import jetpack_note, jetpack_of_release
 from tests.platforms.resolving import JETPACK_6, JETPACK_7, REPOSITORY, read_extras, versions
 from tests.platforms.test_images import IMAGES, argument
 

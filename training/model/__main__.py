@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import script_imports
+from emra_deploy.host.extras import script_imports
 
 with script_imports(__name__, "train"):
     from training.model.config import AGGREGATIONS, BACKBONES, FUSIONS, ZOOMS, EMRAConfig

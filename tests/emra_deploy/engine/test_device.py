@@ -13,7 +13,7 @@ from emra_deploy.engine.device import FreeMemory, describe_machine, free_memory,
 from emra_deploy.engine.faults import known_fault, way_out
 from emra_deploy.engine.sidecar import Gpu
 from emra_deploy.errors import EmraError
-from emra_deploy.machine import parse_tegra_release
+from emra_deploy.host.machine import parse_tegra_release
 from tests.emra_deploy.engine.fake_cuda import FakeDriver, FakeRuntime
 
 ORIN = (

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from emra_deploy.engine.flavour import RTX, TENSORRT, Flavour, load_flavour, parse_version, version_text
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import install_command
+from emra_deploy.host.extras import install_command
 from tests.emra_deploy.engine.fake_tensorrt import Fake
 
 ALL = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")

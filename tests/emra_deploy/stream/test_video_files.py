@@ -206,7 +206,7 @@ def test_a_file_cannot_make_this_machine_open_others(tmp_path: Path, name: str, 
 
 def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save_video(tmp_path / "a.mp4", 3)
-    monkeypatch.setattr("emra_deploy.files.os.access", lambda *_: False)
+    monkeypatch.setattr("emra_deploy.host.files.os.access", lambda *_: False)
     with pytest.raises(EmraError) as caught:
         Stream(str(path), label_all)
     assert caught.value.code == "input-unreadable"

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from emra_deploy.errors import EmraError
-from emra_deploy.extras import install_command, pip_install
-from emra_deploy.slow_steps import step
+from emra_deploy.host.extras import install_command, pip_install
+from emra_deploy.host.slow_steps import step
 
 CUDA_PATIENCE = 30.0
 """Seconds for opening CUDA, after which it counts as hung."""

@@ -106,7 +106,7 @@ def _declared(extra: str) -> list[str]:
     from importlib import metadata
 
     setup = configparser.ConfigParser()
-    setup.read(Path(__file__).parents[1] / "setup.cfg", encoding="utf-8")
+    setup.read(Path(__file__).parents[2] / "setup.cfg", encoding="utf-8")
     if setup.get("metadata", "name", fallback=None) == _NAME:
         # The metadata of an editable installation is as old as the installation.
         return setup.get("options.extras_require", extra, fallback="").strip().splitlines()

@@ -1,0 +1,1 @@
+"""The machine and the process: files, libraries, memory, signals' patience, throttling, forks."""
