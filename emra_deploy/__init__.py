@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from emra_deploy._version import __version__
 
 if TYPE_CHECKING:
-    from emra_deploy.classes import ClassSet
     from emra_deploy.errors import EmraError
-    from emra_deploy.manifest import Manifest
+    from emra_deploy.model_file.classes import ClassSet
+    from emra_deploy.model_file.manifest import Manifest
     from emra_deploy.segmentation import Segmentation
     from emra_deploy.segmenter import Segmenter
     from emra_deploy.windows import Window
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["ClassSet", "EmraError", "Manifest", "Segmentation", "Segmenter", "Window", "__version__"]
 
 _HOMES = {
-    "ClassSet": "emra_deploy.classes",
+    "ClassSet": "emra_deploy.model_file.classes",
     "EmraError": "emra_deploy.errors",
-    "Manifest": "emra_deploy.manifest",
+    "Manifest": "emra_deploy.model_file.manifest",
     "Segmentation": "emra_deploy.segmentation",
     "Segmenter": "emra_deploy.segmenter",
     "Window": "emra_deploy.windows",

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy.classes import IGNORE, ClassSet
 from emra_deploy.errors import EmraError
+from emra_deploy.model_file.classes import IGNORE, ClassSet
 
 _CHUNK = 1 << 20
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy.classes import IGNORE
+from emra_deploy.model_file.classes import IGNORE
 from emra_deploy.windows import Window
 
 BLEND_DIVISOR = 4

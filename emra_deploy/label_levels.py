@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emra_deploy.classes import IGNORE
+from emra_deploy.model_file.classes import IGNORE
 from emra_deploy.raster import open_dataset
 
 BLOCK = 512

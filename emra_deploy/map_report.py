@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from emra_deploy.areas import ClassArea
-from emra_deploy.classes import ClassSet
+from emra_deploy.model_file.classes import ClassSet
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.areas import class_areas, count_labels
-from emra_deploy.classes import IGNORE
 from emra_deploy.errors import EmraError
 from emra_deploy.host.files import atomic_output, check_input, writing
 from emra_deploy.host.slow_steps import step
@@ -25,6 +24,7 @@ from emra_deploy.journal import Journal, describe_job
 from emra_deploy.map_outputs import check_outputs, open_sink
 from emra_deploy.map_report import MapReport
 from emra_deploy.map_tiles import estimate_tiles
+from emra_deploy.model_file.classes import IGNORE
 from emra_deploy.raster import RasterSource
 from emra_deploy.scaling import Scale
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy.classes import IGNORE, MAX_CLASSES, ClassSet
 from emra_deploy.errors import EmraError
+from emra_deploy.model_file.classes import IGNORE, MAX_CLASSES, ClassSet
 
 _CHUNK = 1 << 20
 

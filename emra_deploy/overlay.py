@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emra_deploy.areas import count_labels
-from emra_deploy.classes import IGNORE, ClassSet
 from emra_deploy.errors import EmraError
+from emra_deploy.model_file.classes import IGNORE, ClassSet
 
 if TYPE_CHECKING:
     from emra_deploy.areas import ClassArea

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emra_deploy.classes import IGNORE, ClassSet
 from emra_deploy.errors import EmraError
 from emra_deploy.georeference import GeoReference
 from emra_deploy.host.extras import need
+from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.raster import gdal_session, open_dataset
 
 SUFFIXES = (".gpkg", ".geojson")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from emra_deploy.classes import ClassSet
+from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.overlay import overlay, with_legend
 from emra_deploy.sources import ImageSource
 from emra_deploy.windows import Window

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.areas import ClassArea, class_areas, count_labels
-from emra_deploy.classes import IGNORE, ClassSet
 from emra_deploy.errors import EmraError
+from emra_deploy.model_file.classes import IGNORE, ClassSet
 
 __all__ = ["ClassArea", "Segmentation"]
 

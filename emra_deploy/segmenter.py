@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from emra_deploy.backends.base import Backend, Outputs
 from emra_deploy.blending import BLEND_DIVISOR, Blender
-from emra_deploy.classes import IGNORE, ClassSet
 from emra_deploy.errors import EmraError
 from emra_deploy.host.forks import Owner
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.classes import IGNORE, ClassSet
+from emra_deploy.model_file.manifest import Manifest
 from emra_deploy.segmentation import Segmentation
 from emra_deploy.sources import ArraySource, ImageSource
 from emra_deploy.windows import Tile, Window, default_halo, iter_tiles

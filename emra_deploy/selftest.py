@@ -14,7 +14,7 @@ from emra_deploy.backends.base import Backend
 from emra_deploy.engine.faults import known_fault, way_out
 from emra_deploy.errors import EmraError
 from emra_deploy.host.slow_steps import step
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 
 _log = logging.getLogger(__name__)
 

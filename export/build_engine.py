@@ -42,7 +42,7 @@ from emra_deploy.engine.sidecar import (
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import script_imports
 from emra_deploy.host.files import atomic_output, check_output
-from emra_deploy.seal import seal_json
+from emra_deploy.model_file.seal import seal_json
 
 with script_imports(__name__, "quant"):
     from export.engine_builder import Built, Request, build, check_request, make_profile

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
 from emra_deploy.inputs import open_input
+from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.sources import ImageSource
 from emra_deploy.windows import Window, plan_tiles
 from export.tiles import images_below, middle

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy.classes import IGNORE, ClassSet
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
 from emra_deploy.metrics import ConfusionMatrix, Scores
+from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.segmenter import Segmenter
 from emra_deploy.sources import ArraySource, ImageSource
 from emra_deploy.windows import Window

@@ -21,7 +21,7 @@ from benchmarks.measure import Plan, Ratio, Series, measure, paired_ratio
 from emra_deploy.backends.openvino import open_core
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import install_command
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 from export.linears import Linear, constant_tensors
 from export.qdq import insert_qdq
 from export.runners import feed

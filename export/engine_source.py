@@ -13,7 +13,7 @@ from emra_deploy.engine.plan import file_sha256
 from emra_deploy.engine.precision import asked_products, check_asked
 from emra_deploy.errors import EmraError
 from emra_deploy.host.files import check_input
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 from export.function_body import DOMAIN, drop_body
 
 _AGAIN = "Copy the file again and compare its size, or export it again with python -m export.to_onnx"

@@ -18,10 +18,10 @@ import onnx
 from emra_deploy import __version__
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
-from emra_deploy.golden import GoldenTile
 from emra_deploy.host.extras import install_command
 from emra_deploy.host.files import atomic_output
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.golden import GoldenTile
+from emra_deploy.model_file.manifest import Manifest
 from export.calibration import CalibrationSet
 from export.comparison import TOLERANCES, Comparison, compare
 from export.linears import Linear

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from emra_deploy.classes import IGNORE, ClassSet
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
 from emra_deploy.metrics import ConfusionMatrix, Scores
+from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.windows import plan_tiles
 from export.search import Outcome
 from export.sensitivity import Quantizer

@@ -13,8 +13,8 @@ from onnx import TensorProto, helper
 from emra_deploy import __version__
 from emra_deploy.errors import EmraError
 from emra_deploy.host.files import check_input
-from emra_deploy.manifest import Manifest
-from emra_deploy.seal import check_model_seal, seal_model
+from emra_deploy.model_file.manifest import Manifest
+from emra_deploy.model_file.seal import check_model_seal, seal_model
 
 OPSET = 20
 """The newest that TensorRT 10.3 reads, and the first with Gelu as one operator."""

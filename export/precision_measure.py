@@ -22,7 +22,7 @@ from emra_deploy.backends import open_backend
 from emra_deploy.backends.base import Backend, Outputs
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 from export.comparison import TileDifference, compare
 from export.cost import Timing
 from export.model_file import read_model

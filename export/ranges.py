@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 from export.linears import Linear
 from export.runners import feed
 

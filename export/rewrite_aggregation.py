@@ -15,7 +15,7 @@ import onnx
 
 from emra_deploy.errors import EmraError
 from emra_deploy.host.files import atomic_output, check_output
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 from export import verify
 from export.aggregation_forms import to_plugin_form, to_streamed_form, with_body
 from export.function_body import DOMAIN, OPERATOR, aggregation_nodes, drop_body

@@ -16,7 +16,7 @@ from emra_deploy.backends import open_backend
 from emra_deploy.backends.base import Backend, Outputs, check_batch
 from emra_deploy.backends.half_quantizing import truncates
 from emra_deploy.errors import EmraError
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 from export.model_file import read_model, with_logits
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 from export.damage import Answers, Damage, ask, compare_answers
 from export.linears import Linear
 from export.qdq import insert_qdq

@@ -21,7 +21,7 @@ from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import atomic_output, check_all_outputs
 from emra_deploy.host.slow_steps import step
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 
 with script_imports(__name__, "quant"):
     import onnx

@@ -17,7 +17,7 @@ from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile, check_bands, check_classes
 from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import check_output
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 
 with script_imports(__name__, "quant"):
     from export.calibration import DEFAULT_COUNT, CalibrationSet, choose_tiles

@@ -19,12 +19,12 @@ import numpy as np
 
 from emra_deploy import __version__
 from emra_deploy.errors import EmraError
-from emra_deploy.golden import GoldenTile
 from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.host.slow_steps import step
-from emra_deploy.manifest import Manifest
-from emra_deploy.seal import MODEL_KEYS, seal_model
+from emra_deploy.model_file.golden import GoldenTile
+from emra_deploy.model_file.manifest import Manifest
+from emra_deploy.model_file.seal import MODEL_KEYS, seal_model
 
 with script_imports(__name__, "train", "export"):
     import onnx

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy.classes import ClassSet
+from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.overlay import overlay, with_legend
 from emra_deploy.sources import ImageSource
 from emra_deploy.windows import Window

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from emra_deploy.classes import IGNORE
+from emra_deploy.model_file.classes import IGNORE
 from emra_deploy.windows import Window
 from training.data import Tile
 

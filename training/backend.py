@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 
 from emra_deploy.backends.base import Outputs, check_batch
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 from training.checkpoint import Checkpoint
 
 

@@ -15,9 +15,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
-from emra_deploy.seal import seal_json, take_json_seal
+from emra_deploy.model_file.classes import ClassSet
+from emra_deploy.model_file.seal import seal_json, take_json_seal
 from training.model import EMRAConfig, EMRAProxy
 
 FORMAT = 1

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from emra_deploy.classes import IGNORE
+from emra_deploy.model_file.classes import IGNORE
 from training.data import Tile
 from training.model import Parts
 from training.recipe import LossConfig

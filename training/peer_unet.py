@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.backends.base import Outputs, check_batch
-from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import Evaluation, evaluate
 from emra_deploy.host.extras import script_imports
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.classes import ClassSet
+from emra_deploy.model_file.manifest import Manifest
 from emra_deploy.segmenter import Segmenter
 
 with script_imports(__name__, "train", "dev"):

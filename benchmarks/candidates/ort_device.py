@@ -12,9 +12,9 @@ from benchmarks.candidates.runner import Batch, Layer
 from benchmarks.candidates.spec import Spec
 from emra_deploy.backends.contract import feed
 from emra_deploy.backends.providers import CUDA
-from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.classes import ClassSet
+from emra_deploy.model_file.manifest import Manifest
 
 _PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.candidates.runner import Batch, Layer
 from emra_deploy.backends.contract import feed
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 
 
 def profile_onnxruntime(path: Path, manifest: Manifest, batch: Batch, runs: int, threads: int | None) -> list[Layer]:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from benchmarks.candidates.peers import make_peer
 from benchmarks.candidates.runner import Batch, Layer
 from benchmarks.candidates.spec import Spec
-from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
+from emra_deploy.model_file.classes import ClassSet
 
 PEER_SIZE = (512, 512)
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}

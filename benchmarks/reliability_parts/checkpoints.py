@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.reliability_parts.model import CLASSES
-from emra_deploy.seal import JSON_KEY
+from emra_deploy.model_file.seal import JSON_KEY
 from training.checkpoint import CONFIG, WEIGHTS, load_checkpoint, save_checkpoint
 from training.model import BACKBONES, EMRAConfig, EMRAProxy
 from training.model.config import Backbone

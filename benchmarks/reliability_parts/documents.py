@@ -39,8 +39,8 @@ from emra_deploy.engine.sidecar import (
     to_json,
 )
 from emra_deploy.errors import EmraError
+from emra_deploy.model_file.seal import check_model_seal, seal_json, seal_model
 from emra_deploy.models import shipped_model
-from emra_deploy.seal import check_model_seal, seal_json, seal_model
 from emra_deploy.segmenter import Segmenter
 
 _HOSTILE = 0.4

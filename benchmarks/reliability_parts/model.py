@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy.classes import ClassSet
-from emra_deploy.golden import GoldenTile
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.classes import ClassSet
+from emra_deploy.model_file.golden import GoldenTile
+from emra_deploy.model_file.manifest import Manifest
 
 CLASSES = ClassSet(
     ("water", "land", "road", "building", "vegetation"),

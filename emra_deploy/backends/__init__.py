@@ -13,7 +13,7 @@ from emra_deploy.backends.choose import Choice, choose_on_processor, providers_h
 from emra_deploy.backends.providers import PROVIDERS
 from emra_deploy.errors import EmraError
 from emra_deploy.host.slow_steps import step
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 
 ENGINES = (".engine", ".plan", ".trt")
 """Endings of the names of TensorRT engines."""

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from emra_deploy.backends.base import Outputs
 from emra_deploy.errors import EmraError
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 
 EXPORT = "Export the model again with python -m export.to_onnx"
 MAX_THREADS = 1024

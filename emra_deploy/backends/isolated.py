@@ -29,7 +29,7 @@ from emra_deploy.backends.worker import place
 from emra_deploy.engine.gpu_errors import LOST
 from emra_deploy.errors import EmraError
 from emra_deploy.host.forks import Owner
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 
 RUN_PATIENCE = 300.0
 """Seconds for a batch, after which the process counts as hung."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from emra_deploy.backends.external_data import parts
 from emra_deploy.errors import EmraError
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 
 _METADATA_PROPS, _KEY, _VALUE = 14, 1, 2
 """Field numbers of onnx.proto: of ModelProto, and of StringStringEntryProto."""

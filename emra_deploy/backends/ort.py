@@ -18,8 +18,8 @@ from emra_deploy.errors import EmraError
 from emra_deploy.host import slow_steps
 from emra_deploy.host.extras import install_command
 from emra_deploy.host.files import instead_of_file
-from emra_deploy.manifest import Manifest
-from emra_deploy.seal import check_model_seal
+from emra_deploy.model_file.manifest import Manifest
+from emra_deploy.model_file.seal import check_model_seal
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -29,7 +29,7 @@ from emra_deploy.engine.forecast import Forecast
 from emra_deploy.engine.gpu_errors import LOST, RESTART, fault_of
 from emra_deploy.engine.graph_memory import measure_graph
 from emra_deploy.errors import EmraError
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import install_command, pip_install, pip_replace
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 
 MAX_DEVICE = 63
 

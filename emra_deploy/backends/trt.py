@@ -31,7 +31,7 @@ from emra_deploy.engine.plan import read_header
 from emra_deploy.engine.plugins import inspect_plugin, load_plugin
 from emra_deploy.engine.sidecar import Plugin
 from emra_deploy.errors import EmraError
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 
 
 class TensorRTBackend:

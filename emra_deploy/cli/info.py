@@ -11,7 +11,7 @@ from emra_deploy.errors import EmraError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-    from emra_deploy.manifest import Manifest
+    from emra_deploy.model_file.manifest import Manifest
 
 HELP = "Show the classes, input, precision and measured evidence of a model file or engine."
 

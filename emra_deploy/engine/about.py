@@ -10,7 +10,7 @@ from emra_deploy.engine.manifests import manifest_of_onnx, onnx_beside
 from emra_deploy.engine.plan import file_sha256, read_header
 from emra_deploy.engine.sidecar import Sidecar, check_digest, read_sidecar, sidecar_path
 from emra_deploy.errors import EmraError
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 
 
 def about_engine(

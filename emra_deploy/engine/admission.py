@@ -11,7 +11,7 @@ from emra_deploy.engine.flavour import RTX, TITLES, Flavour, parse_version
 from emra_deploy.engine.plan import PlanHeader
 from emra_deploy.engine.sidecar import Gpu, Sidecar, check_digest, read_sidecar, sidecar_path
 from emra_deploy.errors import EmraError
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 
 _log = logging.getLogger(__name__)
 

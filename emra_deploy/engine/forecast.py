@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from emra_deploy.engine.device import FreeMemory
 from emra_deploy.engine.graph_memory import GraphMemory
 from emra_deploy.errors import EmraError
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 
 SCRATCH = 32 * 2**20
 """Memory that kernels take beside their operands: engines of TensorRT-RTX 1.7 take 1 to 32 MB more than is counted at

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from emra_deploy.errors import EmraError
-from emra_deploy.manifest import Manifest
-from emra_deploy.seal import check_model_seal
+from emra_deploy.model_file.manifest import Manifest
+from emra_deploy.model_file.seal import check_model_seal
 
 
 def manifest_of_onnx(path: str | os.PathLike[str]) -> Manifest:

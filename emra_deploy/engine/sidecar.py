@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emra_deploy.classes import holds_controls
 from emra_deploy.engine.flavour import FLAVOURS, TITLES, parse_version
 from emra_deploy.engine.records import decode, encode
 from emra_deploy.errors import EmraError
-from emra_deploy.manifest import PRECISIONS, Manifest
-from emra_deploy.seal import take_json_seal
+from emra_deploy.model_file.classes import holds_controls
+from emra_deploy.model_file.manifest import PRECISIONS, Manifest
+from emra_deploy.model_file.seal import take_json_seal
 
 SCHEMA = 1
 """Version of the JSON form. Any new, renamed or reinterpreted field raises it."""

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation.loop import LabelledTile, check_bands, evaluate
 from emra_deploy.evaluation.page import check_page, write_page
 from emra_deploy.evaluation.report import describe, print_tables, write_json
 from emra_deploy.host.files import check_all_outputs
+from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.segmenter import Segmenter
 
 

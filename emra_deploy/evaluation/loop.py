@@ -9,9 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
 from emra_deploy.metrics import ConfusionMatrix, Scores
+from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.segmenter import Segmenter
 from emra_deploy.sources import ImageSource
 from emra_deploy.windows import Window

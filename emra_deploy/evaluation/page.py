@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy.classes import IGNORE, ClassSet
 from emra_deploy.evaluation.loop import Evaluation, LabelledTile
 from emra_deploy.evaluation.report import percent
 from emra_deploy.host.extras import need
 from emra_deploy.host.files import atomic_output
+from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.segmenter import Segmenter
 from emra_deploy.windows import Window
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from emra_deploy.classes import IGNORE
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
+from emra_deploy.model_file.classes import IGNORE
 from emra_deploy.scenes.scene import DUBAI_CLASSES, Scene
 
 CRS = "EPSG:32640"

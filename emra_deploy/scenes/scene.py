@@ -8,8 +8,8 @@ from math import cos, pi, sin
 import numpy as np
 from numpy.typing import NDArray
 
-from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
+from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.scenes.block import Block
 from emra_deploy.scenes.canvas import Canvas, Frame
 from emra_deploy.scenes.districts import DISTRICTS

@@ -13,7 +13,7 @@ from benchmarks import best_cpu
 from benchmarks.candidates.spec import make_specs, parse_sizes
 from benchmarks.results_file import write_result
 from emra_deploy.errors import EmraError
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 from tests.benchmarks.results import candidate, latency_result
 from tests.conftest import REPOSITORY
 

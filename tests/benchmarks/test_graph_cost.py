@@ -150,7 +150,7 @@ def test_the_model_costs_what_its_configuration_says() -> None:
     path = FP32_MODEL
     cost = count_file(path)
     manifest = next(entry.value for entry in onnx.load(path).metadata_props if entry.key == "emra_manifest")
-    from emra_deploy.manifest import Manifest
+    from emra_deploy.model_file.manifest import Manifest
 
     read = Manifest.from_json(manifest)
     config = EMRAConfig(

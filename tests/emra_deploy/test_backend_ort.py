@@ -14,8 +14,8 @@ import pytest
 from emra_deploy import models
 from emra_deploy.backends import open_backend
 from emra_deploy.backends.ort import OnnxRuntimeBackend
-from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
+from emra_deploy.model_file.classes import ClassSet
 from tests.onnx_models import CLASSES, build_graph, build_model, make_manifest, nearest_colour, scene
 
 

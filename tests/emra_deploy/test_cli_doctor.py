@@ -134,7 +134,7 @@ def test_sound_machine(tmp_path: Path) -> None:
 def test_model_that_fails_its_self_test(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    from emra_deploy.golden import GoldenTile
+    from emra_deploy.model_file.golden import GoldenTile
     from tests.onnx_models import make_manifest, nearest_colour, scene
 
     picture = scene(32, 32)

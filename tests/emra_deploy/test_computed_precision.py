@@ -14,7 +14,7 @@ import pytest
 from emra_deploy.backends import open_backend
 from emra_deploy.backends.openvino import _choose_precision
 from emra_deploy.errors import EmraError
-from emra_deploy.golden import GoldenTile
+from emra_deploy.model_file.golden import GoldenTile
 from emra_deploy.models import shipped_model
 from emra_deploy.segmenter import Segmenter
 from emra_deploy.selftest import self_test

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emra_deploy.classes import IGNORE, ClassSet
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import check_bands, evaluate
 from emra_deploy.evaluation.page import RIGHT, WRONG, make_panels, write_page
 from emra_deploy.evaluation.report import describe, write_json
+from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.segmenter import Segmenter
 from emra_deploy.sources import ArraySource
 from emra_deploy.windows import Window

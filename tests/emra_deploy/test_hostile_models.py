@@ -16,8 +16,8 @@ from emra_deploy.backends import open_backend
 from emra_deploy.backends.contract import MAX_THREADS
 from emra_deploy.cli.main import main
 from emra_deploy.errors import EmraError
-from emra_deploy.golden import GoldenTile
-from emra_deploy.manifest import METADATA_KEY
+from emra_deploy.model_file.golden import GoldenTile
+from emra_deploy.model_file.manifest import METADATA_KEY
 from emra_deploy.segmenter import MAX_BATCH, Segmenter
 from tests.onnx_models import build_graph, build_model, make_manifest, scene
 

@@ -69,7 +69,7 @@ def test_the_same_labels_give_the_same_bytes(tmp_path: Path) -> None:
 def test_full_disk_is_an_error(tmp_path: Path, limit: int) -> None:
     program = (
         "import resource, sys, pathlib, numpy as np\n"
-        "from emra_deploy.classes import ClassSet\n"
+        "from emra_deploy.model_file.classes import ClassSet\n"
         "from emra_deploy.errors import EmraError\n"
         "from emra_deploy.host.files import atomic_output\n"
         "from emra_deploy.label_files import LabelWriter\n"

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from emra_deploy.errors import EmraError
-from emra_deploy.golden import GoldenTile
-from emra_deploy.manifest import METADATA_KEY, Manifest
+from emra_deploy.model_file.golden import GoldenTile
+from emra_deploy.model_file.manifest import METADATA_KEY, Manifest
 from tests.onnx_models import make_manifest
 
 

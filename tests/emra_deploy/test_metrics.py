@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
 from emra_deploy.metrics import ConfusionMatrix
+from emra_deploy.model_file.classes import ClassSet
 
 
 def class_set(count: int) -> ClassSet:

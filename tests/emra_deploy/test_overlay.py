@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from emra_deploy.areas import class_areas, count_labels
-from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
+from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.overlay import colour_map, legend, overlay, with_legend
 from emra_deploy.preview import Preview
 from emra_deploy.sources import ArraySource

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emra_deploy.backends.base import Outputs, check_batch
-from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.classes import ClassSet
+from emra_deploy.model_file.manifest import Manifest
 from emra_deploy.segmenter import Segmenter
 from emra_deploy.sources import ArraySource
 from emra_deploy.windows import Window, plan_tiles

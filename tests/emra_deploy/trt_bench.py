@@ -26,7 +26,7 @@ from emra_deploy.engine.sidecar import (
     to_json,
 )
 from emra_deploy.errors import EmraError
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.manifest import Manifest
 from tests.emra_deploy.engine.fake_cuda import FakeRuntime
 from tests.emra_deploy.engine.fake_tensorrt import Fake
 from tests.onnx_models import build_model

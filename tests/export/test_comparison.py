@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import pytest
 
-from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
+from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.sources import ArraySource
 from export.comparison import TOLERANCES, Comparison, TileDifference, Tolerance, compare
 from tests.onnx_models import CLASSES, build_model, nearest_colour, scene

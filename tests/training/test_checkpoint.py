@@ -12,9 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
-from emra_deploy.seal import take_json_seal
+from emra_deploy.model_file.classes import ClassSet
+from emra_deploy.model_file.seal import take_json_seal
 from training.checkpoint import (
     CONFIG,
     WEIGHTS,

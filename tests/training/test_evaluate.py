@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from benchmarks import accuracy
-from emra_deploy.classes import ClassSet
+from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.scenes import DUBAI_CLASSES, generate
 from export.to_onnx import to_onnx
 from tests.checkpoints import MEAN, STD, small_backbone, small_checkpoint

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
+from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.windows import Window
 from training.data.codecs import Codec
 from training.data.readers import read_mask, read_picture

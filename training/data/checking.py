@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from emra_deploy.classes import IGNORE
 from emra_deploy.errors import EmraError
+from emra_deploy.model_file.classes import IGNORE
 from emra_deploy.windows import Window
 from training.data.base import AerialDataset, Tile
 from training.data.pairing import Problems

@@ -11,8 +11,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from emra_deploy.classes import IGNORE, ClassSet
 from emra_deploy.errors import EmraError
+from emra_deploy.model_file.classes import IGNORE, ClassSet
 
 UNKNOWN = 254
 """What a codec gives for a pixel that its data set does not allow; never leaves this package."""

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emra_deploy.classes import IGNORE, ClassSet
 from emra_deploy.errors import EmraError
+from emra_deploy.model_file.classes import IGNORE, ClassSet
 from training.data.base import AerialDataset
 from training.data.codecs import Codec, Colour, ColourCodec, IndexCodec
 from training.data.pairing import Pair, Problems, files_of, find_subfolder, make_tiles, pair_up, subfolder

@@ -25,8 +25,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
+from emra_deploy.model_file.classes import ClassSet
 from training.data.base import AerialDataset
 from training.data.codecs import ColourCodec
 from training.data.pairing import Pair, Problems, make_tiles

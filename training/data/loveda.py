@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from emra_deploy.classes import IGNORE, ClassSet
 from emra_deploy.errors import EmraError
+from emra_deploy.model_file.classes import IGNORE, ClassSet
 from training.data.base import AerialDataset
 from training.data.codecs import IndexCodec
 from training.data.pairing import (

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from emra_deploy.golden import GoldenTile
-from emra_deploy.manifest import Manifest
+from emra_deploy.model_file.golden import GoldenTile
+from emra_deploy.model_file.manifest import Manifest
 from tests.onnx_models import CLASSES, MEAN, STD, make_manifest, scene
 
 WIDTH, TOKENS, SIDE = 32, 16, 32

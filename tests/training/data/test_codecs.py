@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emra_deploy.classes import ClassSet
 from emra_deploy.errors import EmraError
+from emra_deploy.model_file.classes import ClassSet
 from tests.training.data.layouts import label_map, paint
 from training.data.codecs import ColourCodec, IndexCodec, decode_labels
 

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from emra_deploy.classes import ClassSet, holds_controls
 from emra_deploy.errors import EmraError
-from emra_deploy.golden import GoldenTile
+from emra_deploy.model_file.classes import ClassSet, holds_controls
+from emra_deploy.model_file.golden import GoldenTile
 from emra_deploy.windows import HALO_DIVISOR
 
 SCHEMA = 1
