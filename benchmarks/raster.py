@@ -34,9 +34,9 @@ _BARE = """
 import json, sys, time
 import numpy as np
 from emra_deploy.backends import open_backend
-from emra_deploy.raster import RasterSource
+from emra_deploy.pictures.raster import RasterSource
 from emra_deploy.segmenter import Segmenter
-from emra_deploy.windows import iter_tiles
+from emra_deploy.pictures.windows import iter_tiles
 model, raster, name, threads, size = sys.argv[1:]
 backend, manifest = open_backend(model, name, int(threads) or None)
 segmenter = Segmenter(backend, manifest, batch_size=int(size) or None)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from emra_deploy.errors import EmraError
     from emra_deploy.model_file.classes import ClassSet
     from emra_deploy.model_file.manifest import Manifest
+    from emra_deploy.pictures.windows import Window
     from emra_deploy.segmentation import Segmentation
     from emra_deploy.segmenter import Segmenter
-    from emra_deploy.windows import Window
 
 __all__ = ["ClassSet", "EmraError", "Manifest", "Segmentation", "Segmenter", "Window", "__version__"]
 
@@ -27,7 +27,7 @@ _HOMES = {
     "Manifest": "emra_deploy.model_file.manifest",
     "Segmentation": "emra_deploy.segmentation",
     "Segmenter": "emra_deploy.segmenter",
-    "Window": "emra_deploy.windows",
+    "Window": "emra_deploy.pictures.windows",
 }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.model_file.classes import IGNORE
-from emra_deploy.windows import Window
+from emra_deploy.pictures.windows import Window
 
 BLEND_DIVISOR = 4
 """Blended tiles overlap by half: each pixel away from the border is seen by four."""

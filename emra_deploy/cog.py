@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from emra_deploy.raster import gdal_session, open_dataset
+from emra_deploy.pictures.raster import gdal_session, open_dataset
 
 COPY_CACHE_BYTES = 16 * 2**20
 """GDAL's cache where each block is read once."""

@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 from emra_deploy._version import __version__
 from emra_deploy.errors import EmraError
-from emra_deploy.windows import Window
+from emra_deploy.pictures.windows import Window
 
 if TYPE_CHECKING:
-    from emra_deploy.scaling import Scale
+    from emra_deploy.pictures.scaling import Scale
     from emra_deploy.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from emra_deploy.raster import open_dataset
+from emra_deploy.pictures.raster import open_dataset
 
 
 def facts(dataset: Any) -> dict[str, Any]:

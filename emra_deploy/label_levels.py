@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emra_deploy.model_file.classes import IGNORE
-from emra_deploy.raster import open_dataset
+from emra_deploy.pictures.raster import open_dataset
 
 BLOCK = 512
 """Side of the blocks of a finished label raster in pixels; the smallest overview is no larger."""

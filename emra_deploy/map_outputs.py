@@ -11,11 +11,11 @@ from emra_deploy.host.extras import need
 from emra_deploy.host.files import check_all_outputs
 
 if TYPE_CHECKING:
-    from emra_deploy.georeference import GeoReference
     from emra_deploy.label_files import LabelSink
-    from emra_deploy.raster import RasterSource
+    from emra_deploy.pictures.georeference import GeoReference
+    from emra_deploy.pictures.raster import RasterSource
+    from emra_deploy.pictures.sources import ArraySource
     from emra_deploy.segmenter import Segmenter
-    from emra_deploy.sources import ArraySource
 
 
 def check_outputs(

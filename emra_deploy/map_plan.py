@@ -11,11 +11,11 @@ import numpy as np
 
 from emra_deploy.host.machine import peak_memory
 from emra_deploy.host.slow_steps import step
-from emra_deploy.windows import iter_tiles
+from emra_deploy.pictures.windows import iter_tiles
 
 if TYPE_CHECKING:
+    from emra_deploy.pictures.sources import ImageSource
     from emra_deploy.segmenter import Segmenter
-    from emra_deploy.sources import ImageSource
 
 TRIALS = 5
 """Batches that are run to see how long one takes; their median counts."""
@@ -93,7 +93,7 @@ def plan_map(source: ImageSource, segmenter: Segmenter) -> MapPlan:
 
 def _seconds_per_tile(source: ImageSource, segmenter: Segmenter, batch: int) -> float:
     """By running the tile in the picture's middle; the golden tile's self-test has warmed the model up."""
-    from emra_deploy.windows import Window
+    from emra_deploy.pictures.windows import Window
 
     _, height, width = segmenter.backend.input_shape
     rows, columns = min(height, source.height), min(width, source.width)

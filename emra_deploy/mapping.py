@@ -19,24 +19,24 @@ from emra_deploy.errors import EmraError
 from emra_deploy.host.files import atomic_output, check_input, writing
 from emra_deploy.host.slow_steps import step
 from emra_deploy.host.throttling import ThrottleWatch
-from emra_deploy.inputs import open_input
 from emra_deploy.journal import Journal, describe_job
 from emra_deploy.map_outputs import check_outputs, open_sink
 from emra_deploy.map_report import MapReport
 from emra_deploy.map_tiles import estimate_tiles
 from emra_deploy.model_file.classes import IGNORE
-from emra_deploy.raster import RasterSource
-from emra_deploy.scaling import Scale
+from emra_deploy.pictures.inputs import open_input
+from emra_deploy.pictures.raster import RasterSource
+from emra_deploy.pictures.scaling import Scale
 
 if TYPE_CHECKING:
-    from emra_deploy.georeference import GeoReference
     from emra_deploy.label_files import LabelSink
     from emra_deploy.map_plan import MapPlan
+    from emra_deploy.pictures.georeference import GeoReference
+    from emra_deploy.pictures.sources import ArraySource
+    from emra_deploy.pictures.windows import Window
     from emra_deploy.preview import Preview
     from emra_deploy.resampling import ResampledSource
     from emra_deploy.segmenter import Segmenter
-    from emra_deploy.sources import ArraySource
-    from emra_deploy.windows import Window
 
 JOURNAL_PIXELS = 2**26
 """From this many pixels on, minutes of work, an unfinished map is kept to be gone on with."""

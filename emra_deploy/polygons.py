@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emra_deploy.errors import EmraError
-from emra_deploy.georeference import GeoReference
 from emra_deploy.host.extras import need
 from emra_deploy.model_file.classes import IGNORE, ClassSet
-from emra_deploy.raster import gdal_session, open_dataset
+from emra_deploy.pictures.georeference import GeoReference
+from emra_deploy.pictures.raster import gdal_session, open_dataset
 
 SUFFIXES = (".gpkg", ".geojson")
 """Of the files that can be written."""

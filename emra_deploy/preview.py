@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.overlay import overlay, with_legend
-from emra_deploy.sources import ImageSource
-from emra_deploy.windows import Window
+from emra_deploy.pictures.sources import ImageSource
+from emra_deploy.pictures.windows import Window
 
 if TYPE_CHECKING:
     from emra_deploy.areas import ClassArea

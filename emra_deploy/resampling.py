@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.errors import EmraError
-from emra_deploy.windows import Window
+from emra_deploy.pictures.windows import Window
 
 if TYPE_CHECKING:
-    from emra_deploy.georeference import GeoReference
+    from emra_deploy.pictures.georeference import GeoReference
+    from emra_deploy.pictures.sources import ImageSource
     from emra_deploy.segmenter import Segmenter
-    from emra_deploy.sources import ImageSource
 
 TOLERANCE = 0.1
 """Models are trained over a range of scales; a GSD that is off by less than this share is left as it is."""

@@ -18,9 +18,9 @@ from emra_deploy.errors import EmraError
 from emra_deploy.host.forks import Owner
 from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.model_file.manifest import Manifest
+from emra_deploy.pictures.sources import ArraySource, ImageSource
+from emra_deploy.pictures.windows import Tile, Window, default_halo, iter_tiles
 from emra_deploy.segmentation import Segmentation
-from emra_deploy.sources import ArraySource, ImageSource
-from emra_deploy.windows import Tile, Window, default_halo, iter_tiles
 
 if TYPE_CHECKING:
     from emra_deploy.stream import Stream, StreamOptions

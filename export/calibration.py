@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from emra_deploy.errors import EmraError
-from emra_deploy.inputs import open_input
 from emra_deploy.model_file.classes import ClassSet
-from emra_deploy.sources import ImageSource
-from emra_deploy.windows import Window, plan_tiles
+from emra_deploy.pictures.inputs import open_input
+from emra_deploy.pictures.sources import ImageSource
+from emra_deploy.pictures.windows import Window, plan_tiles
 from export.tiles import images_below, middle
 
 DEFAULT_COUNT = 64

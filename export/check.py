@@ -21,10 +21,10 @@ from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile, check_bands, check_classes
 from emra_deploy.host.extras import script_imports
 from emra_deploy.host.files import atomic_output, check_output
-from emra_deploy.inputs import open_input
+from emra_deploy.pictures.inputs import open_input
+from emra_deploy.pictures.sources import ArraySource, ImageSource
+from emra_deploy.pictures.windows import Window
 from emra_deploy.scenes import generate
-from emra_deploy.sources import ArraySource, ImageSource
-from emra_deploy.windows import Window
 
 with script_imports(__name__, "quant"):
     from export.comparison import TOLERANCES, Comparison, Tolerance, compare

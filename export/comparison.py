@@ -20,9 +20,9 @@ from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
 from emra_deploy.metrics import ConfusionMatrix, Scores
 from emra_deploy.model_file.classes import IGNORE, ClassSet
+from emra_deploy.pictures.sources import ArraySource, ImageSource
+from emra_deploy.pictures.windows import Window
 from emra_deploy.segmenter import Segmenter
-from emra_deploy.sources import ArraySource, ImageSource
-from emra_deploy.windows import Window
 
 if TYPE_CHECKING:
     from export.runners import Runner

@@ -11,7 +11,7 @@ from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
 from emra_deploy.metrics import ConfusionMatrix, Scores
 from emra_deploy.model_file.classes import IGNORE, ClassSet
-from emra_deploy.windows import plan_tiles
+from emra_deploy.pictures.windows import plan_tiles
 from export.search import Outcome
 from export.sensitivity import Quantizer
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from emra_deploy.errors import EmraError
-from emra_deploy.images import read_image
 from emra_deploy.model_file.manifest import Manifest
+from emra_deploy.pictures.images import read_image
 from emra_deploy.scenes import generate
 
 GOLDEN_SEED = 20

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from emra_deploy.model_file.classes import IGNORE
-from emra_deploy.windows import Window
+from emra_deploy.pictures.windows import Window
 from training.data import Tile
 
 

@@ -18,7 +18,7 @@ from jsonargparse import ArgumentParser
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import script_imports
 from emra_deploy.model_file.classes import ClassSet
-from emra_deploy.windows import Window
+from emra_deploy.pictures.windows import Window
 
 with script_imports(__name__, "train"):
     import torch

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy.images import read_image
 from emra_deploy.model_file.classes import ClassSet
+from emra_deploy.pictures.images import read_image
 from emra_deploy.segmentation import Segmentation
 
 STAGES = ("decode", "upload", "compute", "download", "post", "end_to_end")

@@ -27,9 +27,9 @@ from benchmarks.reliability_parts.forms import JPEG, PNG, TIFF
 from benchmarks.reliability_parts.model import picture
 from benchmarks.reliability_parts.mutate import Damage, mutate
 from emra_deploy.host.extras import need
-from emra_deploy.inputs import open_input
-from emra_deploy.raster import RasterSource
-from emra_deploy.windows import Window
+from emra_deploy.pictures.inputs import open_input
+from emra_deploy.pictures.raster import RasterSource
+from emra_deploy.pictures.windows import Window
 
 Pixels = tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]
 """H x W x 3 RGB, and H x W where there is data."""

@@ -9,8 +9,8 @@ from typing import Any
 
 from benchmarks.streams.follow import Follower, percentile, reconciles
 from benchmarks.streams.rtsp import RtspServer
+from emra_deploy.pictures.sources import ImageSource
 from emra_deploy.segmentation import Segmentation
-from emra_deploy.sources import ImageSource
 from emra_deploy.stream import Stream, StreamState
 
 

@@ -109,7 +109,7 @@ def run(options: Namespace) -> int:
 
 def _settings(options: Namespace, bands: tuple[int, ...] | None) -> dict[str, Any]:
     """What a map and the plan of it are told alike."""
-    from emra_deploy.scaling import Scale
+    from emra_deploy.pictures.scaling import Scale
 
     files = ("input", "output", "model", "overlay", "polygons", "overwrite")
     names = (*files, "batch", "blend", "gsd")

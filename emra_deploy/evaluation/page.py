@@ -18,8 +18,8 @@ from emra_deploy.evaluation.report import percent
 from emra_deploy.host.extras import need
 from emra_deploy.host.files import atomic_output
 from emra_deploy.model_file.classes import IGNORE, ClassSet
+from emra_deploy.pictures.windows import Window
 from emra_deploy.segmenter import Segmenter
-from emra_deploy.windows import Window
 
 PANEL = 480
 """Longest side of a picture on the page, in pixels; larger ones are thinned out."""

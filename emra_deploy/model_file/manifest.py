@@ -16,7 +16,7 @@ from typing import Any
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import ClassSet, holds_controls
 from emra_deploy.model_file.golden import GoldenTile
-from emra_deploy.windows import HALO_DIVISOR
+from emra_deploy.pictures.windows import HALO_DIVISOR
 
 SCHEMA = 1
 """Version of the JSON form. Any new, renamed or reinterpreted field raises it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from emra_deploy.sources import ArraySource
+from emra_deploy.pictures.sources import ArraySource
 from emra_deploy.stream.frames import Grab, Picture
 
 

@@ -14,15 +14,15 @@ from emra_deploy.areas import ClassArea
 from emra_deploy.errors import EmraError
 from emra_deploy.host.forks import Owner
 from emra_deploy.host.throttling import ThrottleWatch
+from emra_deploy.pictures.sources import ArraySource, ImageSource
+from emra_deploy.pictures.windows import Window
 from emra_deploy.segmentation import Segmentation
-from emra_deploy.sources import ArraySource, ImageSource
 from emra_deploy.stream.buffer import FrameBuffer
 from emra_deploy.stream.frames import Frame, Picture
 from emra_deploy.stream.options import StreamOptions
 from emra_deploy.stream.reader import Reader, Waiting
 from emra_deploy.stream.source import SourceLike, make_opener
 from emra_deploy.stream.status import Ledger, StateChange, StreamState, StreamStatus
-from emra_deploy.windows import Window
 
 LATE = "results are older than the age limit"
 _LATE_STREAK = 5

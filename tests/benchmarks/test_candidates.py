@@ -20,8 +20,8 @@ from benchmarks.candidates.spec import Spec, installed, make_specs, parse_batche
 from emra_deploy.engine.cuda import UNUSABLE
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import install_command
-from emra_deploy.images import read_image
 from emra_deploy.model_file.golden import GoldenTile
+from emra_deploy.pictures.images import read_image
 from tests.onnx_models import build_model, make_manifest, nearest_colour, scene
 
 

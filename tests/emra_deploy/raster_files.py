@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from emra_deploy.errors import EmraError
-from emra_deploy.georeference import GeoReference
-from emra_deploy.inputs import open_input
 from emra_deploy.label_files import LabelWriter
 from emra_deploy.model_file.classes import ClassSet
-from emra_deploy.raster import RasterSource
-from emra_deploy.sources import ArraySource
-from emra_deploy.windows import Window
+from emra_deploy.pictures.georeference import GeoReference
+from emra_deploy.pictures.inputs import open_input
+from emra_deploy.pictures.raster import RasterSource
+from emra_deploy.pictures.sources import ArraySource
+from emra_deploy.pictures.windows import Window
 
 rasterio = pytest.importorskip("rasterio")
 from rasterio.enums import ColorInterp  # noqa: E402

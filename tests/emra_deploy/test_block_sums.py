@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from emra_deploy.errors import EmraError
-from emra_deploy.raster import RasterSource
-from emra_deploy.windows import Window
+from emra_deploy.pictures.raster import RasterSource
+from emra_deploy.pictures.windows import Window
 from tests.onnx_models import scene
 
 rasterio = pytest.importorskip("rasterio")
@@ -82,7 +82,7 @@ def test_only_blocks_that_are_read_are_looked_at(tmp_path: Path) -> None:
 def test_a_block_that_unpacks_to_more_than_a_block_is_refused(tmp_path: Path) -> None:
     import zlib
 
-    from emra_deploy.block_sums import DeflateSums
+    from emra_deploy.pictures.block_sums import DeflateSums
 
     bomb = zlib.compress(bytes(50_000_000), 9)
     (tmp_path / "a").write_bytes(b"xx" + bomb)

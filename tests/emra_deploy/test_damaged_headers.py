@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from emra_deploy.errors import EmraError
-from emra_deploy.images import read_picture
-from emra_deploy.inputs import open_input
+from emra_deploy.pictures.images import read_picture
+from emra_deploy.pictures.inputs import open_input
 from tests.onnx_models import scene
 
 

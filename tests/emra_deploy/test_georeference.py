@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emra_deploy.georeference import GeoReference
-from emra_deploy.raster import RasterSource
+from emra_deploy.pictures.georeference import GeoReference
+from emra_deploy.pictures.raster import RasterSource
 from tests.emra_deploy.raster_files import UTM, Affine, make_labels, rasterio, write, write_labels
 
 

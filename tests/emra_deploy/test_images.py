@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from emra_deploy import images
 from emra_deploy.errors import EmraError
-from emra_deploy.images import MAX_PIXELS, image_format, read_image, read_picture, tiff_header
-from emra_deploy.scaling import Scale
+from emra_deploy.pictures import images
+from emra_deploy.pictures.images import MAX_PIXELS, image_format, read_image, read_picture, tiff_header
+from emra_deploy.pictures.scaling import Scale
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 
 from emra_deploy.cog import copy_levels
 from emra_deploy.errors import EmraError
-from emra_deploy.georeference import GeoReference
 from emra_deploy.label_files import LabelWriter
 from emra_deploy.label_levels import BLOCK
+from emra_deploy.pictures.georeference import GeoReference
 from tests.onnx_models import CLASSES
 
 rasterio = pytest.importorskip("rasterio")

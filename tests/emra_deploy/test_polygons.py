@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from emra_deploy.cli.main import main
 from emra_deploy.errors import EmraError
-from emra_deploy.georeference import GeoReference
 from emra_deploy.mapping import segment_file
+from emra_deploy.pictures.georeference import GeoReference
 from emra_deploy.polygons import PolygonRequest, signed_area, trace, write_polygons
 from tests.emra_deploy.raster_files import CLASSES, rasterio, write_labels
 from tests.onnx_models import CLASSES as FIVE

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from emra_deploy.errors import EmraError
-from emra_deploy.inputs import open_input
-from emra_deploy.raster import RasterSource
-from emra_deploy.scaling import Scale
-from emra_deploy.windows import Window
+from emra_deploy.pictures.inputs import open_input
+from emra_deploy.pictures.raster import RasterSource
+from emra_deploy.pictures.scaling import Scale
+from emra_deploy.pictures.windows import Window
 from tests.emra_deploy.raster_files import UTM, code_of, rasterio, read, write
 
 

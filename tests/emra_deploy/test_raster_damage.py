@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emra_deploy.raster import RasterSource
-from emra_deploy.windows import Window
+from emra_deploy.pictures.raster import RasterSource
+from emra_deploy.pictures.windows import Window
 from tests.emra_deploy.raster_files import UTM, code_of, rasterio, write
 
 
@@ -60,8 +60,8 @@ def test_small_file_that_declares_120_gigabytes(tmp_path: Path) -> None:
         "import re, sys\n"
         "from pathlib import Path\n"
         "from emra_deploy.errors import EmraError\n"
-        "from emra_deploy.inputs import open_input\n"
-        "from emra_deploy.windows import Window\n"
+        "from emra_deploy.pictures.inputs import open_input\n"
+        "from emra_deploy.pictures.windows import Window\n"
         "try:\n"
         "    open_input(sys.argv[1]).read(Window(0, 0, 512, 512))\n"
         "except EmraError as error:\n"

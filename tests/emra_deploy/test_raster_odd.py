@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emra_deploy import raster
 from emra_deploy.errors import EmraError
 from emra_deploy.mapping import segment_file
+from emra_deploy.pictures import raster
+from emra_deploy.pictures.raster import RasterSource, gdal_session
+from emra_deploy.pictures.scaling import Scale
+from emra_deploy.pictures.windows import Window
 from emra_deploy.preview import MAX_SIDE, STREAMED_SIDE
-from emra_deploy.raster import RasterSource, gdal_session
-from emra_deploy.scaling import Scale
-from emra_deploy.windows import Window
 from tests.onnx_models import build_model, nearest_colour, scene
 
 rasterio = pytest.importorskip("rasterio")

@@ -14,10 +14,10 @@ from PIL import Image
 from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.cli.main import main
 from emra_deploy.errors import EmraError
+from emra_deploy.pictures.sources import ArraySource
+from emra_deploy.pictures.windows import plan_tiles
 from emra_deploy.resampling import ResampledSource, scale_factor
 from emra_deploy.segmenter import Segmenter
-from emra_deploy.sources import ArraySource
-from emra_deploy.windows import plan_tiles
 from tests.onnx_models import CLASSES, build_model, make_manifest, nearest_colour, scene
 
 

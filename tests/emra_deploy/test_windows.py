@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emra_deploy.errors import EmraError
-from emra_deploy.windows import Tile, Window, default_halo, iter_tiles, plan_tiles
+from emra_deploy.pictures.windows import Tile, Window, default_halo, iter_tiles, plan_tiles
 
 # A slow machine is no failure, and the plans of one pixel tiles take long to check.
 quick = settings(max_examples=50, deadline=None)

@@ -13,7 +13,7 @@ import pytest
 
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import ClassSet
-from emra_deploy.sources import ArraySource
+from emra_deploy.pictures.sources import ArraySource
 from export.comparison import TOLERANCES, Comparison, TileDifference, Tolerance, compare
 from tests.onnx_models import CLASSES, build_model, nearest_colour, scene
 

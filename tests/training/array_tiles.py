@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emra_deploy.windows import Window
+from emra_deploy.pictures.windows import Window
 from training.data import Tile
 from training.data.codecs import ColourCodec
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import ClassSet
-from emra_deploy.windows import Window
+from emra_deploy.pictures.windows import Window
 from training.data.codecs import Codec
 from training.data.readers import read_mask, read_picture
 
@@ -68,7 +68,7 @@ class Tile:
         return read_mask(self.label_path, self.codec, self._inside(window))
 
     def source(self) -> TileSource:
-        """The picture as an `emra_deploy.sources.ImageSource`."""
+        """The picture as an `emra_deploy.pictures.sources.ImageSource`."""
         return TileSource(self)
 
     def _inside(self, window: Window | None) -> Window:

@@ -12,7 +12,7 @@ import numpy as np
 
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import IGNORE
-from emra_deploy.windows import Window
+from emra_deploy.pictures.windows import Window
 from training.data.base import AerialDataset, Tile
 from training.data.pairing import Problems
 

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 
 from emra_deploy.errors import EmraError
+from emra_deploy.pictures.windows import Window
 from emra_deploy.scenes import DEFAULT_GSD, DUBAI_CLASSES, generate
-from emra_deploy.windows import Window
 from training.data.base import AerialDataset, Tile
 from training.data.codecs import ColourCodec
 from training.data.readers import cache

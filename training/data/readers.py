@@ -20,9 +20,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from emra_deploy.errors import EmraError
-from emra_deploy.images import read_image
-from emra_deploy.raster import gdal_session
-from emra_deploy.windows import Window
+from emra_deploy.pictures.images import read_image
+from emra_deploy.pictures.raster import gdal_session
+from emra_deploy.pictures.windows import Window
 from training.data.codecs import Codec, ColourCodec, decode_labels
 
 TIFF_SUFFIXES = frozenset({".tif", ".tiff"})
@@ -155,7 +155,7 @@ def read_picture(path: Path, window: Window, bands: tuple[int, int, int] = (1, 2
 
     Raises:
         EmraError: ``file-missing``, ``file-unreadable``, ``image-bands``, ``image-type`` or what
-            `emra_deploy.images.read_image` raises, naming the file.
+            `emra_deploy.pictures.images.read_image` raises, naming the file.
     """
     if not is_tiff(path):
         whole = cache.get((path, "picture"), lambda: read_image(path))

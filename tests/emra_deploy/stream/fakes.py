@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from emra_deploy.pictures.sources import ImageSource
+from emra_deploy.pictures.windows import Window
 from emra_deploy.segmentation import Segmentation
-from emra_deploy.sources import ImageSource
 from emra_deploy.stream.frames import Grab, SourceLostError
 from emra_deploy.stream.source import Opener
-from emra_deploy.windows import Window
 from tests.emra_deploy.stream.videos import numbered
 from tests.onnx_models import CLASSES
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from emra_deploy.errors import EmraError
+from emra_deploy.pictures.sources import ImageSource
 from emra_deploy.segmentation import Segmentation
-from emra_deploy.sources import ImageSource
 from emra_deploy.stream import Stream, StreamOptions, reader, service
 from emra_deploy.stream.mp4 import Mp4Output
 from emra_deploy.stream.service import StreamService

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from emra_deploy.errors import EmraError
-from emra_deploy.windows import Window
+from emra_deploy.pictures.windows import Window
 from tests.training.data.layouts import label_map, make_dubai, make_dubai_published, paint, picture
 from training.data import check, dubai, open_dataset
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from emra_deploy.errors import EmraError
-from emra_deploy.windows import Window
+from emra_deploy.pictures.windows import Window
 from tests.training.data.layouts import picture, write_png, write_tiff
 from training.data.codecs import ColourCodec, IndexCodec
 from training.data.readers import ByteCache, picture_size, read_mask, read_picture

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from emra_deploy.errors import EmraError
-from emra_deploy.images import image_format, read_picture, tiff_header
-from emra_deploy.raster import RasterSource
-from emra_deploy.scaling import Scale
-from emra_deploy.sources import ArraySource
+from emra_deploy.pictures.images import image_format, read_picture, tiff_header
+from emra_deploy.pictures.raster import RasterSource
+from emra_deploy.pictures.scaling import Scale
+from emra_deploy.pictures.sources import ArraySource
 
 
 def open_input(

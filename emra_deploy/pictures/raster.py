@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from emra_deploy.block_sums import DeflateSums
 from emra_deploy.errors import EmraError
-from emra_deploy.georeference import GeoReference
 from emra_deploy.host.extras import need
 from emra_deploy.host.files import check_input
-from emra_deploy.images import image_format
-from emra_deploy.scaling import Scale, depth_error
-from emra_deploy.windows import Window
+from emra_deploy.pictures.block_sums import DeflateSums
+from emra_deploy.pictures.georeference import GeoReference
+from emra_deploy.pictures.images import image_format
+from emra_deploy.pictures.scaling import Scale, depth_error
+from emra_deploy.pictures.windows import Window
 
 CACHE_BYTES = 64 * 2**20
 """GDAL keeps 5 % of the machine's memory in decoded blocks by default: not something to do unasked on a drone."""

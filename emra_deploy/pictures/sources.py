@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.errors import EmraError
-from emra_deploy.windows import Window
+from emra_deploy.pictures.windows import Window
 
 
 class ImageSource(Protocol):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from emra_deploy.errors import EmraError
 from emra_deploy.host.files import check_input
-from emra_deploy.scaling import Scale, depth_error
+from emra_deploy.pictures.scaling import Scale, depth_error
 
 MAX_PIXELS = 178_956_970
 """Largest picture that is read whole: 512 MiB of RGB, and where Pillow sees a decompression bomb."""

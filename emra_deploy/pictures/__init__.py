@@ -1,0 +1,1 @@
+"""What pixels come from: images, rasters, windows of them, scaling and georeference."""
