@@ -24,7 +24,7 @@ RUNS = 3
 _LIBRARIES = {
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino", "onnx"),
-    "tensorrt": ("emra_deploy.backends.trt",),
+    "tensorrt": ("emra_deploy.backends.tensorrt.backend",),
     "torch": ("benchmarks.candidates.torch_models",),
     "torch-compile": ("benchmarks.candidates.torch_models",),
 }

@@ -11,7 +11,7 @@ import logging
 import numpy as np
 
 from emra_deploy.backends.base import Backend
-from emra_deploy.engine.faults import known_fault, way_out
+from emra_deploy.backends.tensorrt.faults import known_fault, way_out
 from emra_deploy.errors import EmraError
 from emra_deploy.host.slow_steps import step
 from emra_deploy.model_file.manifest import Manifest

@@ -18,15 +18,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from emra_deploy import __version__
-from emra_deploy.engine.cuda import UNUSABLE, Cuda, open_cuda
-from emra_deploy.engine.device import describe_machine, free_memory
-from emra_deploy.engine.flavour import FLAVOURS, RTX, Flavour, load_flavour, version_text
-from emra_deploy.engine.forecast import Forecast, check_fits
-from emra_deploy.engine.graph_memory import measure_graph
-from emra_deploy.engine.plan import SUFFIXES
-from emra_deploy.engine.plugins import inspect_plugin
-from emra_deploy.engine.precision import check_realised, parse_inspector, parse_layer_lines, realised
-from emra_deploy.engine.sidecar import (
+from emra_deploy.backends.tensorrt.cuda import UNUSABLE, Cuda, open_cuda
+from emra_deploy.backends.tensorrt.device import describe_machine, free_memory
+from emra_deploy.backends.tensorrt.flavour import FLAVOURS, RTX, Flavour, load_flavour, version_text
+from emra_deploy.backends.tensorrt.forecast import Forecast, check_fits
+from emra_deploy.backends.tensorrt.graph_memory import measure_graph
+from emra_deploy.backends.tensorrt.plan import SUFFIXES
+from emra_deploy.backends.tensorrt.plugins import inspect_plugin
+from emra_deploy.backends.tensorrt.precision import check_realised, parse_inspector, parse_layer_lines, realised
+from emra_deploy.backends.tensorrt.sidecar import (
     NO_GOLDEN,
     NOT_RUN,
     PASSED,
@@ -220,7 +220,7 @@ def _cuda() -> tuple[Cuda | None, str]:
 
 def _try_out(built: Built, source: Source, library: Flavour, cuda: Cuda, plugins: tuple[Plugin, ...]) -> _Tried:
     """Run the golden tile through the engine."""
-    from emra_deploy.backends.trt import TensorRTBackend
+    from emra_deploy.backends.tensorrt.backend import TensorRTBackend
     from emra_deploy.selftest import self_test
 
     try:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emra_deploy.engine.flavour import Flavour
-from emra_deploy.engine.log import Messages, make_logger
-from emra_deploy.engine.plugins import check_creators, load_plugin
-from emra_deploy.engine.sidecar import Flags, Plugin, Profile
+from emra_deploy.backends.tensorrt.flavour import Flavour
+from emra_deploy.backends.tensorrt.log import Messages, make_logger
+from emra_deploy.backends.tensorrt.plugins import check_creators, load_plugin
+from emra_deploy.backends.tensorrt.sidecar import Flags, Plugin, Profile
 from emra_deploy.errors import EmraError
 from export.engine_progress import BuildProgress, make_monitor
 from export.engine_source import Source

@@ -8,9 +8,9 @@ from pathlib import Path
 import onnx
 from onnx import inliner
 
-from emra_deploy.engine.flavour import Flavour
-from emra_deploy.engine.plan import file_sha256
-from emra_deploy.engine.precision import asked_products, check_asked
+from emra_deploy.backends.tensorrt.flavour import Flavour
+from emra_deploy.backends.tensorrt.plan import file_sha256
+from emra_deploy.backends.tensorrt.precision import asked_products, check_asked
 from emra_deploy.errors import EmraError
 from emra_deploy.host.files import check_input
 from emra_deploy.model_file.manifest import Manifest
@@ -29,7 +29,7 @@ class Source:
             bodies in place, or none when a plugin is to run them.
         manifest: What the file says about itself.
         sha256: Of the file.
-        asked: What the graph asks of each matrix product; see `emra_deploy.engine.precision`.
+        asked: What the graph asks of each matrix product; see `emra_deploy.backends.tensorrt.precision`.
         operators: Operators of ``emra`` that are left for a plugin.
         has_body: Whether the file defines operators of ``emra`` in terms of standard ones.
     """

@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from emra_deploy.engine.flavour import RTX, Flavour
-from emra_deploy.engine.sidecar import Flags, Plugin, Profile
+from emra_deploy.backends.tensorrt.flavour import RTX, Flavour
+from emra_deploy.backends.tensorrt.sidecar import Flags, Plugin, Profile
 from export.engine_source import Source
 
 BODY_WINS_BEFORE = (10, 7)

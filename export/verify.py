@@ -217,9 +217,9 @@ def build_plan(path: Path, batch: int | None) -> Plan | None:
     """
     if importlib.util.find_spec("tensorrt_rtx_bindings") is None:
         return None
-    from emra_deploy.engine.flavour import RTX, load_flavour
-    from emra_deploy.engine.precision import check_realised, parse_layer_lines, realised
-    from emra_deploy.engine.sidecar import Flags
+    from emra_deploy.backends.tensorrt.flavour import RTX, load_flavour
+    from emra_deploy.backends.tensorrt.precision import check_realised, parse_layer_lines, realised
+    from emra_deploy.backends.tensorrt.sidecar import Flags
     from export.engine_builder import Request, build, make_profile
     from export.engine_progress import BuildProgress
     from export.engine_source import read_source

@@ -107,7 +107,7 @@ class EngineRunner(FileRunner):
 
     @property
     def cuda_graph(self) -> bool:
-        """Whether batches of this size are replayed by now: the first runs are not (`emra_deploy.engine.lanes`)."""
+        """Whether batches of this size are replayed by now; see `emra_deploy.backends.tensorrt.lanes`."""
         return self._spec.batch in getattr(self._backend, "captured", ())
 
     def run(self, batch: Batch) -> tuple[Batch, dict[str, float]]:
@@ -121,7 +121,7 @@ class TimedCuda:
     """CUDA as the TensorRT backend asks for it, with a clock: everything is passed on.
 
     Args:
-        cuda: An `emra_deploy.engine.cuda.Cuda`.
+        cuda: An `emra_deploy.backends.tensorrt.cuda.Cuda`.
         graphs: Whether the backend may capture CUDA graphs, where it and its CUDA can.
     """
 
@@ -190,8 +190,8 @@ def open_file(spec: Spec, check: bool = True) -> Runner:
 
 
 def _open_engine(spec: Spec, check: bool) -> FileRunner:
-    from emra_deploy.backends.trt import TensorRTBackend
-    from emra_deploy.engine.cuda import open_cuda
+    from emra_deploy.backends.tensorrt.backend import TensorRTBackend
+    from emra_deploy.backends.tensorrt.cuda import open_cuda
 
     assert spec.path is not None
     clock: Any = TimedCuda(open_cuda(), graphs=spec.option != "no-graph")

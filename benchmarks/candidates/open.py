@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.candidates.runner import Runner
 from benchmarks.candidates.spec import Spec, installed
-from emra_deploy.engine import flavour
+from emra_deploy.backends.tensorrt import flavour
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import install_command
 

@@ -70,8 +70,8 @@ def answers_of(model: Path, folder: Path) -> list[dict[str, Any]]:
     import numpy as np
 
     from benchmarks.candidates.files import TimedCuda
-    from emra_deploy.backends.trt import TensorRTBackend
-    from emra_deploy.engine.cuda import open_cuda
+    from emra_deploy.backends.tensorrt.backend import TensorRTBackend
+    from emra_deploy.backends.tensorrt.cuda import open_cuda
     from export.build_engine import build_engine
 
     begun = time.perf_counter()

@@ -21,10 +21,10 @@ from benchmarks.reliability_parts.cases import ACCEPTED, SAME, WRONG, Case, Subj
 from benchmarks.reliability_parts.forms import JSON, ONNX
 from benchmarks.reliability_parts.model import make_manifest, picture, write_model
 from benchmarks.reliability_parts.mutate import mutate
-from emra_deploy.engine.about import about_engine
-from emra_deploy.engine.admission import read_description
-from emra_deploy.engine.plan import read_header
-from emra_deploy.engine.sidecar import (
+from emra_deploy.backends.tensorrt.about import about_engine
+from emra_deploy.backends.tensorrt.admission import read_description
+from emra_deploy.backends.tensorrt.plan import read_header
+from emra_deploy.backends.tensorrt.sidecar import (
     PASSED,
     Flags,
     Gpu,

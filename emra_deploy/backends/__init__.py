@@ -7,9 +7,9 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from emra_deploy.backend_names import BACKENDS, PRECISIONS
 from emra_deploy.backends.base import Backend
 from emra_deploy.backends.choose import Choice, choose_on_processor, providers_here
+from emra_deploy.backends.names import BACKENDS, PRECISIONS
 from emra_deploy.backends.providers import PROVIDERS
 from emra_deploy.errors import EmraError
 from emra_deploy.host.slow_steps import step
@@ -225,9 +225,9 @@ def _load(path: str | os.PathLike[str], name: str, options: _Options) -> tuple[B
 
 
 def _open_engine(path: str | os.PathLike[str], trusted: bool) -> tuple[Backend, Manifest]:
-    from emra_deploy.backends.trt import TensorRTBackend
-    from emra_deploy.engine.manifests import manifest_of_onnx, onnx_beside
-    from emra_deploy.engine.sidecar import read_sidecar
+    from emra_deploy.backends.tensorrt.backend import TensorRTBackend
+    from emra_deploy.backends.tensorrt.manifests import manifest_of_onnx, onnx_beside
+    from emra_deploy.backends.tensorrt.sidecar import read_sidecar
 
     manifest = None
     if trusted and read_sidecar(path) is None:

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.backends.base import Outputs
-from emra_deploy.engine.device import FreeMemory
-from emra_deploy.engine.gpu_errors import LOST, MEMORY, RESTART, asked_for
+from emra_deploy.backends.tensorrt.device import FreeMemory
+from emra_deploy.backends.tensorrt.gpu_errors import LOST, MEMORY, RESTART, asked_for
 from emra_deploy.errors import EmraError
 
 _log = logging.getLogger(__name__)

@@ -22,12 +22,12 @@ from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.backends.gpu_guard import GpuGuard
 from emra_deploy.backends.ort import OnnxRuntimeBackend, check_file, load_runtime, make_session, one_line, open_session
 from emra_deploy.backends.providers import PROVIDERS, Provider, check_device, provider_options
-from emra_deploy.engine.bindings import chunks
-from emra_deploy.engine.cuda_unusable import meaning, number_of
-from emra_deploy.engine.device import free_memory
-from emra_deploy.engine.forecast import Forecast
-from emra_deploy.engine.gpu_errors import LOST, RESTART, fault_of
-from emra_deploy.engine.graph_memory import measure_graph
+from emra_deploy.backends.tensorrt.bindings import chunks
+from emra_deploy.backends.tensorrt.cuda_unusable import meaning, number_of
+from emra_deploy.backends.tensorrt.device import free_memory
+from emra_deploy.backends.tensorrt.forecast import Forecast
+from emra_deploy.backends.tensorrt.gpu_errors import LOST, RESTART, fault_of
+from emra_deploy.backends.tensorrt.graph_memory import measure_graph
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.manifest import Manifest
 

@@ -56,10 +56,10 @@ def describe(path: str, manifest_of: str | None = None) -> dict[str, Any]:
         EmraError: Whatever is wrong with the file.
     """
     from emra_deploy.backends import ENGINES, explain
-    from emra_deploy.engine.plan import file_sha256
+    from emra_deploy.backends.tensorrt.plan import file_sha256
 
     if Path(path).suffix.lower() in ENGINES:
-        from emra_deploy.engine.about import about_engine
+        from emra_deploy.backends.tensorrt.about import about_engine
 
         manifest, engine = about_engine(path, manifest_of)
     else:

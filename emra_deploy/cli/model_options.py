@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from emra_deploy.backend_names import BACKENDS, PRECISIONS
+from emra_deploy.backends.names import BACKENDS, PRECISIONS
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace

@@ -250,7 +250,7 @@ def _cuda() -> dict[str, Any]:
     """Whether engines can use CUDA; a process of its own finds out, which a broken driver may crash or hang."""
     code = (
         f"import json, sys; sys.path[:] = {sys.path!r}\n"
-        "from emra_deploy.engine.cuda import cuda_state; print(json.dumps(cuda_state()))"
+        "from emra_deploy.backends.tensorrt.cuda import cuda_state; print(json.dumps(cuda_state()))"
     )
     try:
         with step("opening CUDA"):

@@ -17,7 +17,7 @@ from benchmarks.candidates.pictures import write_pictures
 from benchmarks.candidates.profiles import parse_onnxruntime
 from benchmarks.candidates.runner import Layer, Pipeline, describe_profile
 from benchmarks.candidates.spec import Spec, installed, make_specs, parse_batches, parse_sizes
-from emra_deploy.engine.cuda import UNUSABLE
+from emra_deploy.backends.tensorrt.cuda import UNUSABLE
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import install_command
 from emra_deploy.model_file.golden import GoldenTile

@@ -12,9 +12,9 @@ import pytest
 
 from emra_deploy.backends import open_backend
 from emra_deploy.backends.ort import OnnxRuntimeBackend
-from emra_deploy.backends.trt import TensorRTBackend
-from emra_deploy.engine.flavour import load_flavour
-from emra_deploy.engine.sidecar import (
+from emra_deploy.backends.tensorrt.backend import TensorRTBackend
+from emra_deploy.backends.tensorrt.flavour import load_flavour
+from emra_deploy.backends.tensorrt.sidecar import (
     Plugin,
     sidecar_path,
 )

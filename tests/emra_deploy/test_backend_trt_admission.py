@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 
 from emra_deploy.backends import open_backend
-from emra_deploy.backends.trt import TensorRTBackend
-from emra_deploy.cli.main import main
-from emra_deploy.engine.device import FreeMemory
-from emra_deploy.engine.sidecar import (
+from emra_deploy.backends.tensorrt.backend import TensorRTBackend
+from emra_deploy.backends.tensorrt.device import FreeMemory
+from emra_deploy.backends.tensorrt.sidecar import (
     Flags,
     Gpu,
     Machine,
     MemoryNeed,
     sidecar_path,
 )
+from emra_deploy.cli.main import main
 from emra_deploy.errors import EmraError
 from emra_deploy.selftest import self_test
 from tests.emra_deploy.cli_helpers import save_png
@@ -135,7 +135,9 @@ def test_engines_of_another_gpu(make: Make, caplog: pytest.LogCaptureFixture) ->
 def test_memory_is_looked_at_before_loading(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = make()
     bench.save(memory=MemoryNeed(2 * 10**9, 3 * 10**9, 10**8))
-    monkeypatch.setattr("emra_deploy.backends.trt.free_memory", lambda cuda: FreeMemory(3_200_000_000, "shared"))
+    monkeypatch.setattr(
+        "emra_deploy.backends.tensorrt.backend.free_memory", lambda cuda: FreeMemory(3_200_000_000, "shared")
+    )
     error = bench.refused("memory-forecast")
     assert "needs 5.1 GB, and 3.2 GB of shared memory are free" in error.cause
 

@@ -11,9 +11,9 @@ import pytest
 
 from emra_deploy.backends import open_backend
 from emra_deploy.backends.gpu_guard import GpuGuard
-from emra_deploy.backends.trt import TensorRTBackend
-from emra_deploy.engine.device import FreeMemory
-from emra_deploy.engine.gpu_errors import LOST, MEMORY, asked_for, fault_of
+from emra_deploy.backends.tensorrt.backend import TensorRTBackend
+from emra_deploy.backends.tensorrt.device import FreeMemory
+from emra_deploy.backends.tensorrt.gpu_errors import LOST, MEMORY, asked_for, fault_of
 from emra_deploy.errors import EmraError
 from emra_deploy.segmenter import Segmenter
 from emra_deploy.stream import StreamState

@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from emra_deploy.backends.trt import TensorRTBackend
-from emra_deploy.engine.cuda import Cuda, CudaPython, PyCuda
-from emra_deploy.engine.gpu_errors import MEMORY
-from emra_deploy.engine.lanes import LANES, MAX_CAPTURED, WARM
-from emra_deploy.engine.sidecar import MemoryNeed
+from emra_deploy.backends.tensorrt.backend import TensorRTBackend
+from emra_deploy.backends.tensorrt.cuda import Cuda, CudaPython, PyCuda
+from emra_deploy.backends.tensorrt.gpu_errors import MEMORY
+from emra_deploy.backends.tensorrt.lanes import LANES, MAX_CAPTURED, WARM
+from emra_deploy.backends.tensorrt.sidecar import MemoryNeed
 from emra_deploy.errors import EmraError
 from emra_deploy.segmenter import Segmenter
 from tests.emra_deploy.engine.fake_cuda import FakeDriver, FakeRuntime

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import _imaging
 
+from emra_deploy.backends.tensorrt.plugin_library import CREATORS, check_plugin_library, load_plugins
 from emra_deploy.errors import EmraError
-from emra_deploy.plugin_library import CREATORS, check_plugin_library, load_plugins
 
 X86, ARM = 62, 183
 HERE = {"x86_64": X86, "AMD64": X86, "aarch64": ARM, "arm64": ARM}.get(platform.machine())

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from emra_deploy.backends.trt import TensorRTBackend
-from emra_deploy.engine.cuda import CudaPython
-from emra_deploy.engine.sidecar import (
+from emra_deploy.backends.tensorrt.backend import TensorRTBackend
+from emra_deploy.backends.tensorrt.cuda import CudaPython
+from emra_deploy.backends.tensorrt.sidecar import (
     NOT_RUN,
     Flags,
     Gpu,
@@ -80,9 +80,9 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
         module = fake.module()
         monkeypatch.setitem(sys.modules, "tensorrt", module)
         monkeypatch.setattr(
-            "emra_deploy.engine.flavour.importlib.util.find_spec", lambda name: name == "tensorrt" or None
+            "emra_deploy.backends.tensorrt.flavour.importlib.util.find_spec", lambda name: name == "tensorrt" or None
         )
-        monkeypatch.setattr("emra_deploy.backends.trt.open_cuda", lambda: CudaPython(runtime))
+        monkeypatch.setattr("emra_deploy.backends.tensorrt.backend.open_cuda", lambda: CudaPython(runtime))
         onnx = tmp_path / "model.onnx"
         manifest = build_model(onnx, **model)
         engine = tmp_path / "model.engine"

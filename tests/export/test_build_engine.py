@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from emra_deploy.engine.flavour import load_flavour
-from emra_deploy.engine.plan import read_header
-from emra_deploy.engine.sidecar import read_sidecar, sidecar_path
+from emra_deploy.backends.tensorrt.flavour import load_flavour
+from emra_deploy.backends.tensorrt.plan import read_header
+from emra_deploy.backends.tensorrt.sidecar import read_sidecar, sidecar_path
 from emra_deploy.errors import EmraError
 from export.build_engine import build_engine, main
 from tests.conftest import FP32_MODEL, REPOSITORY
@@ -230,7 +230,7 @@ def test_external_data_stays_in_its_folder(tmp_path: Path) -> None:
 
 
 def test_too_little_workspace_says_so(tmp_path: Path) -> None:
-    from emra_deploy.engine.sidecar import Flags
+    from emra_deploy.backends.tensorrt.sidecar import Flags
 
     build_model(tmp_path / "m.onnx")
     error = refused(tmp_path / "m.onnx", flags=Flags(workspace=2**20))
@@ -347,8 +347,8 @@ def test_a_kill_leaves_what_was_there(tmp_path: Path) -> None:
 
 def test_the_forecast_of_a_full_sized_model_is_what_the_builder_says(tmp_path: Path) -> None:
     """About what is counted, and not more than what is allowed for."""
-    from emra_deploy.engine.forecast import Forecast
-    from emra_deploy.engine.graph_memory import measure_graph
+    from emra_deploy.backends.tensorrt.forecast import Forecast
+    from emra_deploy.backends.tensorrt.graph_memory import measure_graph
 
     engine = build_engine(FP32_MODEL, tmp_path / "m.engine", flavour="rtx", max_batch=2)
     forecast = Forecast(measure_graph(onnx.load(FP32_MODEL), 2), 2)

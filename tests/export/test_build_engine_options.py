@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emra_deploy.engine.cuda import CudaPython
-from emra_deploy.engine.sidecar import PASSED, Flags, Gpu, Plugin, read_sidecar
+from emra_deploy.backends.tensorrt.cuda import CudaPython
+from emra_deploy.backends.tensorrt.sidecar import PASSED, Flags, Gpu, Plugin, read_sidecar
 from emra_deploy.errors import EmraError
 from export.build_engine import Engine, build_engine
 from tests.emra_deploy.engine.fake_cuda import FakeRuntime
@@ -275,7 +275,7 @@ def test_what_does_not_fit_is_not_built_unless_wanted(make: Make) -> None:
 def test_results_stay_the_models(make: Make) -> None:
     """What was built answers as ONNX Runtime does, through the backend that a device uses."""
     from emra_deploy.backends.ort import OnnxRuntimeBackend
-    from emra_deploy.backends.trt import TensorRTBackend
+    from emra_deploy.backends.tensorrt.backend import TensorRTBackend
     from tests.onnx_models import scene
 
     bench = make()

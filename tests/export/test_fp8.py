@@ -10,9 +10,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from emra_deploy.engine.flavour import RTX, load_flavour
-from emra_deploy.engine.precision import parse_layer_lines, realised
-from emra_deploy.engine.sidecar import Flags
+from emra_deploy.backends.tensorrt.flavour import RTX, load_flavour
+from emra_deploy.backends.tensorrt.precision import parse_layer_lines, realised
+from emra_deploy.backends.tensorrt.sidecar import Flags
 from emra_deploy.scenes import generate
 from export.comparison import compare
 from export.engine_builder import Request, build, make_profile

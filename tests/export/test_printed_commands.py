@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from emra_deploy.engine.flavour import RTX, TENSORRT, Flavour
-from emra_deploy.engine.sidecar import Flags, Plugin, Profile
+from emra_deploy.backends.tensorrt.flavour import RTX, TENSORRT, Flavour
+from emra_deploy.backends.tensorrt.sidecar import Flags, Plugin, Profile
 from export.engine_source import Source
 from export.trtexec import equivalent_command
 from tests.conftest import REPOSITORY

@@ -193,7 +193,7 @@ def test_the_plugin_travels_alone(installed: Installed) -> None:
 
 
 def test_the_plugin_says_which_tensorrt_it_is_for(installed: Installed) -> None:
-    """emra_deploy.engine.plugins looks for it before it loads a library."""
+    """emra_deploy.backends.tensorrt.plugins looks for it before it loads a library."""
     major = installed.said.split("-- TensorRT ")[1].split(".")[0]
     linked = re.findall(rb"libnvinfer\.so\.(\d+)", (installed.libraries / "libemra_plugins.so").read_bytes())
     assert linked == [major.encode()]

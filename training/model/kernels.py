@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from emra_deploy.backends.tensorrt.plugin_library import check_plugin_library
 from emra_deploy.errors import EmraError
-from emra_deploy.plugin_library import check_plugin_library
 
 VARIABLE = "EMRA_KERNELS"
 """Environment variable with the absolute path of the library."""

@@ -23,7 +23,7 @@ from benchmarks.gpu import accuracy, blocks, ceilings, engine, library, model, s
 from benchmarks.gpu.ceilings import Ceilings
 from benchmarks.gpu.library import PROJECT, Aggregation, Problem, compile_cuda, find_tool
 from benchmarks.gpu.rows import Goal, Row
-from emra_deploy.engine.cuda import UNUSABLE
+from emra_deploy.backends.tensorrt.cuda import UNUSABLE
 from emra_deploy.errors import EmraError
 from tests.benchmarks.gpu.conftest import Graph
 from tests.onnx_models import build_model
@@ -330,8 +330,8 @@ def test_engines_are_built_asked_and_timed(tmp_path: Path, monkeypatch: pytest.M
     """All but the library and the GPU: what they answer becomes rows."""
     import numpy as np
 
-    from emra_deploy.backends import trt
-    from emra_deploy.engine import cuda
+    from emra_deploy.backends.tensorrt import backend as trt
+    from emra_deploy.backends.tensorrt import cuda
     from export import build_engine
 
     onnx = tmp_path / "model.onnx"

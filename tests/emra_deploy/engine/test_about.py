@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from emra_deploy.backends.tensorrt.sidecar import sidecar_path, to_json
 from emra_deploy.cli.main import main
-from emra_deploy.engine.sidecar import sidecar_path, to_json
 from tests.emra_deploy.cli_helpers import emra
 from tests.emra_deploy.engine.fake_tensorrt import Fake
 from tests.emra_deploy.engine.test_sidecar import FULL
@@ -108,7 +108,7 @@ def test_what_is_no_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_a_device_without_onnx_reads_manifests_with_its_runtime(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from emra_deploy.engine.manifests import manifest_of_onnx
+    from emra_deploy.backends.tensorrt.manifests import manifest_of_onnx
 
     source = engine.parent / "other" / "source.onnx"
     expected = manifest_of_onnx(source)

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from emra_deploy.engine import cuda
-from emra_deploy.engine.cuda import UNUSABLE, CudaPython, PyCuda, open_cuda
-from emra_deploy.engine.cuda_base import failed
-from emra_deploy.engine.cuda_unusable import driver_is_missing, meaning, number_of, pin_for, unusable
+from emra_deploy.backends.tensorrt import cuda
+from emra_deploy.backends.tensorrt.cuda import UNUSABLE, CudaPython, PyCuda, open_cuda
+from emra_deploy.backends.tensorrt.cuda_base import failed
+from emra_deploy.backends.tensorrt.cuda_unusable import driver_is_missing, meaning, number_of, pin_for, unusable
 from emra_deploy.errors import EmraError
 from tests.emra_deploy.engine.fake_cuda import FakeDriver, FakeRuntime
 
 SOURCE = Path(__file__).with_name("fake_libcuda.c")
-ASK = "import json; from emra_deploy.engine.cuda import cuda_state; print(json.dumps(cuda_state()))"
+ASK = "import json; from emra_deploy.backends.tensorrt.cuda import cuda_state; print(json.dumps(cuda_state()))"
 
 
 def ask(folder: Path | None = None, **answers: object) -> dict[str, Any]:
@@ -131,7 +131,7 @@ class Raising(FakeRuntime):
 @pytest.mark.parametrize("missing", [True, False])
 @pytest.mark.parametrize("text", ["Failed to dlopen libcuda.so.1", 'Function "cuInit" not found'])
 def test_a_bare_runtime_error(monkeypatch: pytest.MonkeyPatch, text: str, missing: bool) -> None:
-    monkeypatch.setattr("emra_deploy.engine.cuda_python.driver_is_missing", lambda: missing)
+    monkeypatch.setattr("emra_deploy.backends.tensorrt.cuda_python.driver_is_missing", lambda: missing)
     with pytest.raises(EmraError) as caught:
         CudaPython(Raising(text))
     assert caught.value.code == ("gpu-driver" if missing else "cuda-version")
@@ -139,7 +139,7 @@ def test_a_bare_runtime_error(monkeypatch: pytest.MonkeyPatch, text: str, missin
 
 
 def test_a_function_that_the_driver_lacks_shows_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("emra_deploy.engine.cuda_python.driver_is_missing", lambda: False)
+    monkeypatch.setattr("emra_deploy.backends.tensorrt.cuda_python.driver_is_missing", lambda: False)
     runtime = FakeRuntime()
 
     def lacking() -> Any:

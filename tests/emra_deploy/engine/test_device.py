@@ -7,11 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emra_deploy.engine import device
-from emra_deploy.engine.cuda import UNUSABLE, Cuda, CudaPython, PyCuda, open_cuda
-from emra_deploy.engine.device import FreeMemory, describe_machine, free_memory, parse_driver, parse_mebibytes
-from emra_deploy.engine.faults import known_fault, way_out
-from emra_deploy.engine.sidecar import Gpu
+from emra_deploy.backends.tensorrt import device
+from emra_deploy.backends.tensorrt.cuda import UNUSABLE, Cuda, CudaPython, PyCuda, open_cuda
+from emra_deploy.backends.tensorrt.device import (
+    FreeMemory,
+    describe_machine,
+    free_memory,
+    parse_driver,
+    parse_mebibytes,
+)
+from emra_deploy.backends.tensorrt.faults import known_fault, way_out
+from emra_deploy.backends.tensorrt.sidecar import Gpu
 from emra_deploy.errors import EmraError
 from emra_deploy.host.machine import parse_tegra_release
 from tests.emra_deploy.engine.fake_cuda import FakeDriver, FakeRuntime

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from emra_deploy.engine.cuda_python import _MAPPED, _WITHOUT_TIMING
+from emra_deploy.backends.tensorrt.cuda_python import _MAPPED, _WITHOUT_TIMING
 from tests.emra_deploy.engine import fake_tensorrt
 from tests.emra_deploy.engine.fake_cuda import FakeRuntime
 
@@ -73,7 +73,7 @@ def test_attributes_that_the_builder_sets(trt) -> None:
 
 
 def test_monitors_and_loggers_are_called_as_written(trt) -> None:
-    from emra_deploy.engine.log import Messages, make_logger
+    from emra_deploy.backends.tensorrt.log import Messages, make_logger
     from export.engine_progress import BuildProgress, make_monitor
 
     monitor = make_monitor(trt, BuildProgress())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emra_deploy.engine.flavour import RTX, TENSORRT, Flavour, load_flavour, parse_version, version_text
+from emra_deploy.backends.tensorrt.flavour import RTX, TENSORRT, Flavour, load_flavour, parse_version, version_text
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import install_command
 from tests.emra_deploy.engine.fake_tensorrt import Fake

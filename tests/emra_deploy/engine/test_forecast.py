@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emra_deploy.engine.device import FreeMemory
-from emra_deploy.engine.forecast import Forecast, check_fits, check_load, smaller_sizes
-from emra_deploy.engine.graph_memory import GraphMemory, measure_graph
+from emra_deploy.backends.tensorrt.device import FreeMemory
+from emra_deploy.backends.tensorrt.forecast import Forecast, check_fits, check_load, smaller_sizes
+from emra_deploy.backends.tensorrt.graph_memory import GraphMemory, measure_graph
 from emra_deploy.errors import EmraError
 from tests.conftest import FP32_MODEL
 from tests.emra_deploy.engine.small_models import build_graph

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from emra_deploy.engine.flavour import RTX, TENSORRT, Flavour
-from emra_deploy.engine.plugins import check_creators, inspect_plugin, load_plugin
-from emra_deploy.engine.sidecar import Plugin
+from emra_deploy.backends.tensorrt.flavour import RTX, TENSORRT, Flavour
+from emra_deploy.backends.tensorrt.plugins import check_creators, inspect_plugin, load_plugin
+from emra_deploy.backends.tensorrt.sidecar import Plugin
 from emra_deploy.errors import EmraError
 from tests.emra_deploy.test_plugin_library import ARM, HERE, X86, elf
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from emra_deploy.engine.precision import (
+from emra_deploy.backends.tensorrt.precision import (
     Layer,
     Realised,
     asked_products,

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emra_deploy.engine.plan import PlanHeader, parse_header, read_header
-from emra_deploy.engine.sidecar import (
+from emra_deploy.backends.tensorrt.plan import PlanHeader, parse_header, read_header
+from emra_deploy.backends.tensorrt.sidecar import (
     PASSED,
     Flags,
     Gpu,

@@ -9,8 +9,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from emra_deploy.engine.cuda import Cuda
-from emra_deploy.engine.sidecar import Gpu, Machine
+from emra_deploy.backends.tensorrt.cuda import Cuda
+from emra_deploy.backends.tensorrt.sidecar import Gpu, Machine
 from emra_deploy.host.machine import (
     jetpack_of_release,
     parse_jetpack_package,

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from emra_deploy.engine.flavour import RTX, TENSORRT, TITLES, version_text
+from emra_deploy.backends.tensorrt.flavour import RTX, TENSORRT, TITLES, version_text
 from emra_deploy.errors import EmraError
 from emra_deploy.host.files import instead_of_file
 

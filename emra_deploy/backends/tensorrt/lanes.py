@@ -8,7 +8,7 @@ A batch size that comes again is captured as a CUDA graph, which starts all kern
 holds for one execution context at one shape, so sizes that are captured have contexts of their own, on the same
 scratch memory (NVIDIA, "Working with Dynamic Shapes" and "CUDA Graphs" in the TensorRT guide).
 
-None of this locks: `emra_deploy.backends.trt` calls it from one thread at a time.
+None of this locks: `emra_deploy.backends.tensorrt.backend` calls it from one thread at a time.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy.typing as npt
 
-from emra_deploy.engine.bindings import Binding
-from emra_deploy.engine.cuda import Bytes, Cuda
-from emra_deploy.engine.gpu_errors import MEMORY
+from emra_deploy.backends.tensorrt.bindings import Binding
+from emra_deploy.backends.tensorrt.cuda import Bytes, Cuda
+from emra_deploy.backends.tensorrt.gpu_errors import MEMORY
 from emra_deploy.errors import EmraError
 
 _log = logging.getLogger(__name__)

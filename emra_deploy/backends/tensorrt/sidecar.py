@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emra_deploy.engine.flavour import FLAVOURS, TITLES, parse_version
-from emra_deploy.engine.records import decode, encode
+from emra_deploy.backends.tensorrt.flavour import FLAVOURS, TITLES, parse_version
+from emra_deploy.backends.tensorrt.records import decode, encode
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import holds_controls
 from emra_deploy.model_file.manifest import PRECISIONS, Manifest

@@ -6,10 +6,10 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from emra_deploy.engine.cuda_base import Bytes, Cuda, DeviceFacts
-from emra_deploy.engine.cuda_pycuda import PyCuda
-from emra_deploy.engine.cuda_python import CudaPython
-from emra_deploy.engine.cuda_unusable import driver_is_missing, no_driver
+from emra_deploy.backends.tensorrt.cuda_base import Bytes, Cuda, DeviceFacts
+from emra_deploy.backends.tensorrt.cuda_pycuda import PyCuda
+from emra_deploy.backends.tensorrt.cuda_python import CudaPython
+from emra_deploy.backends.tensorrt.cuda_unusable import driver_is_missing, no_driver
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import install_command
 
@@ -35,7 +35,7 @@ def open_cuda() -> Cuda:
 
     Raises:
         EmraError: ``backend-missing`` when neither is installed, ``backend-broken`` for one that does not load, and
-            what keeps CUDA from being used; see `emra_deploy.engine.cuda_unusable`.
+            what keeps CUDA from being used; see `emra_deploy.backends.tensorrt.cuda_unusable`.
     """
     failures: list[EmraError] = []
     for title, names, kind in _LIBRARIES:

@@ -1,7 +1,6 @@
 """GPU memory, streams, events and graphs as TensorRT wants them: pointers and handles as whole numbers.
 
-Two libraries can give them, behind one small protocol: cuda-python (`emra_deploy.engine.cuda_python`) and pycuda
-(`emra_deploy.engine.cuda_pycuda`).
+Two libraries can give them, behind one small protocol: cuda-python (`cuda_python`) and pycuda (`cuda_pycuda`).
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy.engine.cuda_unusable import meaning, number_of
-from emra_deploy.engine.gpu_errors import LOST, MEMORY, RESTART, fault_of
+from emra_deploy.backends.tensorrt.cuda_unusable import meaning, number_of
+from emra_deploy.backends.tensorrt.gpu_errors import LOST, MEMORY, RESTART, fault_of
 from emra_deploy.errors import EmraError
 
 Bytes = npt.NDArray[np.uint8]

@@ -6,7 +6,7 @@ import logging
 import re
 from typing import Any
 
-_log = logging.getLogger("emra_deploy.engine.tensorrt")
+_log = logging.getLogger("emra_deploy.backends.tensorrt.tensorrt")
 
 _LAYERS = re.compile(r"^(?:Engine Layer Information|Layers):\s*$", re.MULTILINE)
 _SIZES = {

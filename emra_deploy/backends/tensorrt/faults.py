@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emra_deploy.engine.flavour import parse_version
+from emra_deploy.backends.tensorrt.flavour import parse_version
 
 _KNOWN = (
     # First version, first version without the fault, precisions, what is known.

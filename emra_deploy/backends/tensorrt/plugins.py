@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from emra_deploy.engine.flavour import Flavour
-from emra_deploy.engine.sidecar import Plugin
+from emra_deploy.backends.tensorrt.flavour import Flavour
+from emra_deploy.backends.tensorrt.plugin_library import check_plugin_library, load_plugins
+from emra_deploy.backends.tensorrt.sidecar import Plugin
 from emra_deploy.errors import EmraError
-from emra_deploy.plugin_library import check_plugin_library, load_plugins
 
 _BUILD = "Build it for this machine and its TensorRT: cmake -B build && cmake --build build"
 

@@ -18,18 +18,18 @@ import numpy.typing as npt
 from emra_deploy.backends import contract
 from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.backends.gpu_guard import GpuGuard
-from emra_deploy.engine.admission import REBUILD, check_gpu, check_version, read_description
-from emra_deploy.engine.bindings import Binding, chunks
-from emra_deploy.engine.cuda import Cuda, open_cuda
-from emra_deploy.engine.device import free_memory
-from emra_deploy.engine.flavour import TITLES, Flavour, load_flavour, version_text
-from emra_deploy.engine.forecast import check_load
-from emra_deploy.engine.gpu_errors import LOST, RESTART, fault_of
-from emra_deploy.engine.lanes import Lanes, Pending
-from emra_deploy.engine.log import Messages, make_logger
-from emra_deploy.engine.plan import read_header
-from emra_deploy.engine.plugins import inspect_plugin, load_plugin
-from emra_deploy.engine.sidecar import Plugin
+from emra_deploy.backends.tensorrt.admission import REBUILD, check_gpu, check_version, read_description
+from emra_deploy.backends.tensorrt.bindings import Binding, chunks
+from emra_deploy.backends.tensorrt.cuda import Cuda, open_cuda
+from emra_deploy.backends.tensorrt.device import free_memory
+from emra_deploy.backends.tensorrt.flavour import TITLES, Flavour, load_flavour, version_text
+from emra_deploy.backends.tensorrt.forecast import check_load
+from emra_deploy.backends.tensorrt.gpu_errors import LOST, RESTART, fault_of
+from emra_deploy.backends.tensorrt.lanes import Lanes, Pending
+from emra_deploy.backends.tensorrt.log import Messages, make_logger
+from emra_deploy.backends.tensorrt.plan import read_header
+from emra_deploy.backends.tensorrt.plugins import inspect_plugin, load_plugin
+from emra_deploy.backends.tensorrt.sidecar import Plugin
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.manifest import Manifest
 
@@ -37,7 +37,7 @@ from emra_deploy.model_file.manifest import Manifest
 class TensorRTBackend:
     """Runs an engine file.
 
-    Threads take turns to queue runs, of which two may be under way; see `emra_deploy.engine.lanes`. Memory for the
+    Threads take turns to queue runs, of which two may be under way; see `lanes`. Memory for the
     largest batch is reserved when the engine is loaded, and none after that.
 
     Args:

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from emra_deploy.engine.cuda_base import Bytes, DeviceFacts, failed
-from emra_deploy.engine.cuda_unusable import unusable
+from emra_deploy.backends.tensorrt.cuda_base import Bytes, DeviceFacts, failed
+from emra_deploy.backends.tensorrt.cuda_unusable import unusable
 
 
 class PyCuda:
@@ -20,7 +20,7 @@ class PyCuda:
         driver: The module ``pycuda.driver``.
 
     Raises:
-        EmraError: What keeps CUDA from being used; see `emra_deploy.engine.cuda_unusable`.
+        EmraError: What keeps CUDA from being used; see `emra_deploy.backends.tensorrt.cuda_unusable`.
     """
 
     def __init__(self, driver: Any) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from emra_deploy.engine.device import FreeMemory
-from emra_deploy.engine.graph_memory import GraphMemory
+from emra_deploy.backends.tensorrt.device import FreeMemory
+from emra_deploy.backends.tensorrt.graph_memory import GraphMemory
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.manifest import Manifest
 

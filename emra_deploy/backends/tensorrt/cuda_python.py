@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from emra_deploy.engine.cuda_base import Bytes, DeviceFacts, failed
-from emra_deploy.engine.cuda_unusable import LACKING, driver_is_missing, no_driver, unusable
+from emra_deploy.backends.tensorrt.cuda_base import Bytes, DeviceFacts, failed
+from emra_deploy.backends.tensorrt.cuda_unusable import LACKING, driver_is_missing, no_driver, unusable
 
 _MAPPED, _WITHOUT_TIMING = 2, 2
 """``cudaHostAllocMapped`` and ``cudaEventDisableTiming``."""
@@ -47,7 +47,7 @@ class CudaPython:
         runtime: The module ``cuda.bindings.runtime`` or ``cuda.cudart``.
 
     Raises:
-        EmraError: What keeps CUDA from being used; see `emra_deploy.engine.cuda_unusable`.
+        EmraError: What keeps CUDA from being used; see `emra_deploy.backends.tensorrt.cuda_unusable`.
     """
 
     def __init__(self, runtime: Any) -> None:

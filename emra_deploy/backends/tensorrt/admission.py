@@ -6,10 +6,10 @@ import hashlib
 import logging
 import os
 
-from emra_deploy.engine.cuda import DeviceFacts
-from emra_deploy.engine.flavour import RTX, TITLES, Flavour, parse_version
-from emra_deploy.engine.plan import PlanHeader
-from emra_deploy.engine.sidecar import Gpu, Sidecar, check_digest, read_sidecar, sidecar_path
+from emra_deploy.backends.tensorrt.cuda import DeviceFacts
+from emra_deploy.backends.tensorrt.flavour import RTX, TITLES, Flavour, parse_version
+from emra_deploy.backends.tensorrt.plan import PlanHeader
+from emra_deploy.backends.tensorrt.sidecar import Gpu, Sidecar, check_digest, read_sidecar, sidecar_path
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.manifest import Manifest
 
