@@ -13,7 +13,7 @@ from pathlib import Path
 
 from emra_deploy.backends.names import PRECISIONS
 from emra_deploy.evaluation.command import add_arguments, check_outputs, exit_status, score
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 from training.data import KINDS, open_dataset
 
 

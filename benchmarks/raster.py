@@ -35,7 +35,7 @@ import json, sys, time
 import numpy as np
 from emra_deploy.backends import open_backend
 from emra_deploy.pictures.raster import RasterSource
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 from emra_deploy.pictures.windows import iter_tiles
 model, raster, name, threads, size = sys.argv[1:]
 backend, manifest = open_backend(model, name, int(threads) or None)

@@ -31,7 +31,7 @@ from benchmarks.reliability_parts.threads import share_segmenter
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
 from emra_deploy.host.files import atomic_output, check_output
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 
 Measured = tuple[dict[str, Any], list[Row]]
 

@@ -37,7 +37,7 @@ import numpy as np
 from PIL import Image
 from emra_deploy.backends import open_backend
 from emra_deploy.pictures.images import read_image
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 from emra_deploy.pictures.sources import ArraySource
 from emra_deploy.pictures.windows import iter_tiles
 backend, manifest = open_backend(sys.argv[1], "auto", int(sys.argv[3]) or None)

@@ -25,7 +25,7 @@ from emra_deploy.cli.allocator import share_one_arena
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
 from emra_deploy.host.files import atomic_output, check_all_outputs
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 
 PARTS = ("soak", "leak", "outages", "slow", "stops")
 SIDE = 256

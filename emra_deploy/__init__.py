@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from emra_deploy.model_file.classes import ClassSet
     from emra_deploy.model_file.manifest import Manifest
     from emra_deploy.pictures.windows import Window
-    from emra_deploy.segmentation import Segmentation
-    from emra_deploy.segmenter import Segmenter
+    from emra_deploy.segmenting.segmentation import Segmentation
+    from emra_deploy.segmenting.segmenter import Segmenter
 
 __all__ = ["ClassSet", "EmraError", "Manifest", "Segmentation", "Segmenter", "Window", "__version__"]
 
@@ -25,8 +25,8 @@ _HOMES = {
     "ClassSet": "emra_deploy.model_file.classes",
     "EmraError": "emra_deploy.errors",
     "Manifest": "emra_deploy.model_file.manifest",
-    "Segmentation": "emra_deploy.segmentation",
-    "Segmenter": "emra_deploy.segmenter",
+    "Segmentation": "emra_deploy.segmenting.segmentation",
+    "Segmenter": "emra_deploy.segmenting.segmenter",
     "Window": "emra_deploy.pictures.windows",
 }
 

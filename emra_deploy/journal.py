@@ -23,7 +23,7 @@ from emra_deploy.pictures.windows import Window
 
 if TYPE_CHECKING:
     from emra_deploy.pictures.scaling import Scale
-    from emra_deploy.segmenter import Segmenter
+    from emra_deploy.segmenting.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from emra_deploy.errors import EmraError
 from emra_deploy.label_check import check_content, facts
 from emra_deploy.label_levels import BLOCK, LabelLevels
 from emra_deploy.model_file.classes import IGNORE, ClassSet
-from emra_deploy.overlay import colour_table
 from emra_deploy.pictures.georeference import GeoReference
 from emra_deploy.pictures.raster import gdal_session
+from emra_deploy.segmenting.overlay import colour_table
 
 
 class LabelSink(Protocol):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from emra_deploy.pictures.georeference import GeoReference
     from emra_deploy.pictures.raster import RasterSource
     from emra_deploy.pictures.sources import ArraySource
-    from emra_deploy.segmenter import Segmenter
+    from emra_deploy.segmenting.segmenter import Segmenter
 
 
 def check_outputs(

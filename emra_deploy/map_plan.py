@@ -15,7 +15,7 @@ from emra_deploy.pictures.windows import iter_tiles
 
 if TYPE_CHECKING:
     from emra_deploy.pictures.sources import ImageSource
-    from emra_deploy.segmenter import Segmenter
+    from emra_deploy.segmenting.segmenter import Segmenter
 
 TRIALS = 5
 """Batches that are run to see how long one takes; their median counts."""

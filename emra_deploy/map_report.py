@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from emra_deploy.areas import ClassArea
 from emra_deploy.model_file.classes import ClassSet
+from emra_deploy.segmenting.areas import ClassArea
 
 
 @dataclass(frozen=True)

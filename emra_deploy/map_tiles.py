@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 from emra_deploy.backends.metadata import peek_manifest
-from emra_deploy.blending import BLEND_DIVISOR
 from emra_deploy.pictures.sources import ImageSource
 from emra_deploy.pictures.windows import count_tiles, default_halo
+from emra_deploy.segmenting.blending import BLEND_DIVISOR
 
 
 def estimate_tiles(source: ImageSource, model: str | os.PathLike[str], halo: int | None, blend: bool) -> int | None:

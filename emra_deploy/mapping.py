@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy.areas import class_areas, count_labels
 from emra_deploy.errors import EmraError
 from emra_deploy.host.files import atomic_output, check_input, writing
 from emra_deploy.host.slow_steps import step
@@ -27,6 +26,7 @@ from emra_deploy.model_file.classes import IGNORE
 from emra_deploy.pictures.inputs import open_input
 from emra_deploy.pictures.raster import RasterSource
 from emra_deploy.pictures.scaling import Scale
+from emra_deploy.segmenting.areas import class_areas, count_labels
 
 if TYPE_CHECKING:
     from emra_deploy.label_files import LabelSink
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from emra_deploy.pictures.windows import Window
     from emra_deploy.preview import Preview
     from emra_deploy.resampling import ResampledSource
-    from emra_deploy.segmenter import Segmenter
+    from emra_deploy.segmenting.segmenter import Segmenter
 
 JOURNAL_PIXELS = 2**26
 """From this many pixels on, minutes of work, an unfinished map is kept to be gone on with."""
@@ -78,7 +78,7 @@ def plan_file(
     check_input(input)
     check_outputs(input, model, output, overlay, polygons, overwrite)
     from emra_deploy.map_plan import plan_map
-    from emra_deploy.segmenter import Segmenter
+    from emra_deploy.segmenting.segmenter import Segmenter
 
     with ExitStack() as stack:
         source = open_input(input, bands=bands, scale=scale)
@@ -197,7 +197,7 @@ def segment_file(
             for path in (output, overlay, polygons)
         )
         assert part is not None
-        from emra_deploy.segmenter import Segmenter
+        from emra_deploy.segmenting.segmenter import Segmenter
 
         segmenter = stack.enter_context(
             Segmenter.open(

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emra_deploy.model_file.classes import ClassSet
-from emra_deploy.overlay import overlay, with_legend
 from emra_deploy.pictures.sources import ImageSource
 from emra_deploy.pictures.windows import Window
+from emra_deploy.segmenting.overlay import overlay, with_legend
 
 if TYPE_CHECKING:
-    from emra_deploy.areas import ClassArea
+    from emra_deploy.segmenting.areas import ClassArea
 
 MAX_SIDE = 4096
 """Longest side of the overlay of a picture in memory in pixels, without its legend."""

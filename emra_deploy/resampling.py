@@ -15,7 +15,7 @@ from emra_deploy.pictures.windows import Window
 if TYPE_CHECKING:
     from emra_deploy.pictures.georeference import GeoReference
     from emra_deploy.pictures.sources import ImageSource
-    from emra_deploy.segmenter import Segmenter
+    from emra_deploy.segmenting.segmenter import Segmenter
 
 TOLERANCE = 0.1
 """Models are trained over a range of scales; a GSD that is off by less than this share is left as it is."""

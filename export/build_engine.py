@@ -221,7 +221,7 @@ def _cuda() -> tuple[Cuda | None, str]:
 def _try_out(built: Built, source: Source, library: Flavour, cuda: Cuda, plugins: tuple[Plugin, ...]) -> _Tried:
     """Run the golden tile through the engine."""
     from emra_deploy.backends.tensorrt.backend import TensorRTBackend
-    from emra_deploy.selftest import self_test
+    from emra_deploy.segmenting.selftest import self_test
 
     try:
         backend = TensorRTBackend.of_plan(bytes(built.plan), library, source.manifest, cuda, plugins)

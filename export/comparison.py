@@ -22,7 +22,7 @@ from emra_deploy.metrics import ConfusionMatrix, Scores
 from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.pictures.sources import ArraySource, ImageSource
 from emra_deploy.pictures.windows import Window
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 
 if TYPE_CHECKING:
     from export.runners import Runner

@@ -262,7 +262,7 @@ def check_runtime(path: Path) -> str:
         EmraError: Whatever the runtime found.
     """
     from emra_deploy.backends import open_backend
-    from emra_deploy.selftest import self_test
+    from emra_deploy.segmenting.selftest import self_test
 
     name = "onnxruntime"
     if half_quantizers_fail(onnx.load(path)):

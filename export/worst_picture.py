@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.model_file.classes import ClassSet
-from emra_deploy.overlay import overlay, with_legend
 from emra_deploy.pictures.sources import ImageSource
 from emra_deploy.pictures.windows import Window
+from emra_deploy.segmenting.overlay import overlay, with_legend
 from export.comparison import label_maps
 from export.runners import Runner
 

@@ -15,7 +15,7 @@ from emra_deploy.evaluation.command import add_arguments, check_outputs, exit_st
 from emra_deploy.evaluation.report import write_json
 from emra_deploy.host.extras import script_imports
 from emra_deploy.host.files import check_output
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 
 with script_imports(__name__, "train"):
     from training.backend import TorchBackend, torch_manifest

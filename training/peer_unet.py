@@ -21,7 +21,7 @@ from emra_deploy.evaluation import Evaluation, evaluate
 from emra_deploy.host.extras import script_imports
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.model_file.manifest import Manifest
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 
 with script_imports(__name__, "train", "dev"):
     import segmentation_models_pytorch as smp

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from emra_deploy.evaluation import evaluate
 from emra_deploy.metrics import Scores
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 from training.backend import TorchBackend, torch_manifest
 from training.checkpoint import Checkpoint
 from training.data import AerialDataset

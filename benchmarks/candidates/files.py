@@ -12,7 +12,7 @@ from emra_deploy.backends import Backend
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.model_file.manifest import Manifest
-from emra_deploy.selftest import self_test
+from emra_deploy.segmenting.selftest import self_test
 
 
 class FileRunner:

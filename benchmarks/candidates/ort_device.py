@@ -122,7 +122,7 @@ def open_on_device(spec: Spec, check: bool, device: str = "cuda") -> Any:
         EmraError: Those of the processor's backend, and of `OrtDeviceRunner`.
     """
     from emra_deploy.backends.ort import OnnxRuntimeBackend
-    from emra_deploy.selftest import self_test
+    from emra_deploy.segmenting.selftest import self_test
 
     assert spec.path is not None
     checked = OnnxRuntimeBackend(spec.path, threads=spec.threads)

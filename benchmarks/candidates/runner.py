@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.pictures.images import read_image
-from emra_deploy.segmentation import Segmentation
+from emra_deploy.segmenting.segmentation import Segmentation
 
 STAGES = ("decode", "upload", "compute", "download", "post", "end_to_end")
 """Upload and download are missing where there is no device memory to copy to."""

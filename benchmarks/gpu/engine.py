@@ -110,7 +110,7 @@ def answers_of(model: Path, folder: Path) -> list[dict[str, Any]]:
 
 def _golden(backend: Any, where: str) -> dict[str, Any]:
     from emra_deploy.errors import EmraError
-    from emra_deploy.selftest import self_test
+    from emra_deploy.segmenting.selftest import self_test
 
     name = "golden tile, pixels that differ"
     try:

@@ -41,7 +41,7 @@ from emra_deploy.backends.tensorrt.sidecar import (
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.seal import check_model_seal, seal_json, seal_model
 from emra_deploy.models import shipped_model
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 
 _HOSTILE = 0.4
 """Share of files without a seal."""

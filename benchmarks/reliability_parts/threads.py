@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from benchmarks.reliability_parts.board import Row, counted
 from benchmarks.reliability_parts.model import picture
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 
 _SIDES = (17, 40, 64, 65, 130)
 """Of pictures: smaller than a tile, as large, larger. Each is cut out of one scene."""

@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.streams.follow import Follower, percentile, reconciles
 from benchmarks.streams.rtsp import RtspServer
 from emra_deploy.pictures.sources import ImageSource
-from emra_deploy.segmentation import Segmentation
+from emra_deploy.segmenting.segmentation import Segmentation
 from emra_deploy.stream import Stream, StreamState
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.streams.follow import Follower, percentile, reconciles
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 from emra_deploy.stream import StreamResult
 from emra_deploy.stream.outputs import open_output
 

@@ -36,7 +36,7 @@ def check_model(path: str | None) -> dict[str, Any]:
     """Load a model, run its golden tile, and say how that went, as JSON values."""
     try:
         from emra_deploy.backends import open_auto
-        from emra_deploy.selftest import self_test
+        from emra_deploy.segmenting.selftest import self_test
 
         if path is None:
             from emra_deploy.models import shipped_model

@@ -74,7 +74,7 @@ def run(options: Namespace) -> int:
     """Do it until the source ends or a signal comes; 0 in both cases."""
     share_one_arena()
     chosen = _options(options)
-    from emra_deploy.segmenter import Segmenter
+    from emra_deploy.segmenting.segmenter import Segmenter
     from emra_deploy.stream.outputs import open_output
     from emra_deploy.stream.service import StreamService
     from emra_deploy.stream.source import make_opener

@@ -13,7 +13,7 @@ from emra_deploy.evaluation.page import check_page, write_page
 from emra_deploy.evaluation.report import describe, print_tables, write_json
 from emra_deploy.host.files import check_all_outputs
 from emra_deploy.model_file.classes import ClassSet
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 
 
 class LabelledData(Protocol):

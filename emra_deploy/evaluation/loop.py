@@ -14,7 +14,7 @@ from emra_deploy.metrics import ConfusionMatrix, Scores
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.pictures.sources import ImageSource
 from emra_deploy.pictures.windows import Window
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 
 CLUTTER = "clutter"
 """The class of ISPRS that papers leave out of the mean as often as not, so both means are given."""

@@ -19,7 +19,7 @@ from emra_deploy.host.extras import need
 from emra_deploy.host.files import atomic_output
 from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.pictures.windows import Window
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 
 PANEL = 480
 """Longest side of a picture on the page, in pixels; larger ones are thinned out."""
@@ -42,7 +42,7 @@ class Panels:
 
 def make_panels(segmenter: Segmenter, tile: LabelledTile, classes: ClassSet) -> Panels:
     """Segment a picture again and draw it, reading by windows and keeping one pixel in so many."""
-    from emra_deploy.overlay import colour_map
+    from emra_deploy.segmenting.overlay import colour_map
 
     source = tile.source()
     step = max(1, math.ceil(max(source.height, source.width) / PANEL))

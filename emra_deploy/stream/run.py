@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy.areas import ClassArea
 from emra_deploy.errors import EmraError
 from emra_deploy.host.forks import Owner
 from emra_deploy.host.throttling import ThrottleWatch
 from emra_deploy.pictures.sources import ArraySource, ImageSource
 from emra_deploy.pictures.windows import Window
-from emra_deploy.segmentation import Segmentation
+from emra_deploy.segmenting.areas import ClassArea
+from emra_deploy.segmenting.segmentation import Segmentation
 from emra_deploy.stream.buffer import FrameBuffer
 from emra_deploy.stream.frames import Frame, Picture
 from emra_deploy.stream.options import StreamOptions

@@ -18,7 +18,7 @@ from benchmarks.reliability_parts.model import nearest_colour, picture, write_mo
 from benchmarks.reliability_parts.mutate import mutate
 from benchmarks.reliability_parts.pictures import subjects
 from benchmarks.reliability_parts.streams import rows_of
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("rasterio")

@@ -19,8 +19,8 @@ from emra_deploy.backends.tensorrt.sidecar import (
     sidecar_path,
 )
 from emra_deploy.errors import EmraError
-from emra_deploy.segmenter import Segmenter
-from emra_deploy.selftest import self_test
+from emra_deploy.segmenting.segmenter import Segmenter
+from emra_deploy.segmenting.selftest import self_test
 from tests.emra_deploy.test_plugin_library import HERE, elf
 from tests.emra_deploy.trt_bench import Make, make
 from tests.onnx_models import nearest_colour, scene

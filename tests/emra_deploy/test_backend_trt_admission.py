@@ -21,7 +21,7 @@ from emra_deploy.backends.tensorrt.sidecar import (
 )
 from emra_deploy.cli.main import main
 from emra_deploy.errors import EmraError
-from emra_deploy.selftest import self_test
+from emra_deploy.segmenting.selftest import self_test
 from tests.emra_deploy.cli_helpers import save_png
 from tests.emra_deploy.trt_bench import Make, make
 from tests.onnx_models import scene

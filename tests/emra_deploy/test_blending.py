@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emra_deploy.backends.base import Outputs, check_batch
-from emra_deploy.blending import Blender, class_shares, taper
 from emra_deploy.errors import EmraError
 from emra_deploy.pictures.sources import ArraySource
 from emra_deploy.pictures.windows import plan_tiles
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.blending import Blender, class_shares, taper
+from emra_deploy.segmenting.segmenter import Segmenter
 from tests.onnx_models import build_model, make_manifest, nearest_colour, scene
 
 CLASSES = 5

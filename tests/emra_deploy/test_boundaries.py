@@ -26,7 +26,7 @@ def modules() -> list[str]:
 
 def test_every_module_imports_where_torch_does_not_exist() -> None:
     names = modules()
-    assert "emra_deploy.segmenter" in names
+    assert "emra_deploy.segmenting.segmenter" in names
     run(
         "import sys, importlib\n"
         "for name in ('torch', 'torchvision', 'timm', 'training', 'export', 'benchmarks'): sys.modules[name] = None\n"

@@ -19,7 +19,7 @@ from emra_deploy.errors import EmraError
 from emra_deploy.map_tiles import estimate_tiles
 from emra_deploy.pictures.sources import ArraySource
 from emra_deploy.pictures.windows import iter_tiles
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 from tests.emra_deploy.cli_helpers import emra, save_png
 from tests.emra_deploy.fake_onnxruntime import CPU, Fake
 from tests.onnx_models import build_model, nearest_colour, scene

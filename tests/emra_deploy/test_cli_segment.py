@@ -16,8 +16,8 @@ import pytest
 from PIL import Image
 
 from emra_deploy.cli.main import main
-from emra_deploy.overlay import overlay
 from emra_deploy.pictures.windows import plan_tiles
+from emra_deploy.segmenting.overlay import overlay
 from tests.emra_deploy.cli_helpers import emra, save_png
 from tests.onnx_models import CLASSES, build_model, nearest_colour, scene
 

@@ -16,8 +16,8 @@ from emra_deploy.backends.openvino import _choose_precision
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.golden import GoldenTile
 from emra_deploy.models import shipped_model
-from emra_deploy.segmenter import Segmenter
-from emra_deploy.selftest import self_test
+from emra_deploy.segmenting.segmenter import Segmenter
+from emra_deploy.segmenting.selftest import self_test
 from tests.emra_deploy.cli_helpers import emra, save_png
 from tests.onnx_models import CLASSES, build_model, make_manifest, nearest_colour, scene
 

@@ -15,7 +15,7 @@ from emra_deploy.evaluation.report import describe, write_json
 from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.pictures.sources import ArraySource
 from emra_deploy.pictures.windows import Window
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 from tests.onnx_models import CLASSES, build_model, nearest_colour, scene
 
 ISPRS = ClassSet(("impervious", "building", "tree", "car", "clutter"), CLASSES.palette)

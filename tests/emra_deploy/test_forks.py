@@ -18,7 +18,7 @@ PROGRAM = """
 import os, sys
 import numpy as np
 from emra_deploy.errors import EmraError
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 
 picture = np.zeros((40, 40, 3), np.uint8)
 frames = [picture] * 3

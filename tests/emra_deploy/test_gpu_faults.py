@@ -15,7 +15,7 @@ from emra_deploy.backends.tensorrt.backend import TensorRTBackend
 from emra_deploy.backends.tensorrt.device import FreeMemory
 from emra_deploy.backends.tensorrt.gpu_errors import LOST, MEMORY, asked_for, fault_of
 from emra_deploy.errors import EmraError
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 from emra_deploy.stream import StreamState
 from tests.emra_deploy.fake_onnxruntime import Fake
 from tests.emra_deploy.test_backend_trt import Make, make  # noqa: F401 - a fixture

@@ -18,7 +18,7 @@ from emra_deploy.cli.main import main
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.golden import GoldenTile
 from emra_deploy.model_file.manifest import METADATA_KEY
-from emra_deploy.segmenter import MAX_BATCH, Segmenter
+from emra_deploy.segmenting.segmenter import MAX_BATCH, Segmenter
 from tests.onnx_models import build_graph, build_model, make_manifest, scene
 
 

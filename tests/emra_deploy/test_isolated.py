@@ -15,7 +15,7 @@ from emra_deploy.backends import open_backend
 from emra_deploy.backends.isolated import MOST_LOSSES, IsolatedBackend
 from emra_deploy.backends.worker import ALIGNMENT, place
 from emra_deploy.errors import EmraError
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 from emra_deploy.stream import StreamState
 from tests.emra_deploy.cli_helpers import emra, save_png
 from tests.onnx_models import build_model, nearest_colour, scene

@@ -14,7 +14,7 @@ from emra_deploy.backends.tensorrt.gpu_errors import MEMORY
 from emra_deploy.backends.tensorrt.lanes import LANES, MAX_CAPTURED, WARM
 from emra_deploy.backends.tensorrt.sidecar import MemoryNeed
 from emra_deploy.errors import EmraError
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 from tests.emra_deploy.engine.fake_cuda import FakeDriver, FakeRuntime
 from tests.emra_deploy.test_backend_trt import Make, make  # noqa: F401 - a fixture
 from tests.onnx_models import nearest_colour, scene

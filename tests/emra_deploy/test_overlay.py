@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emra_deploy.areas import class_areas, count_labels
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import ClassSet
-from emra_deploy.overlay import colour_map, legend, overlay, with_legend
 from emra_deploy.pictures.sources import ArraySource
 from emra_deploy.preview import Preview
+from emra_deploy.segmenting.areas import class_areas, count_labels
+from emra_deploy.segmenting.overlay import colour_map, legend, overlay, with_legend
 
 CLASSES = ClassSet(("ground", "water", "a roof with a long name"), ((10, 20, 30), (0, 0, 250), (200, 0, 0)))
 

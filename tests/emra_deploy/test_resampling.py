@@ -17,7 +17,7 @@ from emra_deploy.errors import EmraError
 from emra_deploy.pictures.sources import ArraySource
 from emra_deploy.pictures.windows import plan_tiles
 from emra_deploy.resampling import ResampledSource, scale_factor
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 from tests.onnx_models import CLASSES, build_model, make_manifest, nearest_colour, scene
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from emra_deploy.areas import class_areas, count_labels
 from emra_deploy.errors import EmraError
-from emra_deploy.segmentation import Segmentation
+from emra_deploy.segmenting.areas import class_areas, count_labels
+from emra_deploy.segmenting.segmentation import Segmentation
 from tests.onnx_models import CLASSES
 
 

@@ -17,7 +17,7 @@ from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.model_file.manifest import Manifest
 from emra_deploy.pictures.sources import ArraySource
 from emra_deploy.pictures.windows import Window, plan_tiles
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 from tests.onnx_models import CLASSES, build_model, make_manifest, nearest_colour, scene
 
 

@@ -13,8 +13,8 @@ from emra_deploy.backends import open_backend
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.model_file.golden import GoldenTile
-from emra_deploy.segmenter import Segmenter
-from emra_deploy.selftest import self_test
+from emra_deploy.segmenting.segmenter import Segmenter
+from emra_deploy.segmenting.selftest import self_test
 from tests.onnx_models import CLASSES, build_model, make_manifest, nearest_colour, scene
 
 

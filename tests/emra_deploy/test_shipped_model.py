@@ -15,8 +15,8 @@ from emra_deploy.metrics import ConfusionMatrix
 from emra_deploy.model_file.manifest import Manifest
 from emra_deploy.models import SHIPPED
 from emra_deploy.scenes import DUBAI_CLASSES, generate
-from emra_deploy.segmenter import Segmenter
-from emra_deploy.selftest import self_test
+from emra_deploy.segmenting.segmenter import Segmenter
+from emra_deploy.segmenting.selftest import self_test
 from export.comparison import TOLERANCES
 from tests.conftest import FP32_MODEL, REPOSITORY
 from tests.emra_deploy.cli_helpers import emra, save_png

@@ -18,7 +18,7 @@ from onnx.reference import ReferenceEvaluator
 from emra_deploy.backends.openvino import open_core
 from emra_deploy.errors import EmraError
 from emra_deploy.scenes import DUBAI_CLASSES, generate
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 from export.function_body import DOMAIN, OPERATOR, add_body, aggregation_nodes, drop_body, function_body
 from export.half import convert_to_half
 from export.to_onnx import Exported, to_onnx

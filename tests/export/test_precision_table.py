@@ -23,7 +23,7 @@ from benchmarks.results_file import make_result, read_result, write_result
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import evaluate
 from emra_deploy.scenes import generate
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 from export.cost import Timing
 from export.model_file import read_model, write_model
 from export.precision_measure import Accuracy, Missing, Remembered, Times, measure_accuracy, measure_times

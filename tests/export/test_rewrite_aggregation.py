@@ -17,7 +17,7 @@ from PIL import Image
 
 from emra_deploy.errors import EmraError
 from emra_deploy.scenes import generate
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 from export.aggregation_forms import to_plugin_form, to_streamed_form
 from export.function_body import aggregation_nodes
 from export.graph import Deployed

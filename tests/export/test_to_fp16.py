@@ -19,7 +19,7 @@ from onnx import TensorProto
 import export.to_fp16 as command
 from emra_deploy.errors import EmraError
 from emra_deploy.scenes import generate
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 from export.comparison import TOLERANCES, compare
 from export.half_graph import GraphView
 from export.model_file import read_model, write_model

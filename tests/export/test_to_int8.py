@@ -17,7 +17,7 @@ from PIL import Image
 import export.to_int8 as command
 from emra_deploy.errors import EmraError
 from emra_deploy.scenes import generate
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 from export.calibration import pixels_sha256
 from export.int8_file import Written
 from export.model_file import read_model, write_model

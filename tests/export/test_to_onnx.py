@@ -16,7 +16,7 @@ import torch
 import export.to_onnx as command
 from emra_deploy.errors import EmraError
 from emra_deploy.scenes import DUBAI_CLASSES, generate
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 from export.graph import Deployed, round_weights
 from export.to_onnx import to_onnx
 from tests.checkpoints import MEAN, STD, random_model

@@ -118,7 +118,7 @@ SELF_TEST = """
 import json, onnxruntime
 from emra_deploy.backends import open_backend
 from emra_deploy.models import shipped_model
-from emra_deploy.selftest import self_test
+from emra_deploy.segmenting.selftest import self_test
 backend, manifest = open_backend(shipped_model(), "onnxruntime")
 different = self_test(backend, manifest)
 print(json.dumps({"version": onnxruntime.__version__, "model": manifest.name, "different": different,

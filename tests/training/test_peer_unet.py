@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from emra_deploy.evaluation import evaluate
-from emra_deploy.segmenter import Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 from tests.training.data.layouts import make_dubai
 from training.data import open_dataset
 from training.recipe import Recipe

@@ -10,7 +10,7 @@ import numpy as np
 
 from emra_deploy.pictures.sources import ImageSource
 from emra_deploy.pictures.windows import Window
-from emra_deploy.segmentation import Segmentation
+from emra_deploy.segmenting.segmentation import Segmentation
 from emra_deploy.stream.frames import Grab, SourceLostError
 from emra_deploy.stream.source import Opener
 from tests.emra_deploy.stream.videos import numbered

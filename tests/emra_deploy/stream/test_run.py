@@ -10,7 +10,7 @@ import pytest
 
 from emra_deploy.errors import EmraError
 from emra_deploy.pictures.sources import ImageSource
-from emra_deploy.segmentation import Segmentation
+from emra_deploy.segmenting.segmentation import Segmentation
 from emra_deploy.stream import Stream, StreamOptions, StreamState, reader
 from emra_deploy.stream.run import LATE
 from tests.emra_deploy.stream.fakes import Script, label_all, reconciles, wait_for

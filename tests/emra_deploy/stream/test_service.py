@@ -10,7 +10,7 @@ import pytest
 
 from emra_deploy.errors import EmraError
 from emra_deploy.pictures.sources import ImageSource
-from emra_deploy.segmentation import Segmentation
+from emra_deploy.segmenting.segmentation import Segmentation
 from emra_deploy.stream import Stream, StreamOptions, reader, service
 from emra_deploy.stream.mp4 import Mp4Output
 from emra_deploy.stream.service import StreamService

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from emra_deploy.areas import count_labels
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import IGNORE, ClassSet
+from emra_deploy.segmenting.areas import count_labels
 
 if TYPE_CHECKING:
-    from emra_deploy.areas import ClassArea
+    from emra_deploy.segmenting.areas import ClassArea
 
 NO_DATA_COLOUR = (0, 0, 0)
 _ROWS_AT_ONCE = 256

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy.areas import ClassArea, class_areas, count_labels
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import IGNORE, ClassSet
+from emra_deploy.segmenting.areas import ClassArea, class_areas, count_labels
 
 __all__ = ["ClassArea", "Segmentation"]
 
@@ -71,7 +71,7 @@ class Segmentation:
 
     def colour_map(self) -> npt.NDArray[np.uint8]:
         """The labels in the classes' colours: uint8 H×W×3."""
-        from emra_deploy.overlay import colour_map
+        from emra_deploy.segmenting.overlay import colour_map
 
         return colour_map(self.labels, self.classes)
 
@@ -82,6 +82,6 @@ class Segmentation:
             image: The picture that was segmented, uint8 H×W×3.
             opacity: Of the colours, 0 to 1.
         """
-        from emra_deploy.overlay import overlay
+        from emra_deploy.segmenting.overlay import overlay
 
         return overlay(image, self.labels, self.classes, opacity)

@@ -13,14 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.backends.base import Backend, Outputs
-from emra_deploy.blending import BLEND_DIVISOR, Blender
 from emra_deploy.errors import EmraError
 from emra_deploy.host.forks import Owner
 from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.model_file.manifest import Manifest
 from emra_deploy.pictures.sources import ArraySource, ImageSource
 from emra_deploy.pictures.windows import Tile, Window, default_halo, iter_tiles
-from emra_deploy.segmentation import Segmentation
+from emra_deploy.segmenting.blending import BLEND_DIVISOR, Blender
+from emra_deploy.segmenting.segmentation import Segmentation
 
 if TYPE_CHECKING:
     from emra_deploy.stream import Stream, StreamOptions
@@ -147,7 +147,7 @@ class Segmenter:
             EmraError: Whatever is wrong with the file, the machine or the arguments.
         """
         from emra_deploy.backends import open_backend
-        from emra_deploy.selftest import self_test as run_self_test
+        from emra_deploy.segmenting.selftest import self_test as run_self_test
 
         if model is None:
             from emra_deploy.models import shipped_model
