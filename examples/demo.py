@@ -47,7 +47,7 @@ def show_score(prediction: Path, truth: Path) -> None:
     """
     import rasterio
 
-    from emra_deploy.metrics import ConfusionMatrix
+    from emra_deploy.evaluation.metrics import ConfusionMatrix
     from emra_deploy.scenes import DUBAI_CLASSES
 
     with rasterio.open(prediction) as made, rasterio.open(truth) as true:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
-from emra_deploy.metrics import ConfusionMatrix, Scores
+from emra_deploy.evaluation.metrics import ConfusionMatrix, Scores
 from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.pictures.sources import ArraySource, ImageSource
 from emra_deploy.pictures.windows import Window

@@ -9,7 +9,7 @@ import numpy as np
 
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
-from emra_deploy.metrics import ConfusionMatrix, Scores
+from emra_deploy.evaluation.metrics import ConfusionMatrix, Scores
 from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.pictures.windows import plan_tiles
 from export.search import Outcome

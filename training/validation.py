@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from emra_deploy.evaluation import evaluate
-from emra_deploy.metrics import Scores
+from emra_deploy.evaluation.metrics import Scores
 from emra_deploy.segmenting.segmenter import Segmenter
 from training.backend import TorchBackend, torch_manifest
 from training.checkpoint import Checkpoint

@@ -16,7 +16,7 @@ from benchmarks.reliability_parts.model import picture, write_model
 # fails is the journal's own writing.
 _PROGRAM = (
     "import sys\n"
-    "from emra_deploy import journal\n"
+    "from emra_deploy.maps import journal\n"
     "journal.SYNC_SECONDS = float(sys.argv.pop(1))\n"
     "from emra_deploy.cli.main import main\n"
     "sys.exit(main())\n"

@@ -15,7 +15,7 @@ from emra_deploy.errors import EmraError
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser, Namespace
 
-    from emra_deploy.map_report import MapReport
+    from emra_deploy.maps.report import MapReport
 
 LINES_EVERY = 60.0
 """Seconds from one line of progress to the next, where there is no terminal for a bar."""
@@ -87,7 +87,7 @@ def run(options: Namespace) -> int:
     if options.dry_run:
         return _dry_run(options, bands)
     from emra_deploy.cli.allocator import return_large_arrays
-    from emra_deploy.mapping import segment_file
+    from emra_deploy.maps.job import segment_file
 
     return_large_arrays()
     with _progress() as progress:
@@ -118,7 +118,7 @@ def _settings(options: Namespace, bands: tuple[int, ...] | None) -> dict[str, An
 
 
 def _dry_run(options: Namespace, bands: tuple[int, ...] | None) -> int:
-    from emra_deploy.mapping import plan_file
+    from emra_deploy.maps.job import plan_file
 
     plan = plan_file(**_settings(options, bands))
     if options.json:

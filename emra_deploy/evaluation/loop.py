@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.errors import EmraError
-from emra_deploy.metrics import ConfusionMatrix, Scores
+from emra_deploy.evaluation.metrics import ConfusionMatrix, Scores
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.pictures.sources import ImageSource
 from emra_deploy.pictures.windows import Window

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from emra_deploy.errors import EmraError
-from emra_deploy.label_files import LabelWriter
+from emra_deploy.maps.label_files import LabelWriter
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.pictures.georeference import GeoReference
 from emra_deploy.pictures.inputs import open_input

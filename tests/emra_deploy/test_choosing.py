@@ -16,7 +16,7 @@ from emra_deploy.backends.metadata import peek_manifest
 from emra_deploy.backends.names import BACKENDS, GPU_PROVIDERS
 from emra_deploy.backends.providers import PROVIDERS
 from emra_deploy.errors import EmraError
-from emra_deploy.map_tiles import estimate_tiles
+from emra_deploy.maps.tiles import estimate_tiles
 from emra_deploy.pictures.sources import ArraySource
 from emra_deploy.pictures.windows import iter_tiles
 from emra_deploy.segmenting.segmenter import Segmenter

@@ -316,7 +316,7 @@ def test_memory_that_runs_out_is_one_line(
     def hungry(*arguments: object, **options: object) -> None:
         np.empty((2**20, 2**20, 2**10), np.uint8)
 
-    monkeypatch.setattr("emra_deploy.mapping.segment_file", hungry)
+    monkeypatch.setattr("emra_deploy.maps.job.segment_file", hungry)
     assert fails(capsys, "a.png", "-m", model, "-o", tmp_path / "b.png") == "memory"
 
 
@@ -324,7 +324,7 @@ def test_a_bug_keeps_its_traceback(model: Path, tmp_path: Path, monkeypatch: pyt
     def broken(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("emra_deploy.mapping.segment_file", broken)
+    monkeypatch.setattr("emra_deploy.maps.job.segment_file", broken)
     with pytest.raises(ZeroDivisionError):
         main(["segment", "a.png", "-m", str(model), "-o", "b.png"])
 

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emra_deploy import cog
 from emra_deploy.errors import EmraError
-from emra_deploy.label_files import LabelWriter
-from emra_deploy.label_levels import BLOCK
+from emra_deploy.maps import cog
+from emra_deploy.maps.label_files import LabelWriter
+from emra_deploy.maps.label_levels import BLOCK
 from tests.onnx_models import CLASSES
 
 rasterio = pytest.importorskip("rasterio")
@@ -66,7 +66,7 @@ def test_within_another_program_no_process_is_started(
 def test_the_other_process_ends_with_this_one(tmp_path: Path) -> None:
     code = (
         "import sys, time\n"
-        "from emra_deploy import cog\n"
+        "from emra_deploy.maps import cog\n"
         "cog.copy_here = lambda *_: time.sleep(60)\n"
         "print('ready', flush=True)\n"
         "sys.exit(cog.main('512', 'map.tif', 'rows0.tif'))\n"

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emra_deploy import journal
 from emra_deploy.errors import EmraError
-from emra_deploy.journal import Journal
-from emra_deploy.mapping import segment_file
+from emra_deploy.maps import journal
+from emra_deploy.maps.job import segment_file
+from emra_deploy.maps.journal import Journal
 from tests.onnx_models import build_model, scene
 
 rasterio = pytest.importorskip("rasterio")
@@ -99,7 +99,7 @@ def test_short_jobs_leave_nothing(folder: Path, tmp_path: Path, choice: str) -> 
 
 
 def test_long_jobs_keep_a_journal_unasked(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("emra_deploy.mapping.JOURNAL_PIXELS", HEIGHT * WIDTH)
+    monkeypatch.setattr("emra_deploy.maps.job.JOURNAL_PIXELS", HEIGHT * WIDTH)
     with pytest.raises(Stop):
         run(folder, tmp_path, 300, journal="auto")
     assert run(folder, tmp_path, journal="auto").resumed_rows >= 300
@@ -161,7 +161,7 @@ def test_full_disk_is_an_error(tmp_path: Path) -> None:
     program = (
         "import resource, sys, pathlib, numpy as np\n"
         "from emra_deploy.errors import EmraError\n"
-        "from emra_deploy.journal import Journal\n"
+        "from emra_deploy.maps.journal import Journal\n"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "diary = Journal(pathlib.Path(sys.argv[1]), {}, 1000, 1000)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
@@ -184,8 +184,8 @@ def test_killed_outright_and_called_again(folder: Path, tmp_path: Path) -> None:
     run(folder, whole)
     program = (
         "import sys, time\n"
-        "from emra_deploy import journal\n"
-        "from emra_deploy.mapping import segment_file\n"
+        "from emra_deploy.maps import journal\n"
+        "from emra_deploy.maps.job import segment_file\n"
         "journal.SYNC_SECONDS = 0\n"
         "def progress(done, total):\n"
         "    if done > 300:\n"

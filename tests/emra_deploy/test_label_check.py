@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emra_deploy.cog import copy_levels
 from emra_deploy.errors import EmraError
-from emra_deploy.label_files import LabelWriter
-from emra_deploy.label_levels import BLOCK
+from emra_deploy.maps.cog import copy_levels
+from emra_deploy.maps.label_files import LabelWriter
+from emra_deploy.maps.label_levels import BLOCK
 from emra_deploy.pictures.georeference import GeoReference
 from tests.onnx_models import CLASSES
 
@@ -78,7 +78,7 @@ def test_what_came_otherwise_is_refused(
         copy_levels(levels, path, block)
         harm(path)
 
-    monkeypatch.setattr("emra_deploy.label_files.copy_levels", careless)
+    monkeypatch.setattr("emra_deploy.maps.label_files.copy_levels", careless)
     with pytest.raises(EmraError, match=told) as caught:
         write(tmp_path / "map.tif")
     assert caught.value.code == "output-write"

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from emra_deploy.errors import EmraError
-from emra_deploy.label_files import LabelWriter
-from emra_deploy.label_levels import BLOCK
+from emra_deploy.maps.label_files import LabelWriter
+from emra_deploy.maps.label_levels import BLOCK
 from tests.emra_deploy.raster_files import CLASSES, ColorInterp, make_labels, rasterio, write_labels
 
 
@@ -72,7 +72,7 @@ def test_full_disk_is_an_error(tmp_path: Path, limit: int) -> None:
         "from emra_deploy.model_file.classes import ClassSet\n"
         "from emra_deploy.errors import EmraError\n"
         "from emra_deploy.host.files import atomic_output\n"
-        "from emra_deploy.label_files import LabelWriter\n"
+        "from emra_deploy.maps.label_files import LabelWriter\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
         "labels = np.random.default_rng(0).integers(0, 200, (1024, 1024), np.uint8)\n"
         "try:\n"
@@ -96,7 +96,7 @@ def test_a_writer_that_cannot_start_leaves_nothing(tmp_path: Path, monkeypatch: 
     def fails(*_: object) -> None:
         raise OSError("Error writing TIFF header")
 
-    monkeypatch.setattr("emra_deploy.label_files._describe", fails)
+    monkeypatch.setattr("emra_deploy.maps.label_files._describe", fails)
     with pytest.raises(EmraError, match="Error writing TIFF header"):
         LabelWriter(tmp_path / "map.part.tif", 600, 600, CLASSES)
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from emra_deploy.label_levels import BLOCK, LabelLevels, halve_labels
+from emra_deploy.maps.label_levels import BLOCK, LabelLevels, halve_labels
 
 LABELS = st.sampled_from([0, 1, 2, 255])
 

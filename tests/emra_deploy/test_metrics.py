@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from emra_deploy.errors import EmraError
-from emra_deploy.metrics import ConfusionMatrix
+from emra_deploy.evaluation.metrics import ConfusionMatrix
 from emra_deploy.model_file.classes import ClassSet
 
 

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from emra_deploy.errors import EmraError
+from emra_deploy.maps.preview import Preview
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.pictures.sources import ArraySource
-from emra_deploy.preview import Preview
 from emra_deploy.segmenting.areas import class_areas, count_labels
 from emra_deploy.segmenting.overlay import colour_map, legend, overlay, with_legend
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from emra_deploy.cli.main import main
 from emra_deploy.errors import EmraError
-from emra_deploy.mapping import segment_file
+from emra_deploy.maps.job import segment_file
+from emra_deploy.maps.polygons import PolygonRequest, signed_area, trace, write_polygons
 from emra_deploy.pictures.georeference import GeoReference
-from emra_deploy.polygons import PolygonRequest, signed_area, trace, write_polygons
 from tests.emra_deploy.raster_files import CLASSES, rasterio, write_labels
 from tests.onnx_models import CLASSES as FIVE
 from tests.onnx_models import build_model, nearest_colour, scene
@@ -216,9 +216,9 @@ def trace_small(path: Path) -> list[int]:
 @pytest.mark.parametrize(
     ("writer", "output"),
     [
-        ("emra_deploy.label_files.LabelWriter.finish", "map.tif"),
-        ("emra_deploy.preview.Preview.save", "over.png"),
-        ("emra_deploy.polygons.write_polygons", "map.geojson"),
+        ("emra_deploy.maps.label_files.LabelWriter.finish", "map.tif"),
+        ("emra_deploy.maps.preview.Preview.save", "over.png"),
+        ("emra_deploy.maps.polygons.write_polygons", "map.geojson"),
     ],
 )
 def test_a_full_disk_names_the_output_that_it_met(

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from emra_deploy.errors import EmraError
-from emra_deploy.mapping import segment_file
+from emra_deploy.maps.job import segment_file
+from emra_deploy.maps.preview import MAX_SIDE, STREAMED_SIDE
 from emra_deploy.pictures import raster
 from emra_deploy.pictures.raster import RasterSource, gdal_session
 from emra_deploy.pictures.scaling import Scale
 from emra_deploy.pictures.windows import Window
-from emra_deploy.preview import MAX_SIDE, STREAMED_SIDE
 from tests.onnx_models import build_model, nearest_colour, scene
 
 rasterio = pytest.importorskip("rasterio")

@@ -14,9 +14,9 @@ from PIL import Image
 from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.cli.main import main
 from emra_deploy.errors import EmraError
+from emra_deploy.maps.resampling import ResampledSource, scale_factor
 from emra_deploy.pictures.sources import ArraySource
 from emra_deploy.pictures.windows import plan_tiles
-from emra_deploy.resampling import ResampledSource, scale_factor
 from emra_deploy.segmenting.segmenter import Segmenter
 from tests.onnx_models import CLASSES, build_model, make_manifest, nearest_colour, scene
 
@@ -83,7 +83,7 @@ def test_rows_come_in_pieces_of_bounded_size(monkeypatch: pytest.MonkeyPatch) ->
     segmenter = Segmenter(Red(), make_manifest())
     source = ResampledSource(picture, 0.3)
     whole = list(source.rows(segmenter))
-    monkeypatch.setattr("emra_deploy.resampling._PIECE_BYTES", 1000)
+    monkeypatch.setattr("emra_deploy.maps.resampling._PIECE_BYTES", 1000)
     pieces = list(source.rows(segmenter))
     assert len(pieces) > len(whole)
     assert all(labels.nbytes <= 1000 for _, labels in pieces)

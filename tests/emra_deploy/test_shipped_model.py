@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from emra_deploy.evaluation import evaluate
-from emra_deploy.metrics import ConfusionMatrix
+from emra_deploy.evaluation.metrics import ConfusionMatrix
 from emra_deploy.model_file.manifest import Manifest
 from emra_deploy.models import SHIPPED
 from emra_deploy.scenes import DUBAI_CLASSES, generate

@@ -19,7 +19,7 @@ from emra_deploy.pictures.raster import gdal_session, open_dataset
 COPY_CACHE_BYTES = 16 * 2**20
 """GDAL's cache where each block is read once."""
 
-_CODE = "import sys; sys.path[:] = {path!r}; from emra_deploy.cog import main; sys.exit(main(*{words!r}))"
+_CODE = "import sys; sys.path[:] = {path!r}; from emra_deploy.maps.cog import main; sys.exit(main(*{words!r}))"
 
 
 def copy_levels(levels: Sequence[Path], path: Path, block: int) -> None:

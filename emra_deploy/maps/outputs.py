@@ -11,7 +11,7 @@ from emra_deploy.host.extras import need
 from emra_deploy.host.files import check_all_outputs
 
 if TYPE_CHECKING:
-    from emra_deploy.label_files import LabelSink
+    from emra_deploy.maps.label_files import LabelSink
     from emra_deploy.pictures.georeference import GeoReference
     from emra_deploy.pictures.raster import RasterSource
     from emra_deploy.pictures.sources import ArraySource
@@ -47,7 +47,7 @@ def check_outputs(
     if overlay is not None and Path(overlay).suffix.lower() != ".png":
         raise EmraError("output-suffix", "the overlay does not end in .png", "Give it that suffix", overlay)
     if polygons is not None:
-        from emra_deploy.polygons import check_polygon_output
+        from emra_deploy.maps.polygons import check_polygon_output
 
         check_polygon_output(Path(polygons))
         if suffix == ".png":
@@ -77,7 +77,7 @@ def open_sink(
     Raises:
         EmraError: Those of `LabelWriter`.
     """
-    from emra_deploy.label_files import LabelWriter, PictureWriter
+    from emra_deploy.maps.label_files import LabelWriter, PictureWriter
 
     if not as_raster:
         return PictureWriter(part, source.height, source.width, segmenter.classes)

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from emra_deploy.cog import COPY_CACHE_BYTES, copy_levels
 from emra_deploy.errors import EmraError
-from emra_deploy.label_check import check_content, facts
-from emra_deploy.label_levels import BLOCK, LabelLevels
+from emra_deploy.maps.cog import COPY_CACHE_BYTES, copy_levels
+from emra_deploy.maps.label_check import check_content, facts
+from emra_deploy.maps.label_levels import BLOCK, LabelLevels
 from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.pictures.georeference import GeoReference
 from emra_deploy.pictures.raster import gdal_session

@@ -110,7 +110,7 @@ def _seconds_per_tile(source: ImageSource, segmenter: Segmenter, batch: int) -> 
 
 def _row_bytes(width: int, segmenter: Segmenter) -> int:
     """What is held of rows while a map is made, beyond what running one batch shows."""
-    from emra_deploy.label_levels import BLOCK
+    from emra_deploy.maps.label_levels import BLOCK
 
     _, height, _ = segmenter.backend.input_shape
     # One row of tiles as it is put together, one of blocks as it fills, and a third of that for the overviews.

@@ -18,10 +18,10 @@ from emra_deploy.errors import EmraError
 from emra_deploy.host.files import atomic_output, check_input, writing
 from emra_deploy.host.slow_steps import step
 from emra_deploy.host.throttling import ThrottleWatch
-from emra_deploy.journal import Journal, describe_job
-from emra_deploy.map_outputs import check_outputs, open_sink
-from emra_deploy.map_report import MapReport
-from emra_deploy.map_tiles import estimate_tiles
+from emra_deploy.maps.journal import Journal, describe_job
+from emra_deploy.maps.outputs import check_outputs, open_sink
+from emra_deploy.maps.report import MapReport
+from emra_deploy.maps.tiles import estimate_tiles
 from emra_deploy.model_file.classes import IGNORE
 from emra_deploy.pictures.inputs import open_input
 from emra_deploy.pictures.raster import RasterSource
@@ -29,13 +29,13 @@ from emra_deploy.pictures.scaling import Scale
 from emra_deploy.segmenting.areas import class_areas, count_labels
 
 if TYPE_CHECKING:
-    from emra_deploy.label_files import LabelSink
-    from emra_deploy.map_plan import MapPlan
+    from emra_deploy.maps.label_files import LabelSink
+    from emra_deploy.maps.plan import MapPlan
+    from emra_deploy.maps.preview import Preview
+    from emra_deploy.maps.resampling import ResampledSource
     from emra_deploy.pictures.georeference import GeoReference
     from emra_deploy.pictures.sources import ArraySource
     from emra_deploy.pictures.windows import Window
-    from emra_deploy.preview import Preview
-    from emra_deploy.resampling import ResampledSource
     from emra_deploy.segmenting.segmenter import Segmenter
 
 JOURNAL_PIXELS = 2**26
@@ -77,7 +77,7 @@ def plan_file(
     model = _model_or_shipped(model)
     check_input(input)
     check_outputs(input, model, output, overlay, polygons, overwrite)
-    from emra_deploy.map_plan import plan_map
+    from emra_deploy.maps.plan import plan_map
     from emra_deploy.segmenting.segmenter import Segmenter
 
     with ExitStack() as stack:
@@ -217,7 +217,7 @@ def segment_file(
         )
         request = None
         if outlines is not None:
-            from emra_deploy.polygons import PolygonRequest
+            from emra_deploy.maps.polygons import PolygonRequest
 
             request = PolygonRequest.of(segmenter.classes, polygon_classes, min_pixels, min_area)
             request.check(georeference)
@@ -244,7 +244,7 @@ def segment_file(
                 preview.save(over, class_areas(counts, segmenter.classes, _pixel_area(georeference)[0]))
         found = 0
         if outlines is not None and request is not None:
-            from emra_deploy.polygons import write_polygons
+            from emra_deploy.maps.polygons import write_polygons
 
             with step(f"outlining classes for {os.fspath(polygons or '')}"):
                 found = write_polygons(part, outlines, segmenter.classes, georeference, request)
@@ -293,7 +293,7 @@ def _resampled(
     source: ArraySource | RasterSource, segmenter: Segmenter, gsd: float | str, georeference: GeoReference | None
 ) -> ResampledSource | None:
     """The picture at the model's ground sample distance, or None where it stays as it is."""
-    from emra_deploy.resampling import ResampledSource, parse_gsd, picture_gsd, scale_factor
+    from emra_deploy.maps.resampling import ResampledSource, parse_gsd, picture_gsd, scale_factor
 
     if gsd == "off":
         return None
@@ -307,7 +307,7 @@ def _is_long(raster: RasterSource) -> bool:
 
 
 def _preview(source: ArraySource | RasterSource, segmenter: Segmenter, opacity: float) -> Preview:
-    from emra_deploy.preview import MAX_SIDE, STREAMED_SIDE, Preview
+    from emra_deploy.maps.preview import MAX_SIDE, STREAMED_SIDE, Preview
 
     side = STREAMED_SIDE if isinstance(source, RasterSource) else MAX_SIDE
     return Preview(source, segmenter.classes, opacity, side)
