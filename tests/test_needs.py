@@ -12,7 +12,7 @@ import pytest
 
 from emra_deploy.models import SHIPPED
 from tests.conftest import FP32_MODEL, REPOSITORY
-from tests.emra_deploy.cli_helpers import save_png
+from tests.emra_deploy.cli.cli_helpers import save_png
 
 # As a missing library: an import of it fails wherever it is, in this process and in none that it starts.
 BLOCKED = """

@@ -13,7 +13,7 @@ import pytest
 
 from emra_deploy.models import SHIPPED
 from tests.conftest import REPOSITORY
-from tests.emra_deploy.cli_helpers import save_png
+from tests.emra_deploy.cli.cli_helpers import save_png
 from tests.onnx_models import build_model
 
 SOURCES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "emra_deploy", "export", "benchmarks", "training")

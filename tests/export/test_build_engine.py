@@ -21,7 +21,7 @@ from emra_deploy.backends.tensorrt.sidecar import read_sidecar, sidecar_path
 from emra_deploy.errors import EmraError
 from export.build_engine import build_engine, main
 from tests.conftest import FP32_MODEL, REPOSITORY
-from tests.emra_deploy.engine.small_models import LINEARS, build_graph, save_model
+from tests.emra_deploy.backends.tensorrt.small_models import LINEARS, build_graph, save_model
 from tests.onnx_models import build_model
 
 trt = pytest.importorskip("tensorrt_rtx_bindings")

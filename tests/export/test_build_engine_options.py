@@ -15,8 +15,8 @@ from emra_deploy.backends.tensorrt.cuda import CudaPython
 from emra_deploy.backends.tensorrt.sidecar import PASSED, Flags, Gpu, Plugin, read_sidecar
 from emra_deploy.errors import EmraError
 from export.build_engine import Engine, build_engine
-from tests.emra_deploy.engine.fake_cuda import FakeRuntime
-from tests.emra_deploy.engine.fake_tensorrt import (
+from tests.emra_deploy.backends.tensorrt.fake_cuda import FakeRuntime
+from tests.emra_deploy.backends.tensorrt.fake_tensorrt import (
     BuilderFlag,
     DeviceType,
     Fake,
@@ -24,8 +24,8 @@ from tests.emra_deploy.engine.fake_tensorrt import (
     MemoryPoolType,
     ProfilingVerbosity,
 )
-from tests.emra_deploy.engine.small_models import LINEARS, save_model
-from tests.emra_deploy.test_plugin_library import HERE, elf
+from tests.emra_deploy.backends.tensorrt.small_models import LINEARS, save_model
+from tests.emra_deploy.backends.tensorrt.test_plugin_library import HERE, elf
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -14,7 +14,7 @@ from emra_deploy.backends.tensorrt.sidecar import Flags, Plugin, Profile
 from export.engine_source import Source
 from export.trtexec import equivalent_command
 from tests.conftest import REPOSITORY
-from tests.emra_deploy.engine.small_models import save_model
+from tests.emra_deploy.backends.tensorrt.small_models import save_model
 
 onnx = pytest.importorskip("onnx")
 
