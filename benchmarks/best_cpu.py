@@ -4,7 +4,7 @@ python -m benchmarks.best_cpu --calibration data/dubai --json FILE
 
 Exports EMRA-proxy with random weights (time does not depend on them) at 512 x 512, quantises it, and times all forms in
 turns, in one run of `benchmarks/latency.py`. What INT8 and BF16 cost in accuracy is measured on trained models, by
-export/precision_table.py. Needs PyTorch.
+benchmarks/precision/table.py. Needs PyTorch.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from typing import Any
 
 from benchmarks import latency
 from benchmarks.command import check_outputs, exit_status
-from benchmarks.measure import paired_ratio
 from benchmarks.provenance import REPOSITORY
 from benchmarks.results_file import read_result
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
+from export.measure import paired_ratio
 
 BACKBONES = ("small", "base")
 BACKENDS = "onnxruntime,openvino:f32,openvino:bf16"

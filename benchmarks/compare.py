@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from benchmarks.command import check_outputs, exit_status
-from benchmarks.measure import Ratio, unpaired_ratio
 from benchmarks.results_file import read_result
 from emra_deploy.errors import EmraError
 from emra_deploy.host.files import atomic_output
+from export.measure import Ratio, unpaired_ratio
 
 TOLERANCE = 0.05
 """Two runs differ by what their own rounds do not show: memory layout, heat, the kernel's choices."""

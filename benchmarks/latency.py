@@ -34,14 +34,14 @@ from benchmarks.command import (
 from benchmarks.machine_state.meter import Meter, open_meter
 from benchmarks.machine_state.nvml import Nvml
 from benchmarks.machine_state.snapshot import events_between, take_snapshot
-from benchmarks.measure import Noise, Plan, Series, Watch, measure, paired_ratio, summarise
-from benchmarks.measure.noise import PROBE, Probe
 from benchmarks.not_measured import list_unmeasured
 from benchmarks.provenance import describe_machine
 from benchmarks.results_file import make_result
 from benchmarks.tables import print_latency
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
+from export.measure import Noise, Plan, Series, Watch, measure, paired_ratio, summarise
+from export.measure.noise import PROBE, Probe
 
 PROFILED_RUNS = 5
 RATIO_STAGES = ("compute", "end_to_end")

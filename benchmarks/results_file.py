@@ -18,7 +18,7 @@ VERSION = 1
 """Raised by any new, renamed or reinterpreted field that a reader must know."""
 
 KINDS = ("latency", "memory", "roofline", "precision")
-"""What ``benchmarks/`` writes; the last is of ``export/precision_table.py``."""
+"""What ``benchmarks/`` writes; the last is of ``benchmarks/precision/table.py``."""
 
 _TEXT = {"type": "string", "minLength": 1}
 _NUMBER = {"type": "number", "minimum": 0}
@@ -274,6 +274,6 @@ def _refuse(cause: str, path: str | os.PathLike[str]) -> EmraError:
     return EmraError(
         "result-file",
         f"This is no result of a benchmark: {cause}",
-        "Give a file that benchmarks.latency, memory, roofline or export.precision_table wrote with --json",
+        "Give a file that benchmarks.latency, memory, roofline or benchmarks.precision.table wrote with --json",
         path,
     )

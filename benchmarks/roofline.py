@@ -33,14 +33,14 @@ from benchmarks.command import (
     start,
 )
 from benchmarks.graph_cost import GraphCost, count_file
-from benchmarks.measure import Plan, Series, Watch, measure, summarise
-from benchmarks.measure.noise import PROBE, Probe
 from benchmarks.not_measured import list_unmeasured
 from benchmarks.provenance import describe_machine
 from benchmarks.results_file import make_result
 from benchmarks.tables import print_roofline
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
+from export.measure import Plan, Series, Watch, measure, summarise
+from export.measure.noise import PROBE, Probe
 
 _COMPUTED_IN = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 

@@ -45,10 +45,10 @@ from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.model_file.seal import seal_json
 
 with script_imports(__name__, "quant"):
-    from export.engine_builder import Built, Request, build, check_request, make_profile
-    from export.engine_progress import BuildProgress, run_shown
-    from export.engine_source import Source, read_source
-    from export.trtexec import equivalent_command
+    from export.engine.builder import Built, Request, build, check_request, make_profile
+    from export.engine.progress import BuildProgress, run_shown
+    from export.engine.source import Source, read_source
+    from export.engine.trtexec import equivalent_command
 
 _MAX_TIMINGS = 512 * 2**20
 

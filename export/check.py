@@ -27,11 +27,11 @@ from emra_deploy.pictures.windows import Window
 from emra_deploy.scenes import generate
 
 with script_imports(__name__, "quant"):
-    from export.comparison import TOLERANCES, Comparison, Tolerance, compare
-    from export.model_file import file_sha256
-    from export.runners import Runner, open_pair
-    from export.tiles import images_below
-    from export.worst_picture import draw_difference
+    from export.compare.comparison import TOLERANCES, Comparison, Tolerance, compare
+    from export.compare.runners import Runner, open_pair
+    from export.compare.tiles import images_below
+    from export.compare.worst_picture import draw_difference
+    from export.graphs.model_file import file_sha256
     from training.data import KINDS, open_dataset
 
 if TYPE_CHECKING:

@@ -22,15 +22,15 @@ from emra_deploy.host.files import atomic_output, check_all_outputs
 from emra_deploy.model_file.manifest import Manifest
 
 with script_imports(__name__, "quant"):
-    from export.calibration import DEFAULT_COUNT
-    from export.comparison import Comparison
-    from export.cost import DEVICES, GRAPH_PLAN, TARGETS, CostModel, Timing, Variant, open_cost_model
-    from export.int8_file import HIGH_PRECISIONS, Recipe, Written, build, compare_with_parent, publish, read_parent
-    from export.judge import DEFAULT_WINDOWS, Judge, read_windows
-    from export.optimize_report import Report, as_text, check_plot, write_plot
-    from export.ranges import METHODS, PERCENTILE, ranges_of
-    from export.search import KNAPSACKS, Budget, Found, Point, pareto, search
-    from export.sensitivity import Quantizer, count_variants, measure_sensitivity
+    from export.compare.comparison import Comparison
+    from export.int8.calibration import DEFAULT_COUNT
+    from export.int8.cost import DEVICES, GRAPH_PLAN, TARGETS, CostModel, Timing, Variant, open_cost_model
+    from export.int8.file import HIGH_PRECISIONS, Recipe, Written, build, compare_with_parent, publish, read_parent
+    from export.int8.judge import DEFAULT_WINDOWS, Judge, read_windows
+    from export.int8.optimize_report import Report, as_text, check_plot, write_plot
+    from export.int8.ranges import METHODS, PERCENTILE, ranges_of
+    from export.int8.search import KNAPSACKS, Budget, Found, Point, pareto, search
+    from export.int8.sensitivity import Quantizer, count_variants, measure_sensitivity
     from export.to_int8 import (
         Calibrated,
         Progress,
@@ -56,7 +56,7 @@ class Settings:
 
     Attributes:
         budget: What may be lost.
-        target: One of `export.cost.TARGETS`.
+        target: One of `export.int8.cost.TARGETS`.
         high: Precision of what is not INT8, or None for what suits the target.
         split: Of the data set that accuracy is measured on.
         windows: That the search judges on.
@@ -307,7 +307,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     arguments = parser().parse_args(argv)
-    from export.bars import bars
+    from export.int8.bars import bars
 
     try:
         most = arguments.max_class_drop

@@ -16,13 +16,13 @@ import onnx
 from emra_deploy.errors import EmraError
 from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.model_file.manifest import Manifest
-from export import verify
-from export.aggregation_forms import to_plugin_form, to_streamed_form, with_body
-from export.function_body import DOMAIN, OPERATOR, aggregation_nodes, drop_body
-from export.model_file import file_sha256, has_half, read_model, tool_versions, write_model
-from export.reference import Parent
-from export.runners import OnnxRunner
-from export.tiles import conversion_tiles
+from export.compare import verify
+from export.compare.reference import Parent
+from export.compare.runners import OnnxRunner
+from export.compare.tiles import conversion_tiles
+from export.graphs.aggregation_forms import to_plugin_form, to_streamed_form, with_body
+from export.graphs.function_body import DOMAIN, OPERATOR, aggregation_nodes, drop_body
+from export.graphs.model_file import file_sha256, has_half, read_model, tool_versions, write_model
 
 FORMS = ("plugin", "streamed")
 

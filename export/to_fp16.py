@@ -26,15 +26,16 @@ from emra_deploy.model_file.manifest import Manifest
 with script_imports(__name__, "quant"):
     import onnx
 
-    from export import verify
-    from export.audit import DtypeAudit
-    from export.comparison import TOLERANCES
-    from export.half import LAYER_NORMS, MIN_OPSET, convert_to_half
-    from export.model_file import OPSET, file_sha256, has_half, read_model, tool_versions, write_model
-    from export.reference import Parent
-    from export.rounding import first_overflow, with_rounding
-    from export.runners import OnnxRunner
-    from export.tiles import conversion_tiles
+    from export.compare import verify
+    from export.compare.comparison import TOLERANCES
+    from export.compare.overflow import first_overflow
+    from export.compare.reference import Parent
+    from export.compare.runners import OnnxRunner
+    from export.compare.tiles import conversion_tiles
+    from export.graphs.model_file import OPSET, file_sha256, has_half, read_model, tool_versions, write_model
+    from export.half.audit import DtypeAudit
+    from export.half.convert import LAYER_NORMS, MIN_OPSET, convert_to_half
+    from export.half.rounding import with_rounding
 
 EVIDENCE = "fp16"
 """Key of the Manifest's evidence that holds what was measured here."""
@@ -82,7 +83,7 @@ def to_fp16(
         model: FP32 file that `export.to_onnx` wrote, or INT8 file with FP32 that `export.to_int8` wrote.
         output: File to write, ``.onnx``.
         keep: Nodes, patterns of their names or operators that must stay FP32, besides those that always do.
-        layer_norm: ``"single"`` or ``"stash"``, see `export.half.convert_to_half`.
+        layer_norm: ``"single"`` or ``"stash"``, see `export.half.convert.convert_to_half`.
         check_data: Folder of images to compare both files on, besides the golden tile and generated scenes.
         audit: JSON file for the whole dtype audit, or None.
         overwrite: Whether existing outputs may be replaced.

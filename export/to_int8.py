@@ -20,9 +20,11 @@ from emra_deploy.host.files import check_output
 from emra_deploy.model_file.manifest import Manifest
 
 with script_imports(__name__, "quant"):
-    from export.calibration import DEFAULT_COUNT, CalibrationSet, choose_tiles
-    from export.comparison import TOLERANCES
-    from export.int8_file import (
+    from export.compare.comparison import TOLERANCES
+    from export.compare.runners import OnnxRunner
+    from export.compare.tiles import real_tiles
+    from export.int8.calibration import DEFAULT_COUNT, CalibrationSet, choose_tiles
+    from export.int8.file import (
         HIGH_PRECISIONS,
         Parent,
         Recipe,
@@ -33,10 +35,8 @@ with script_imports(__name__, "quant"):
         read_parent,
         refuse,
     )
-    from export.linears import Linear, choose_linears, find_linears
-    from export.ranges import METHODS, PERCENTILE, Magnitudes, collect_magnitudes, ranges_of
-    from export.runners import OnnxRunner
-    from export.tiles import real_tiles
+    from export.int8.linears import Linear, choose_linears, find_linears
+    from export.int8.ranges import METHODS, PERCENTILE, Magnitudes, collect_magnitudes, ranges_of
 
 CHECK_TILES = 16
 """Calibration tiles that the file is compared with its parent on when no other pictures are given."""
@@ -236,7 +236,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     arguments = parser().parse_args(argv)
-    from export.bars import bars
+    from export.int8.bars import bars
 
     try:
         with bars() as progress:

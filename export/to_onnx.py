@@ -29,12 +29,12 @@ from emra_deploy.model_file.seal import MODEL_KEYS, seal_model
 with script_imports(__name__, "train", "export"):
     import onnx
 
-    from export import tiles as pictures
-    from export import verify
-    from export.function_body import DOMAIN, OPERATOR, drop_body
-    from export.graph import HEADS, Deployed, round_weights
-    from export.onnx_file import store_halves, trace
-    from export.reference import Reference
+    from export.compare import tiles as pictures
+    from export.compare import verify
+    from export.compare.reference import Reference
+    from export.graphs.deployed import HEADS, Deployed, round_weights
+    from export.graphs.function_body import DOMAIN, OPERATOR, drop_body
+    from export.graphs.onnx_file import store_halves, trace
     from training.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
     from training.model.config import AGGREGATIONS
 
@@ -193,7 +193,7 @@ def leave_body_out(path: Path) -> str:
 
 
 def run_checks(path: Path, reference: Reference, tiles: np.ndarray) -> tuple[str, ...]:
-    """All checks of `export.verify`, cheapest first.
+    """All checks of `export.compare.verify`, cheapest first.
 
     Args:
         path: The finished file.

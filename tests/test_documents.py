@@ -28,7 +28,7 @@ NEEDS = {
     r"training/peer_unet\.py": "torch segmentation-models-pytorch",
     r"export/to_onnx\.py": "torch onnx onnxscript onnxruntime",
     r"export/(to_fp16|to_int8|optimize|check)\.py": "onnx onnxruntime",
-    r"export/precision_table\.py": "onnx onnxruntime psutil jsonschema",
+    r"benchmarks/precision/table\.py": "onnx onnxruntime psutil jsonschema",
     r"export/build_engine\.py": "onnx",
 }
 """What commands need, as setup.cfg names it."""

@@ -58,9 +58,9 @@ COMMANDS = [
     (f"export.to_int8 {FP32} --calibration data --output out.onnx", "onnx onnxruntime"),
     (f"export.optimize {FP32} --data data --plot out.png", "onnx onnxruntime matplotlib"),
     (f"export.check {FP32} {MODEL}", "onnx"),
-    (f"export.half_ablation {FP32}", "onnx onnxruntime"),
-    (f"export.int8_ablation {FP32} --data data", "onnx onnxruntime"),
-    (f"export.precision_table {FP32} --data data --output out.md", "onnx onnxruntime jsonschema psutil"),
+    (f"export.half.ablation {FP32}", "onnx onnxruntime"),
+    (f"export.int8.ablation {FP32} --data data", "onnx onnxruntime"),
+    (f"benchmarks.precision.table {FP32} --data data --output out.md", "onnx onnxruntime jsonschema psutil"),
     (f"export.build_engine {FP32} --output out.engine", "onnx"),
     ("export.to_onnx --checkpoint none --output out.onnx", "torch timm safetensors onnx onnxscript onnxruntime"),
     ("training.train --config training/recipes/dubai_tiny.yaml", "torch timm safetensors tensorboard"),
@@ -124,8 +124,8 @@ WRITERS = [
     f"export.to_int8 {FP32} --calibration data --output {{}}.onnx",
     f"export.optimize {FP32} --data data --plot {{}}.png",
     f"export.check {FP32} {MODEL} --json {{}}",
-    f"export.half_ablation {FP32} --json {{}}",
-    f"export.precision_table {FP32} --data data --output {{}}",
+    f"export.half.ablation {FP32} --json {{}}",
+    f"benchmarks.precision.table {FP32} --data data --output {{}}",
     f"export.build_engine {FP32} --output {{}}.engine",
 ]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure import paired_ratio, summarise
 from benchmarks.results_file import make_result
+from export.measure import paired_ratio, summarise
 
 SHA = "a" * 64
 

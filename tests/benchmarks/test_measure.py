@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.measure import Noise, Plan, Ratio, Watch, measure, paired_ratio, summarise, unpaired_ratio
-from benchmarks.measure.noise import Probe
-from benchmarks.measure.statistics import drift, scatter
 from emra_deploy.errors import EmraError
+from export.measure import Noise, Plan, Ratio, Watch, measure, paired_ratio, summarise, unpaired_ratio
+from export.measure.noise import Probe
+from export.measure.statistics import drift, scatter
 
 
 class Recorder:

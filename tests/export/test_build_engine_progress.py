@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.engine_progress import BuildProgress, run_shown
+from export.engine.progress import BuildProgress, run_shown
 
 # The phases of a build by TensorRT-RTX 1.7.1.116, as its monitor gave them: name, parent, steps.
 RECORDED = (

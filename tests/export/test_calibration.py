@@ -16,10 +16,10 @@ from onnxruntime.quantization.calibrate import HistogramCollector
 from PIL import Image
 
 from emra_deploy.errors import EmraError
-from export.calibration import choose_tiles, find_images, greedy_cover, pixels_sha256
-from export.linears import find_linears
-from export.model_file import read_model
-from export.ranges import Magnitudes, collect_magnitudes, entropy_threshold, ranges_of
+from export.graphs.model_file import read_model
+from export.int8.calibration import choose_tiles, find_images, greedy_cover, pixels_sha256
+from export.int8.linears import find_linears
+from export.int8.ranges import Magnitudes, collect_magnitudes, entropy_threshold, ranges_of
 from tests.onnx_models import CLASSES, nearest_colour, scene
 
 SIZE = (32, 32)
@@ -234,14 +234,14 @@ def test_activations_of_onnx_runtimes_calibrator(
 ) -> None:
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
 
-    from export.runners import feed
+    from export.compare.runners import feed
 
     path = request.getfixturevalue(which)
     model, manifest = read_model(path)
     linears = find_linears(model)
     tiles = np.stack([scene(64, 64, seed) for seed in range(3)])
     # As if no more than one tensor fitted.
-    monkeypatch.setattr("export.ranges.GROUP_BYTES", 1)
+    monkeypatch.setattr("export.int8.ranges.GROUP_BYTES", 1)
     found = ranges_of(collect_magnitudes(model, linears, manifest, tiles), "minmax")
 
     class Reader(CalibrationDataReader):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from emra_deploy.errors import EmraError
 from export.check import BAD_INPUT, FAIL, PASS, check, main
-from export.worst_picture import MARKS, mark, mark_colour
+from export.compare.worst_picture import MARKS, mark, mark_colour
 from tests.export.small_models import _narrow as narrow_backbone
 from tests.export.test_comparison import shifted
 from tests.onnx_models import CLASSES, build_model, nearest_colour, scene
@@ -44,7 +44,7 @@ def relabel(path: Path, precision: str) -> None:
     """Say another precision in a file's Manifest."""
     from dataclasses import replace
 
-    from export.model_file import read_model, write_model
+    from export.graphs.model_file import read_model, write_model
 
     model, manifest = read_model(path)
     write_model(model, replace(manifest, precision=precision), path)

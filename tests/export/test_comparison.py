@@ -14,7 +14,7 @@ import pytest
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.pictures.sources import ArraySource
-from export.comparison import TOLERANCES, Comparison, TileDifference, Tolerance, compare
+from export.compare.comparison import TOLERANCES, Comparison, TileDifference, Tolerance, compare
 from tests.onnx_models import CLASSES, build_model, nearest_colour, scene
 
 
@@ -151,7 +151,7 @@ def test_the_worst_of_equals_has_the_larger_logit_error() -> None:
 
 def test_importing_it_costs_no_library() -> None:
     code = (
-        "import sys, export.comparison, export.runners, export.half\n"
+        "import sys, export.compare.comparison, export.compare.runners, export.half.convert\n"
         "heavy = {'torch', 'onnxruntime', 'openvino', 'tensorrt_rtx_bindings'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

@@ -14,15 +14,15 @@ from emra_deploy.backends.tensorrt.flavour import RTX, load_flavour
 from emra_deploy.backends.tensorrt.precision import parse_layer_lines, realised
 from emra_deploy.backends.tensorrt.sidecar import Flags
 from emra_deploy.scenes import generate
-from export.comparison import compare
-from export.engine_builder import Request, build, make_profile
-from export.engine_progress import BuildProgress
-from export.engine_source import read_source
-from export.linears import choose_linears, constant_tensors, find_linears
-from export.model_file import read_model, write_model
-from export.qdq import LEVELS, insert_qdq
-from export.ranges import collect_magnitudes, ranges_of
-from export.runners import BackendRunner, OnnxRunner
+from export.compare.comparison import compare
+from export.compare.runners import BackendRunner, OnnxRunner
+from export.engine.builder import Request, build, make_profile
+from export.engine.progress import BuildProgress
+from export.engine.source import read_source
+from export.graphs.model_file import read_model, write_model
+from export.int8.linears import choose_linears, constant_tensors, find_linears
+from export.int8.qdq import LEVELS, insert_qdq
+from export.int8.ranges import collect_magnitudes, ranges_of
 
 pytest.importorskip("openvino")
 pytest.importorskip("tensorrt_rtx_bindings")

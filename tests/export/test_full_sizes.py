@@ -16,15 +16,15 @@ from PIL import Image
 from emra_deploy.backends.openvino import OpenVinoBackend
 from emra_deploy.models import shipped_model
 from emra_deploy.scenes import DUBAI_CLASSES, generate
-from export.comparison import TOLERANCES
-from export.half import convert_to_half
-from export.int8_file import Recipe, build
-from export.model_file import read_model, write_model
-from export.ranges import ranges_of
-from export.runners import OnnxRunner
+from export.compare.comparison import TOLERANCES
+from export.compare.runners import OnnxRunner
+from export.compare.verify import ROUNDED, build_plan
+from export.graphs.model_file import read_model, write_model
+from export.half.convert import convert_to_half
+from export.int8.file import Recipe, build
+from export.int8.ranges import ranges_of
 from export.to_int8 import calibrate
 from export.to_onnx import to_onnx
-from export.verify import ROUNDED, build_plan
 from tests.checkpoints import MEAN, STD, random_model
 from tests.conftest import FP32_MODEL
 from training.checkpoint import save_checkpoint

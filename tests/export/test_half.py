@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from emra_deploy.errors import EmraError
-from export.half import convert_to_half
-from export.half_graph import GraphView
-from export.rounding import with_rounding
+from export.graphs.view import GraphView
+from export.half.convert import convert_to_half
+from export.half.rounding import with_rounding
 
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 

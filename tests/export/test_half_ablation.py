@@ -8,8 +8,8 @@ from pathlib import Path
 import onnx
 import pytest
 
-from export.half import convert_to_half
-from export.half_ablation import AUTOCASTS, RULES, main
+from export.half.ablation import AUTOCASTS, RULES, main
+from export.half.convert import convert_to_half
 
 
 def test_the_table(small_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from emra_deploy.errors import EmraError
-from export.runners import open_runner
+from export.compare.runners import open_runner
 from export.to_int8 import check_arguments
 from tests.onnx_models import build_graph, make_manifest
 

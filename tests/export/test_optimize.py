@@ -19,7 +19,9 @@ from PIL import Image
 import export.optimize as command
 from emra_deploy.errors import EmraError
 from emra_deploy.scenes import generate
-from export.cost import (
+from export.graphs.model_file import read_model
+from export.int8.ablation import ablate, as_markdown
+from export.int8.cost import (
     DEVICES,
     Device,
     Roofline,
@@ -29,16 +31,14 @@ from export.cost import (
     cut_out,
     open_cost_model,
 )
-from export.damage import Answers, compare_answers
-from export.int8_ablation import ablate, as_markdown
-from export.judge import Judge, read_windows
-from export.linears import find_linears
-from export.model_file import read_model
+from export.int8.damage import Answers, compare_answers
+from export.int8.judge import Judge, read_windows
+from export.int8.linears import find_linears
+from export.int8.qdq import insert_qdq
+from export.int8.ranges import collect_magnitudes, ranges_of
+from export.int8.search import NOTHING, Budget
+from export.int8.sensitivity import Quantizer, measure_sensitivity
 from export.optimize import Settings, optimize
-from export.qdq import insert_qdq
-from export.ranges import collect_magnitudes, ranges_of
-from export.search import NOTHING, Budget
-from export.sensitivity import Quantizer, measure_sensitivity
 from training.data import open_dataset
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from export.cost import Timing
+from export.int8.cost import Timing
+from export.int8.optimize_report import Report
+from export.int8.search import NOTHING, Budget, Found, Outcome, Point
 from export.optimize import TIMED_GRAPHS, time_graphs
-from export.optimize_report import Report
-from export.search import NOTHING, Budget, Found, Outcome, Point
 
 
 def points(count: int) -> tuple[Point, ...]:

@@ -19,10 +19,10 @@ from emra_deploy.backends.openvino import open_core
 from emra_deploy.errors import EmraError
 from emra_deploy.scenes import DUBAI_CLASSES, generate
 from emra_deploy.segmenting.segmenter import Segmenter
-from export.function_body import DOMAIN, OPERATOR, add_body, aggregation_nodes, drop_body, function_body
-from export.half import convert_to_half
+from export.compare.verify import DYNAMIC_OPERATORS
+from export.graphs.function_body import DOMAIN, OPERATOR, add_body, aggregation_nodes, drop_body, function_body
+from export.half.convert import convert_to_half
 from export.to_onnx import Exported, to_onnx
-from export.verify import DYNAMIC_OPERATORS
 from tests.checkpoints import MEAN, STD, random_model
 from tests.export.small_models import _narrow
 from training.checkpoint import load_checkpoint, save_checkpoint

@@ -12,24 +12,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import export.precision_measure as measures
-import export.precision_table as command
-import export.verify
-from benchmarks.measure import Plan as Timings
-from benchmarks.measure import Ratio
-from benchmarks.measure.noise import Noise
+import benchmarks.precision.measure as measures
+import benchmarks.precision.table as command
+import export.compare.verify
+from benchmarks.precision.measure import Accuracy, Missing, Remembered, Times, measure_accuracy, measure_times
+from benchmarks.precision.report import Row, Table, as_markdown
 from benchmarks.provenance import describe_machine, describe_run
 from benchmarks.results_file import make_result, read_result, write_result
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import evaluate
 from emra_deploy.scenes import generate
 from emra_deploy.segmenting.segmenter import Segmenter
-from export.cost import Timing
-from export.model_file import read_model, write_model
-from export.precision_measure import Accuracy, Missing, Remembered, Times, measure_accuracy, measure_times
-from export.precision_report import Row, Table, as_markdown
-from export.runners import OnnxRunner
-from export.verify import Plan
+from export.compare.runners import OnnxRunner
+from export.compare.verify import Plan
+from export.graphs.model_file import read_model, write_model
+from export.int8.cost import Timing
+from export.measure import Plan as Timings
+from export.measure import Ratio
+from export.measure.noise import Noise
 from tests.conftest import REPOSITORY
 from training.data import open_dataset
 
@@ -56,7 +56,7 @@ def page(*rows: Row) -> tuple[Table, dict[str, list[str]]]:
     """A table of these rows, and the cells of its Markdown by their line's title."""
     table = Table("m", (32, 48), ("sea", "land"), "8 pictures", rows, {"onnxruntime": QUIET, "openvino": LOUD})
     text = as_markdown(table, describe_run(command.SCRIPT, ["m.onnx"]), describe_machine())
-    assert "    python export/precision_table.py m.onnx\n" in text
+    assert "    python benchmarks/precision/table.py m.onnx\n" in text
     lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
     assert len({len(line) for line in lines[:10]}) == 1, "a Markdown table has as many cells in every line"
     return table, {line[0].strip(): [cell.strip() for cell in line[1:]] for line in lines} | {"": [text]}
@@ -172,7 +172,7 @@ def test_a_library_that_is_not_here_is_no_failure(small_file: Path, monkeypatch:
     assert isinstance(missing, Missing)
     assert not missing.failed
     assert "not installed" in missing.why
-    monkeypatch.setattr(export.verify.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(export.compare.verify.importlib.util, "find_spec", lambda name: None)
     engine = measures.measure_engine(small_file, read_model(small_file)[1])
     assert not engine.failed
     assert "TensorRT-RTX is not installed" in engine.why
@@ -209,7 +209,7 @@ def test_the_command(small_file: Path, scene_data: Path, tmp_path: Path) -> None
     assert done.stdout == (tmp_path / "t.md").read_text(encoding="utf-8")
     result = read_result(tmp_path / "t.json")
     assert result["failures"] == []
-    assert result["run"]["command"].startswith("python export/precision_table.py small.onnx --data ")
+    assert result["run"]["command"].startswith("python benchmarks/precision/table.py small.onnx --data ")
     assert str(tmp_path) not in json.dumps(result) + done.stdout
     rows = result["content"]["rows"]
     assert [entry["precision"] for entry in rows] == ["fp32", "fp16", "int8"]

@@ -11,8 +11,8 @@ import pytest
 
 from emra_deploy.backends.tensorrt.flavour import RTX, TENSORRT, Flavour
 from emra_deploy.backends.tensorrt.sidecar import Flags, Plugin, Profile
-from export.engine_source import Source
-from export.trtexec import equivalent_command
+from export.engine.source import Source
+from export.engine.trtexec import equivalent_command
 from tests.conftest import REPOSITORY
 from tests.emra_deploy.backends.tensorrt.small_models import save_model
 

@@ -15,8 +15,8 @@ from hypothesis.extra import numpy as arrays
 from onnx import TensorProto, helper, numpy_helper
 
 from emra_deploy.errors import EmraError
-from export.linears import choose_linears, find_linears
-from export.qdq import insert_qdq, quantize_weight
+from export.int8.linears import choose_linears, find_linears
+from export.int8.qdq import insert_qdq, quantize_weight
 
 FLOATS = st.floats(-1e4, 1e4, width=32)
 

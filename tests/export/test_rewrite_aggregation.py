@@ -18,13 +18,13 @@ from PIL import Image
 from emra_deploy.errors import EmraError
 from emra_deploy.scenes import generate
 from emra_deploy.segmenting.segmenter import Segmenter
-from export.aggregation_forms import to_plugin_form, to_streamed_form
-from export.function_body import aggregation_nodes
-from export.graph import Deployed
-from export.model_file import read_model
-from export.onnx_file import trace
+from export.compare.runners import OnnxRunner, half_quantizers_fail, open_session
+from export.graphs.aggregation_forms import to_plugin_form, to_streamed_form
+from export.graphs.deployed import Deployed
+from export.graphs.function_body import aggregation_nodes
+from export.graphs.model_file import read_model
+from export.graphs.onnx_file import trace
 from export.rewrite_aggregation import EVIDENCE, main, rewrite_aggregation
-from export.runners import OnnxRunner, half_quantizers_fail, open_session
 from export.to_fp16 import to_fp16
 from export.to_int8 import to_int8
 from export.to_onnx import to_onnx

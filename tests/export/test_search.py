@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emra_deploy.errors import EmraError
-from export.search import Budget, Outcome, knapsack, order_by_worth, pareto, search
+from export.int8.search import Budget, Outcome, knapsack, order_by_worth, pareto, search
 
 NAMES = [f"l{index}" for index in range(7)]
 AMOUNTS = st.floats(0.01, 10)

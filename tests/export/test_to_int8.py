@@ -18,9 +18,9 @@ import export.to_int8 as command
 from emra_deploy.errors import EmraError
 from emra_deploy.scenes import generate
 from emra_deploy.segmenting.segmenter import Segmenter
-from export.calibration import pixels_sha256
-from export.int8_file import Written
-from export.model_file import read_model, write_model
+from export.graphs.model_file import read_model, write_model
+from export.int8.calibration import pixels_sha256
+from export.int8.file import Written
 from export.to_int8 import to_int8
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -17,7 +17,7 @@ import export.to_onnx as command
 from emra_deploy.errors import EmraError
 from emra_deploy.scenes import DUBAI_CLASSES, generate
 from emra_deploy.segmenting.segmenter import Segmenter
-from export.graph import Deployed, round_weights
+from export.graphs.deployed import Deployed, round_weights
 from export.to_onnx import to_onnx
 from tests.checkpoints import MEAN, STD, random_model
 from training.checkpoint import load_checkpoint, save_checkpoint

@@ -17,7 +17,7 @@ from emra_deploy.models import SHIPPED
 from emra_deploy.scenes import DUBAI_CLASSES, generate
 from emra_deploy.segmenting.segmenter import Segmenter
 from emra_deploy.segmenting.selftest import self_test
-from export.comparison import TOLERANCES
+from export.compare.comparison import TOLERANCES
 from tests.conftest import FP32_MODEL, REPOSITORY
 from tests.emra_deploy.cli.cli_helpers import emra, save_png
 from training.data import open_dataset

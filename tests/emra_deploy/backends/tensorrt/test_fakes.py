@@ -74,7 +74,7 @@ def test_attributes_that_the_builder_sets(trt) -> None:
 
 def test_monitors_and_loggers_are_called_as_written(trt) -> None:
     from emra_deploy.backends.tensorrt.log import Messages, make_logger
-    from export.engine_progress import BuildProgress, make_monitor
+    from export.engine.progress import BuildProgress, make_monitor
 
     monitor = make_monitor(trt, BuildProgress())
     for name in ("phase_start", "step_complete", "phase_finish"):

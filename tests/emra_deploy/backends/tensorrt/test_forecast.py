@@ -112,7 +112,7 @@ def test_functions_count_as_what_they_hold() -> None:
 
 def test_the_aggregation_is_counted_with_its_body_and_without() -> None:
     """The body computes its sizes from attributes; without it they are those that the exporter noted."""
-    from export.function_body import DOMAIN, DOMAIN_VERSION, OPERATOR, add_body, drop_body
+    from export.graphs.function_body import DOMAIN, DOMAIN_VERSION, OPERATOR, add_body, drop_body
 
     tokens, width = 205, 64
     made = helper.make_node(

@@ -1,0 +1,1 @@
+"""One table of precisions: scores, agreement, sizes, times."""

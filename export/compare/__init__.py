@@ -1,0 +1,1 @@
+"""Comparing models: runners, tiles, the comparison itself, and the checks of an export."""

@@ -1,0 +1,31 @@
+"""Where a graph in FP16 overflows."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from export.compare.runners import open_session
+from export.graphs.view import GraphView
+from export.half.rounding import with_rounding
+
+FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
+
+
+def first_overflow(half: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> onnx.NodeProto | None:
+    """The first node whose FP16 result is infinite or no number, None when all are finite.
+
+    Every FP16 tensor of the run is held in memory at once, so this is for finding a fault, not for looking for one.
+
+    Args:
+        half: As for `export.half.rounding.with_rounding`.
+        feeds: The graph's inputs.
+    """
+    view = GraphView(half)
+    model = with_rounding(half)
+    made = [(node, name) for node in view.nodes for name in node.output if view.type(name) == HALF]
+    del model.graph.output[:]
+    model.graph.output.extend(helper.make_tensor_value_info(name, FLOAT, None) for _, name in made)
+    found = open_session(model).run([name for _, name in made], feeds)
+    return next((node for (node, _), value in zip(made, found, strict=True) if not np.isfinite(value).all()), None)

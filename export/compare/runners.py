@@ -1,0 +1,246 @@
+"""What can be compared: anything that gives labels, and logits where they can be had, for tiles of one size.
+
+No PyTorch here, but for `open_runner` of a checkpoint folder, which imports `training` when it is called.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from emra_deploy.backends import open_backend
+from emra_deploy.backends.base import Backend, Outputs, check_batch
+from emra_deploy.backends.half_quantizing import truncates
+from emra_deploy.errors import EmraError
+from emra_deploy.model_file.manifest import Manifest
+from export.graphs.model_file import read_model, with_logits
+from export.half.rounding import with_rounding
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+class Runner(Backend, Protocol):
+    """A backend that knows its Manifest, and whose `run` gives ``logits`` besides ``classes`` where it can."""
+
+    manifest: Manifest
+
+
+class OnnxRunner:
+    """An ONNX graph in ONNX Runtime on the CPU, its logits laid open.
+
+    Args:
+        model: The graph.
+        manifest: What its file says about it.
+        threads: Of one run; None leaves the choice to ONNX Runtime.
+
+    Raises:
+        EmraError: ``model-unreadable`` when ONNX Runtime refuses the graph.
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, model: onnx.ModelProto, manifest: Manifest, threads: int | None = None) -> None:
+        self._session = open_session(model, threads)
+        self.manifest = manifest
+        self._names = [output.name for output in self._session.get_outputs()]
+
+    @property
+    def input_shape(self) -> tuple[int | None, int, int]:
+        """Batch (None when any will do), height and width."""
+        return self.manifest.input_shape
+
+    def describe(self) -> dict[str, str]:
+        """Library, version and device."""
+        import onnxruntime
+
+        return {"backend": self.name, "version": onnxruntime.__version__, "device": "cpu", "threads": "auto"}
+
+    def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
+        """uint8 B x H x W x 3 -> ``classes`` uint8 B x H x W, and ``logits`` float32 B x C x H x W where they are."""
+        check_batch(batch, self.input_shape)
+        size = self.input_shape[0] or len(batch)
+        parts = []
+        for start in range(0, len(batch), size):
+            part = batch[start : start + size]
+            whole = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+            found = self._session.run(self._names, {"image": feed(self.manifest, whole)})
+            parts.append([value[: len(part)] for value in found])
+        outputs = {
+            name: np.concatenate(values) for name, values in zip(self._names, zip(*parts, strict=True), strict=True)
+        }
+        if "classes" not in outputs:
+            outputs["classes"] = outputs["logits"].argmax(axis=1).astype(np.uint8)
+        return outputs
+
+    def run_fed(self, batch: npt.NDArray[np.generic]) -> Outputs:
+        """The graph's outputs for what `feed` gave, of a batch size that the graph takes."""
+        return dict(zip(self._names, self._session.run(self._names, {"image": batch}), strict=True))
+
+    def close(self) -> None:
+        """Let ONNX Runtime free the model."""
+        del self._session
+
+
+class CheckpointRunner:
+    """A checkpoint in PyTorch, FP32, on the CPU.
+
+    Args:
+        folder: What training wrote.
+        size: (height, width) of the input; None keeps the checkpoint's.
+    """
+
+    name = "torch"
+
+    def __init__(self, folder: Path, size: tuple[int, int] | None = None) -> None:
+        from training.backend import TorchBackend, torch_manifest
+        from training.checkpoint import load_checkpoint
+
+        checkpoint = load_checkpoint(folder)
+        backend = TorchBackend(checkpoint, size)
+        self._model = checkpoint.model
+        self.manifest = torch_manifest(checkpoint, backend, folder.name or "checkpoint")
+
+    @property
+    def input_shape(self) -> tuple[int | None, int, int]:
+        """Any batch, height and width."""
+        return self.manifest.input_shape
+
+    def describe(self) -> dict[str, str]:
+        """Library, version and device."""
+        import torch
+
+        return {"backend": self.name, "version": torch.__version__, "device": "cpu", "threads": "auto"}
+
+    def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
+        """As `OnnxRunner.run`."""
+        import torch
+
+        check_batch(batch, self.input_shape)
+        with torch.inference_mode():
+            logits = self._model(torch.from_numpy(normalise(self.manifest, batch))).numpy()
+        return {"classes": logits.argmax(axis=1).astype(np.uint8), "logits": logits}
+
+    def close(self) -> None:
+        """Nothing to free that Python does not free itself."""
+
+
+class BackendRunner:
+    """A file that only the runtime can run, such as an engine; its logits are seen only where it gives them."""
+
+    def __init__(self, backend: Backend, manifest: Manifest) -> None:
+        self._backend = backend
+        self.manifest = manifest
+        self.name = backend.name
+        self.describe = backend.describe
+        self.run = backend.run
+        self.close = backend.close
+
+    @property
+    def input_shape(self) -> tuple[int | None, int, int]:
+        """Batch (None when any will do), height and width."""
+        return self._backend.input_shape
+
+
+def half_quantizers_fail(model: onnx.ModelProto) -> bool:
+    """Whether this ONNX Runtime truncates what the graph quantises; see `backends.half_quantizing`."""
+    import onnxruntime
+
+    return truncates(model.SerializeToString(), onnxruntime)
+
+
+def open_session(model: onnx.ModelProto, threads: int | None = None) -> onnxruntime.InferenceSession:
+    """A graph in ONNX Runtime on the CPU, its logits among the outputs.
+
+    Args:
+        model: The graph.
+        threads: Of one run; None leaves the choice to ONNX Runtime.
+
+    Raises:
+        EmraError: ``model-unreadable`` when ONNX Runtime refuses the graph.
+    """
+    import onnxruntime
+
+    if half_quantizers_fail(model):
+        # The same in FP32, with a rounding wherever there is an FP16 tensor.
+        model = with_rounding(model)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    # Two models answer in turns: threads that wait by spinning would take the processor from the other.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    try:
+        return onnxruntime.InferenceSession(
+            with_logits(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # ONNX Runtime's own errors share no base but Exception.
+        raise EmraError(
+            "model-unreadable",
+            f"ONNX Runtime {onnxruntime.__version__} cannot load the graph ({' '.join(str(error).split())[:300]})",
+            "Export the model again with python -m export.to_onnx",
+        ) from error
+
+
+def open_runner(
+    source: str | Path, *, backend: str = "auto", threads: int | None = None, size: tuple[int, int] | None = None
+) -> Runner:
+    """Open a model file or a checkpoint folder.
+
+    Args:
+        source: An ONNX file, a folder that training wrote, or another file that `emra_deploy.backends` knows.
+        backend: ``"auto"``, which takes ONNX Runtime with the logits laid open for an ONNX file, or a backend's name.
+        threads: Of one run; None leaves the choice to the library.
+        size: (height, width) that a checkpoint is run at; files have their own.
+
+    Raises:
+        EmraError: Whatever is wrong with the file or folder.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return CheckpointRunner(path, size)
+    if path.suffix.lower() == ".onnx" and backend in ("auto", "onnxruntime"):
+        try:
+            return OnnxRunner(*read_model(path), threads=threads)
+        except EmraError as error:
+            if backend == "onnxruntime" or error.code != "backend-rounding":
+                raise error if error.path else EmraError(error.code, error.cause, error.remedy, path) from error
+            # Another backend computes it right; its logits are seen only where the file gives them.
+    return BackendRunner(*open_backend(path, backend, threads))
+
+
+def open_pair(
+    a: str | Path, b: str | Path, *, backends: tuple[str, str] = ("auto", "auto"), threads: int | None = None
+) -> tuple[Runner, Runner]:
+    """Open two models to compare: a checkpoint beside a file is run at the file's input size.
+
+    Args:
+        a: As `open_runner` takes it.
+        b: Likewise.
+        backends: Of both.
+        threads: Of one run.
+
+    Raises:
+        EmraError: Whatever is wrong with the files or folders.
+    """
+    if Path(a).is_dir() and not Path(b).is_dir():
+        second = open_runner(b, backend=backends[1], threads=threads)
+        return open_runner(a, backend=backends[0], threads=threads, size=second.manifest.tile), second
+    first = open_runner(a, backend=backends[0], threads=threads)
+    return first, open_runner(b, backend=backends[1], threads=threads, size=first.manifest.tile)
+
+
+def normalise(manifest: Manifest, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """uint8 B x H x W x 3 -> float32 B x 3 x H x W, as models of ``input_kind`` float take it."""
+    unit = batch.astype(np.float64) / 255
+    planes = (unit - np.asarray(manifest.mean)) / np.asarray(manifest.std)
+    return np.ascontiguousarray(planes.transpose(0, 3, 1, 2), dtype=np.float32)
+
+
+def feed(manifest: Manifest, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.generic]:
+    """What a graph of this Manifest takes for uint8 B x H x W x 3 tiles."""
+    return np.ascontiguousarray(batch) if manifest.input_kind == "uint8" else normalise(manifest, batch)

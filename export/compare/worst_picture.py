@@ -1,0 +1,105 @@
+"""Two label maps of one picture side by side, and where they differ."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from emra_deploy.model_file.classes import ClassSet
+from emra_deploy.pictures.sources import ImageSource
+from emra_deploy.pictures.windows import Window
+from emra_deploy.segmenting.overlay import overlay, with_legend
+from export.compare.comparison import label_maps
+from export.compare.runners import Runner
+
+PANEL = 1024
+"""Longest side of a panel in pixels; larger pictures are thinned out."""
+
+MARKS = ((213, 94, 0), (0, 114, 178), (204, 121, 167), (0, 158, 115))
+"""Colours to mark differences in, of Okabe and Ito's palette: each stands out from pale grey, for every eye."""
+
+Colour = tuple[int, int, int]
+_GAP = 12
+_Bytes = npt.NDArray[np.uint8]
+
+
+def draw_difference(a: Runner, b: Runner, source: ImageSource, names: tuple[str, str], title: str) -> _Bytes:
+    """Segment a picture with both models and draw A, B and their difference, with a legend.
+
+    Args:
+        a: The reference.
+        b: What is compared with it.
+        source: The picture; it is read whole.
+        names: Of both models, for the headings.
+        title: Of the picture.
+
+    Returns:
+        uint8 H x W x 3.
+    """
+    image = source.read(Window(0, 0, source.height, source.width))
+    first, second = label_maps(a, b, source)
+    different = first != second
+    classes = a.manifest.classes
+    step = max(1, math.ceil(max(image.shape[:2]) / PANEL))
+    thin = (slice(None, None, step), slice(None, None, step))
+    small = np.ascontiguousarray(image[thin])
+    panels = [
+        (names[0], overlay(small, first[thin], classes)),
+        (names[1], overlay(small, second[thin], classes)),
+        (
+            f"{title}: {int(different.sum())} of {different.size} pixels differ ({different.mean():.3%})",
+            mark(small, _pool(different, step), mark_colour(classes)),
+        ),
+    ]
+    return with_legend(_side_by_side(panels), classes)
+
+
+def mark_colour(classes: ClassSet) -> Colour:
+    """Of `MARKS` the one that is least like the colour of a class."""
+    palette = np.asarray(classes.palette, np.int64)
+    return max(MARKS, key=lambda colour: int(((palette - colour) ** 2).sum(axis=1).min()))
+
+
+def mark(image: _Bytes, where: npt.NDArray[np.bool_], colour: Colour) -> _Bytes:
+    """The picture in pale grey with these pixels in colour, each grown by one so that a single one can be seen.
+
+    Args:
+        image: uint8 H x W x 3.
+        where: bool H x W.
+        colour: Red, green, blue.
+    """
+    padded = np.pad(where, 1)
+    height, width = where.shape
+    shifts = [(dy, dx) for dy in range(3) for dx in range(3)]
+    grown = np.any([padded[dy : dy + height, dx : dx + width] for dy, dx in shifts], axis=0)
+    grey = 160 + image.mean(axis=2, keepdims=True) * (95 / 255)
+    drawn = np.repeat(grey, 3, axis=2).astype(np.uint8)
+    drawn[grown] = colour
+    return drawn
+
+
+def _pool(where: npt.NDArray[np.bool_], step: int) -> npt.NDArray[np.bool_]:
+    """Thin out by ``step``, true where any of the pixels thinned out is."""
+    height, width = (-(-side // step) for side in where.shape)
+    padded = np.zeros((height * step, width * step), bool)
+    padded[: where.shape[0], : where.shape[1]] = where
+    return padded.reshape(height, step, width, step).any(axis=(1, 3))
+
+
+def _side_by_side(panels: list[tuple[str, _Bytes]]) -> _Bytes:
+    from PIL import Image, ImageDraw, ImageFont
+
+    height, width = panels[0][1].shape[:2]
+    size = int(np.clip(width // 32, 11, 22))
+    font = ImageFont.load_default(size=size)
+    head = 2 * size
+    # Small pictures get room for their headings.
+    pitch = max(width, *(int(font.getlength(text)) + 1 for text, _ in panels)) + _GAP
+    sheet = Image.new("RGB", (pitch * len(panels), height + head), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, (text, panel) in enumerate(panels):
+        sheet.paste(Image.fromarray(panel), (index * pitch, head))
+        draw.text((index * pitch, head // 2), text, fill="black", font=font, anchor="lm")
+    return np.array(sheet)

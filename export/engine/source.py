@@ -1,0 +1,156 @@
+"""The ONNX file that an engine is built of: read, checked, and made ready for TensorRT's parser."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+from onnx import inliner
+
+from emra_deploy.backends.tensorrt.flavour import Flavour
+from emra_deploy.backends.tensorrt.plan import file_sha256
+from emra_deploy.backends.tensorrt.precision import asked_products, check_asked
+from emra_deploy.errors import EmraError
+from emra_deploy.host.files import check_input
+from emra_deploy.model_file.manifest import Manifest
+from export.graphs.function_body import DOMAIN, drop_body
+
+_AGAIN = "Copy the file again and compare its size, or export it again with python -m export.to_onnx"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A checked model.
+
+    Attributes:
+        path: The file.
+        model: The graph for the parser: every node has a name of its own, and the operators of ``emra`` have their
+            bodies in place, or none when a plugin is to run them.
+        manifest: What the file says about itself.
+        sha256: Of the file.
+        asked: What the graph asks of each matrix product; see `emra_deploy.backends.tensorrt.precision`.
+        operators: Operators of ``emra`` that are left for a plugin.
+        has_body: Whether the file defines operators of ``emra`` in terms of standard ones.
+    """
+
+    path: Path
+    model: onnx.ModelProto
+    manifest: Manifest
+    sha256: str
+    asked: dict[str, str]
+    operators: tuple[str, ...]
+    has_body: bool
+
+
+def read_source(path: str | Path, flavour: Flavour, *, plugin: bool) -> Source:
+    """Read a model for a build.
+
+    Args:
+        path: The ONNX file.
+        flavour: The library that is to read it.
+        plugin: Whether a plugin runs the operators of ``emra``.
+
+    Raises:
+        EmraError: ``input-…`` and ``model-unreadable`` for files that are no models, ``model-external-data`` for
+            weights outside their folder, ``manifest-…``, ``opset``, ``precision-mismatch``, and ``plugin-unused``.
+    """
+    place = check_input(path)
+    try:
+        # Not the tensors in other files, until it is known where these are.
+        model = onnx.load(place, load_external_data=False)
+    except Exception as error:  # Protobuf's decoder has errors of its own.
+        raise EmraError(
+            "model-unreadable", f"The file is no ONNX model, or is cut short or damaged ({_line(error)})", _AGAIN, path
+        ) from error
+    if not model.graph.node:
+        raise EmraError("model-unreadable", "The file holds no graph: it is empty or of another kind", _AGAIN, path)
+    _load_external(model, place)
+    try:
+        manifest = Manifest.from_metadata({entry.key: entry.value for entry in model.metadata_props})
+        _check_opset(model, flavour)
+        has_body = any(body.domain == DOMAIN for body in model.functions)
+        model, operators = _settle_functions(model, plugin)
+        name_nodes(model)
+        asked = asked_products(model)
+        check_asked(asked, manifest.precision)
+    except EmraError as error:
+        raise EmraError(error.code, error.cause, error.remedy, path) from error
+    return Source(place, model, manifest, file_sha256(place), asked, operators, has_body)
+
+
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Give every node a name of its own, in place: engines tell by it what their layers came of."""
+    seen: set[str] = set()
+    for index, node in enumerate(model.graph.node):
+        if not node.name or node.name in seen:
+            base = node.output[0] if node.output and node.output[0] else node.op_type
+            node.name = f"{base}_node{index}"
+        seen.add(node.name)
+
+
+def _load_external(model: onnx.ModelProto, place: Path) -> None:
+    try:
+        # It takes only files of the model's own folder, without links that lead out of it.
+        onnx.load_external_data_for_model(model, str(place.parent.resolve()))
+    except Exception as error:
+        raise EmraError(
+            "model-external-data",
+            f"Weights that the model keeps in other files are missing or outside its folder ({_line(error)})",
+            "Put all files of the model into one folder, or get the model from a source you trust",
+            place,
+        ) from error
+
+
+def _check_opset(model: onnx.ModelProto, flavour: Flavour) -> None:
+    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    low, high = flavour.opsets
+    if not low <= version <= high:
+        raise EmraError(
+            "opset",
+            f"The model has opset {version}, and the parser of {flavour.title} reads {low} to {high}",
+            "Export the model again with python -m export.to_onnx, which writes opset 20",
+        )
+
+
+def _settle_functions(model: onnx.ModelProto, plugin: bool) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """Put function bodies in place of the operators that they define, or drop those that a plugin runs.
+
+    Whether TensorRT prefers a plugin or a body depends on its version (from 10.7 on the plugin), so nothing is left to
+    its choice.
+    """
+    used = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
+    if plugin and not used:
+        raise EmraError(
+            "plugin-unused",
+            "The model has no operator for a plugin to run",
+            "Leave --plugin out, or export with --aggregation plugin",
+        )
+    if plugin:
+        _note_shapes(model)
+        drop_body(model)
+    if model.functions:
+        try:
+            model = inliner.inline_local_functions(model)
+        except Exception as error:
+            raise EmraError(
+                "model-unreadable", f"Its functions cannot be put in place ({_line(error)})", _AGAIN
+            ) from error
+    return model, tuple(sorted(used)) if plugin else ()
+
+
+def _note_shapes(model: onnx.ModelProto) -> None:
+    """Note, in place, the shapes that the operators' bodies give, for nothing knows them without the bodies."""
+    if not model.functions:
+        return
+    try:
+        inferred = onnx.shape_inference.infer_shapes(inliner.inline_local_functions(model), data_prop=True)
+    except Exception as error:
+        raise EmraError("model-unreadable", f"Its functions cannot be put in place ({_line(error)})", _AGAIN) from error
+    wanted = {name for node in model.graph.node if node.domain == DOMAIN for name in node.output}
+    wanted -= {value.name for value in model.graph.value_info}
+    model.graph.value_info.extend(value for value in inferred.graph.value_info if value.name in wanted)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

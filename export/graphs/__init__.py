@@ -1,0 +1,1 @@
+"""ONNX graphs: traced, read, written, and their class attention rewritten."""
