@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from export.half.ablation import AUTOCASTS, RULES, main
+from benchmarks.precision.half_ablation import AUTOCASTS, RULES, main
 from export.half.convert import convert_to_half
 
 

@@ -17,10 +17,10 @@ import yaml
 from PIL import Image
 
 import export.optimize as command
+from benchmarks.precision.int8_ablation import ablate, as_markdown
 from emra_deploy.errors import EmraError
 from emra_deploy.scenes import generate
 from export.graphs.model_file import read_model
-from export.int8.ablation import ablate, as_markdown
 from export.int8.cost import (
     DEVICES,
     Device,

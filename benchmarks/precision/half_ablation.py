@@ -1,6 +1,6 @@
 """What each rule of the conversion to FP16 saves, and what ModelOpt AutoCast makes of the same file.
 
-    python -m export.half.ablation MODEL.onnx [--data DIR] [--json FILE]
+    python -m benchmarks.precision.half_ablation MODEL.onnx [--data DIR] [--json FILE]
 
 Every variant is held against the FP32 file with each of its FP16 tensors rounded to FP16 (`rounding`), on the
 golden tile, generated scenes and the middles of up to four images. These are errors, not times: no GPU is asked.

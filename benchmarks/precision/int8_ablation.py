@@ -1,6 +1,6 @@
 """What the choices of `export.to_int8` are worth: methods, numbers of tiles, parts left out. Prints a Markdown table.
 
-python -m export.int8.ablation model.onnx --data DIR
+python -m benchmarks.precision.int8_ablation model.onnx --data DIR
 """
 
 from __future__ import annotations
