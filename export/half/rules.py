@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto
 
 from emra_deploy.errors import EmraError
+from export.graphs.aggregation_forms import MAX_HALF_TOKENS
 from export.graphs.view import GraphView
 
 HALF_MAX = float(np.finfo(np.float16).max)
@@ -23,9 +24,6 @@ HALF_NORMAL = float(np.finfo(np.float16).tiny)
 
 HALF_STEP = 2.0**-10
 """Distance of neighbouring FP16 numbers from 1 to 2: what rounding may move a number by, twice over."""
-
-MAX_HALF_TOKENS = 8192
-"""Attention shared out over more keys than this is 1/N below 1.2e-4, too close to `HALF_NORMAL` to average."""
 
 MOVES = frozenset(
     {
