@@ -76,9 +76,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
                 # A few kilobytes a result are what a forgotten list of numbers loses.
                 parts["leak"] = soak(segmenter, server.url, arguments.frames, leak=arguments.leak)
             if "slow" in arguments.only:
-                parts["slow"] = slow_consumer(
-                    segmenter.segment_source, server.url, FPS, SLOW_LIMIT, arguments.slow_results
-                )
+                parts["slow"] = slow_consumer(segmenter, server.url, FPS, SLOW_LIMIT, arguments.slow_results)
             if "stops" in arguments.only:
                 folder = Path(scratch) / "stops"
                 folder.mkdir()
@@ -86,7 +84,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         finally:
             server.kill()
         if "outages" in arguments.only:
-            parts["outages"] = cut_and_stall(segmenter.segment_source, arguments.cuts, arguments.stalls)
+            parts["outages"] = cut_and_stall(segmenter, arguments.cuts, arguments.stalls)
     return parts
 
 

@@ -15,11 +15,24 @@ if TYPE_CHECKING:
     from emra_deploy.errors import EmraError
     from emra_deploy.model_file.classes import ClassSet
     from emra_deploy.model_file.manifest import Manifest
+    from emra_deploy.pictures.images import read_image
     from emra_deploy.pictures.windows import Window
     from emra_deploy.segmenting.segmentation import Segmentation
     from emra_deploy.segmenting.segmenter import Segmenter
+    from emra_deploy.stream import Stream, StreamOptions
 
-__all__ = ["ClassSet", "EmraError", "Manifest", "Segmentation", "Segmenter", "Window", "__version__"]
+__all__ = [
+    "ClassSet",
+    "EmraError",
+    "Manifest",
+    "Segmentation",
+    "Segmenter",
+    "Stream",
+    "StreamOptions",
+    "Window",
+    "__version__",
+    "read_image",
+]
 
 _HOMES = {
     "ClassSet": "emra_deploy.model_file.classes",
@@ -27,7 +40,10 @@ _HOMES = {
     "Manifest": "emra_deploy.model_file.manifest",
     "Segmentation": "emra_deploy.segmenting.segmentation",
     "Segmenter": "emra_deploy.segmenting.segmenter",
+    "Stream": "emra_deploy.stream",
+    "StreamOptions": "emra_deploy.stream",
     "Window": "emra_deploy.pictures.windows",
+    "read_image": "emra_deploy.pictures.images",
 }
 
 

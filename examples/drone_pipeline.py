@@ -7,15 +7,14 @@ import json
 import signal
 import sys
 
-from emra_deploy import EmraError, Segmenter
-from emra_deploy.stream import StreamOptions
+from emra_deploy import EmraError, Segmenter, Stream, StreamOptions
 
 METRES_PER_PIXEL = 0.05  # flying height [m] x sensor width [mm] / (focal length [mm] x picture width [pixels])
 
 
 def main(source: str, model: str | None = None) -> None:
     options = StreamOptions(max_age=5.0)  # of a live source, results of older frames are not wanted
-    with Segmenter.open(model) as segmenter, segmenter.stream(source, options) as stream:
+    with Segmenter.open(model) as segmenter, Stream(segmenter, source, options) as stream:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stream.stop())
         for result in stream:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import random
 import signal
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.streams.follow import Follower, percentile, reconciles
 from benchmarks.streams.rtsp import RtspServer
 from emra_deploy.pictures.sources import ImageSource
 from emra_deploy.segmenting.segmentation import Segmentation
+from emra_deploy.segmenting.segmenter import Segmenter
 from emra_deploy.stream import Stream, StreamState
 
 
-def cut_and_stall(label: Any, cuts: int, stalls: int, seed: int = 0) -> dict[str, Any]:
+def cut_and_stall(segmenter: Segmenter, cuts: int, stalls: int, seed: int = 0) -> dict[str, Any]:
     """Kill GStreamer's RTSP server and start it again; then stop it and let it go on.
 
     Args:
-        label: Segments a picture: a function of an `ImageSource`.
+        segmenter: Labels the pictures.
         cuts: How often to kill.
         stalls: How often to stop.
         seed: Of the lengths of outages.
@@ -28,7 +30,7 @@ def cut_and_stall(label: Any, cuts: int, stalls: int, seed: int = 0) -> dict[str
     server = RtspServer()
     server.start()
     try:
-        with Follower(Stream(server.url, label)) as follower:
+        with Follower(Stream(segmenter, server.url)) as follower:
             follower.wait_results(10)
             for _ in range(cuts):
                 server.kill()
@@ -65,11 +67,27 @@ def cut_and_stall(label: Any, cuts: int, stalls: int, seed: int = 0) -> dict[str
     }
 
 
-def slow_consumer(label: Any, url: str, fps: int, max_age: float, results: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Slow:
+    """A segmenter that takes longer by some seconds for each picture."""
+
+    segmenter: Segmenter
+    seconds: float
+
+    @property
+    def restarts(self) -> int:
+        return self.segmenter.restarts
+
+    def segment_source(self, source: ImageSource) -> Segmentation:
+        time.sleep(self.seconds)
+        return self.segmenter.segment_source(source)
+
+
+def slow_consumer(segmenter: Segmenter, url: str, fps: int, max_age: float, results: int) -> dict[str, Any]:
     """A segmenter that takes ten times as long as frames take to come.
 
     Args:
-        label: Segments a picture.
+        segmenter: Labels the pictures.
         url: A live source.
         fps: Its frames a second.
         max_age: The limit on results, seconds.
@@ -77,14 +95,9 @@ def slow_consumer(label: Any, url: str, fps: int, max_age: float, results: int) 
     """
     from emra_deploy.stream import StreamOptions
 
-    def slowly(source: ImageSource) -> Segmentation:
-        time.sleep(10 / fps)
-        segmentation: Segmentation = label(source)
-        return segmentation
-
     most = 0
     ages: list[float] = []
-    stream = Stream(url, slowly, StreamOptions(max_age=max_age))
+    stream = Stream(_Slow(segmenter, 10 / fps), url, StreamOptions(max_age=max_age))
     with Follower(stream, lambda result: ages.append(result.age)) as follower:
         while len(ages) < results:
             follower.wait_results(1, after=time.monotonic())

@@ -11,7 +11,7 @@ from typing import Any
 
 from benchmarks.streams.follow import Follower, percentile, reconciles
 from emra_deploy.segmenting.segmenter import Segmenter
-from emra_deploy.stream import StreamResult
+from emra_deploy.stream import Stream, StreamResult
 from emra_deploy.stream.outputs import open_output
 
 WARM_UP = 0.2
@@ -64,7 +64,7 @@ def soak(segmenter: Segmenter, url: str, frames: int, overlay: Path | None = Non
 
     samples: list[tuple[int, int]] = []
     began = time.monotonic()
-    with Follower(segmenter.stream(url), keep) as follower:
+    with Follower(Stream(segmenter, url), keep) as follower:
         wanted = 0
         while wanted < frames:
             wanted = min(frames, wanted + max(1, frames // 200))

@@ -77,6 +77,7 @@ def run(options: Namespace) -> int:
     from emra_deploy.segmenting.segmenter import Segmenter
     from emra_deploy.stream.outputs import open_output
     from emra_deploy.stream.service import StreamService
+    from emra_deploy.stream import Stream
     from emra_deploy.stream.source import make_opener
 
     # Mistakes are told before a model is loaded.
@@ -86,7 +87,7 @@ def run(options: Namespace) -> int:
         output = open_output(options.overlay, overwrite=options.overwrite, inputs=_inputs(options.source))
     with (
         Segmenter.open(options.model, batch_size=options.batch, **model_options(options)) as segmenter,
-        segmenter.stream(options.source, chosen) as stream,
+        Stream(segmenter, options.source, chosen) as stream,
     ):
         reporter = _Reporter(stream, as_json=options.json)
         service = StreamService(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +21,6 @@ from emra_deploy.pictures.sources import ArraySource, ImageSource
 from emra_deploy.pictures.windows import Tile, Window, default_halo, iter_tiles
 from emra_deploy.segmenting.blending import BLEND_DIVISOR, Blender
 from emra_deploy.segmenting.segmentation import Segmentation
-
-if TYPE_CHECKING:
-    from emra_deploy.stream import Stream, StreamOptions
-    from emra_deploy.stream.source import SourceLike
 
 DEFAULT_BATCH = 1
 """Tiles run at once when the model leaves the number open: on a processor, more take as long each (EMRA-Ti at 512
@@ -234,20 +230,10 @@ class Segmenter:
                     yield Window(top, 0, window.bottom - top, source.width), row[top - window.top :]
                 row = None
 
-    def stream(self, source: SourceLike, options: StreamOptions | None = None) -> Stream:
-        """Segment a stream: iterate over what this returns, in a ``with`` block.
-
-        Args:
-            source: A video file, ``camera:0``, an RTSP, UDP, HTTP, ... URL, ``gst:`` and a GStreamer pipeline; or
-                an iterable of uint8 H×W×3 RGB pictures, or a function that returns the next one and None at the end.
-            options: How to read and run; by default live sources give the newest frame, recordings every one.
-
-        Raises:
-            EmraError: What is wrong with the source as far as that shows without connecting.
-        """
-        from emra_deploy.stream import Stream
-
-        return Stream(source, self.segment_source, options, lambda: int(getattr(self.backend, "restarts", 0)))
+    @property
+    def restarts(self) -> int:
+        """Processes of the model that were lost and replaced so far; 0 where it runs in this one."""
+        return int(getattr(self.backend, "restarts", 0))
 
     def close(self) -> None:
         """Free the model. In a fork this does nothing: the model is the other process's."""

@@ -1,7 +1,7 @@
 """Live streams and recordings: frames in, masks out, for hours, whatever the network does.
 
 `Stream` is the heart: a reader thread puts decoded frames into a bounded `FrameBuffer`, a watching thread keeps an
-eye on it, and the iterating thread segments. `Segmenter.stream` makes one.
+eye on it, and the iterating thread segments.
 """
 
 from emra_deploy.stream.frames import Frame

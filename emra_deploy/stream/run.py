@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -98,6 +98,19 @@ class _StoppableSource(ArraySource):
         return super().read(window)
 
 
+class SegmentsSources(Protocol):
+    """What a stream needs of a `Segmenter`."""
+
+    @property
+    def restarts(self) -> int:
+        """Processes of the model that were lost and replaced so far."""
+        ...
+
+    def segment_source(self, source: ImageSource) -> Segmentation:
+        """Label a picture."""
+        ...
+
+
 class Stream:
     """Results of a source, one at a time: iterate over it, in one thread. Best used in a ``with`` block.
 
@@ -105,10 +118,10 @@ class Stream:
     called by any thread while it runs.
 
     Args:
-        source: See `emra_deploy.stream.source.make_opener`.
-        segment: Labels a picture, such as ``Segmenter.segment_source``.
-        options: How to read and run.
-        restarts: Tells how often ``segment`` has replaced a process so far.
+        segmenter: Labels the pictures.
+        source: A video file, ``camera:0``, an RTSP, UDP, HTTP, ... URL, ``gst:`` and a GStreamer pipeline; or an
+            iterable of uint8 H×W×3 RGB pictures, or a function that returns the next one and None at the end.
+        options: How to read and run; by default live sources give the newest frame, recordings every one.
         watch: Tells what slows the machine down.
 
     Raises:
@@ -118,16 +131,15 @@ class Stream:
 
     def __init__(
         self,
+        segmenter: SegmentsSources,
         source: SourceLike,
-        segment: Callable[[ImageSource], Segmentation],
         options: StreamOptions | None = None,
-        restarts: Callable[[], int] = int,
         watch: ThrottleWatch | None = None,
     ) -> None:
         self._options = options or StreamOptions()
         opener = make_opener(source, self._options)
-        self._segment, self._restarts = segment, restarts
-        self._restarts_booked = restarts()
+        self._segmenter = segmenter
+        self._restarts_booked = segmenter.restarts
         self._watch = ThrottleWatch() if watch is None else watch
         self._owner = Owner()
         self._live = opener.live
@@ -205,7 +217,7 @@ class Stream:
         began = time.monotonic()
         try:
             image = waiting.grab.picture()
-            segmentation = self._segment(_StoppableSource(image, self._out_of_time))
+            segmentation = self._segmenter.segment_source(_StoppableSource(image, self._out_of_time))
         except _OutOfTimeError:
             self._ledger.count(left=1, waiting=-1)
             return None
@@ -216,7 +228,7 @@ class Stream:
             self.close()
             raise
         finally:
-            restarts = self._restarts()
+            restarts = self._segmenter.restarts
             self._ledger.count(restarts=restarts - self._restarts_booked)
             self._restarts_booked = restarts
         now = time.monotonic()

@@ -16,7 +16,7 @@ from emra_deploy.backends.tensorrt.device import FreeMemory
 from emra_deploy.backends.tensorrt.gpu_errors import LOST, MEMORY, asked_for, fault_of
 from emra_deploy.errors import EmraError
 from emra_deploy.segmenting.segmenter import Segmenter
-from emra_deploy.stream import StreamState
+from emra_deploy.stream import Stream, StreamState
 from tests.emra_deploy.backends.fake_onnxruntime import Fake
 from tests.emra_deploy.backends.tensorrt.test_backend import Make, make  # noqa: F401 - a fixture
 from tests.onnx_models import build_model, nearest_colour, scene
@@ -200,7 +200,7 @@ def test_a_stream_on_a_simulated_lost_gpu_has_failed(tmp_path: Path, monkeypatch
     segmenter = Segmenter.open(tmp_path / "model.onnx", "onnxruntime-cuda")
     pictures: list[Any] = [scene(32, 32, seed) for seed in range(6)]
     seen: list[Any] = []
-    with segmenter.stream(pictures) as stream, pytest.raises(EmraError) as caught:
+    with Stream(segmenter, pictures) as stream, pytest.raises(EmraError) as caught:
         seen.extend(stream)
     assert caught.value.code == LOST
     status = stream.status()

@@ -16,7 +16,7 @@ from emra_deploy.backends.isolated import MOST_LOSSES, IsolatedBackend
 from emra_deploy.backends.worker import ALIGNMENT, place
 from emra_deploy.errors import EmraError
 from emra_deploy.segmenting.segmenter import Segmenter
-from emra_deploy.stream import StreamState
+from emra_deploy.stream import Stream, StreamState
 from tests.emra_deploy.cli.cli_helpers import emra, save_png
 from tests.onnx_models import build_model, nearest_colour, scene
 
@@ -179,7 +179,7 @@ def test_simulated_faults_without_end_are_given_up(model: Path, faults: Path) ->
 
 def test_a_stream_survives_a_simulated_lost_gpu(model: Path, faults: Path) -> None:
     pictures = list(batch_of(5))
-    with Segmenter.open(model, "onnxruntime", isolate=True) as segmenter, segmenter.stream(pictures) as stream:
+    with Segmenter.open(model, "onnxruntime", isolate=True) as segmenter, Stream(segmenter, pictures) as stream:
         first = next(stream)
         (faults / "once-lost").touch()
         rest = list(stream)
@@ -194,7 +194,7 @@ def test_a_stream_counts_only_its_own_restarts_even_of_the_last_frame(model: Pat
     with Segmenter.open(model, "onnxruntime", isolate=True) as segmenter:
         (faults / "once-crash").touch()
         segmenter.segment(batch_of(1)[0])
-        with segmenter.stream(list(batch_of(2))) as stream:
+        with Stream(segmenter, list(batch_of(2))) as stream:
             assert stream.status().counters.restarts == 0
             (faults / "always-crash").touch()
             with pytest.raises(EmraError) as caught:

@@ -18,13 +18,13 @@ PROGRAM = """
 import os, sys
 import numpy as np
 from emra_deploy.errors import EmraError
-from emra_deploy.segmenting.segmenter import Segmenter
+from emra_deploy import Segmenter, Stream
 
 picture = np.zeros((40, 40, 3), np.uint8)
 frames = [picture] * 3
 segmenter = Segmenter.open(sys.argv[1], "onnxruntime", threads=2, isolate=sys.argv[2] == "isolated")
 before = segmenter.segment(picture).labels
-stream = segmenter.stream(frames)
+stream = Stream(segmenter, frames)
 next(stream)
 child = os.fork()
 if not child:
@@ -40,7 +40,7 @@ if not child:
 assert os.waitpid(child, 0)[1] == 0
 assert (segmenter.segment(picture).labels == before).all()
 assert len(list(stream)) == 2
-restarts = getattr(segmenter.backend, "restarts", 0)
+restarts = segmenter.restarts
 stream.close()
 segmenter.close()
 print("restarts", restarts)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
@@ -28,10 +30,18 @@ def wait_for(condition: Callable[[], bool], what: str = "") -> None:
         time.sleep(0.002)
 
 
-def label_all(source: ImageSource) -> Segmentation:
-    """Label 0 for each pixel, after reading the picture as a segmenter does."""
+def _label(source: ImageSource) -> Segmentation:
     source.read(Window(0, 0, source.height, source.width))
     return Segmentation(np.zeros((source.height, source.width), np.uint8), CLASSES)
+
+
+def labelling(label: Callable[[ImageSource], Segmentation]) -> Any:
+    """A segmenter that is one function."""
+    return SimpleNamespace(segment_source=label, restarts=0)
+
+
+label_all = labelling(_label)
+"""Label 0 for each pixel, after reading the picture as a segmenter does."""
 
 
 class Script:

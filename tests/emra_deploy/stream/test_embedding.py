@@ -24,7 +24,7 @@ def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
 
 def test_masks_are_those_of_the_segmenter(segmenter: Segmenter) -> None:
     pictures = [scene(40, 70, seed=seed) for seed in range(5)]
-    with segmenter.stream(pictures) as stream:
+    with Stream(segmenter, pictures) as stream:
         results = list(stream)
     assert [result.frame.index for result in results] == [0, 1, 2, 3, 4]
     for picture, result in zip(pictures, results, strict=True):
@@ -37,7 +37,7 @@ def test_masks_are_those_of_the_segmenter(segmenter: Segmenter) -> None:
 
 def test_a_function_gives_frames_until_none(segmenter: Segmenter) -> None:
     pictures = numbers(5)
-    with segmenter.stream(lambda: next(pictures, None)) as stream:
+    with Stream(segmenter, lambda: next(pictures, None)) as stream:
         assert [number_of(result.image) for result in stream] == [0, 1, 2, 3, 4]
 
 
@@ -49,7 +49,7 @@ def test_a_buffer_that_is_filled_again_does_not_change_frames() -> None:
             buffer[:] = numbered(number)
             yield buffer
 
-    with Stream(camera(), label_all) as stream:
+    with Stream(label_all, camera()) as stream:
         assert [number_of(result.image) for result in stream] == list(range(20))
 
 
@@ -60,7 +60,7 @@ def test_a_live_function_gives_its_newest() -> None:
         made.append(len(made))
         return numbered(made[-1]) if made[-1] < 50 else None
 
-    with Stream(camera, label_all, StreamOptions(live=True)) as stream:
+    with Stream(label_all, camera, StreamOptions(live=True)) as stream:
         wait_for(lambda: stream.status().counters.received == 50)
         assert [number_of(result.image) for result in stream] == [49]
     # It cannot be started again, so its end is the end.
@@ -69,7 +69,7 @@ def test_a_live_function_gives_its_newest() -> None:
 
 @pytest.mark.parametrize("wrong", [np.zeros((4, 4)), np.zeros((4, 4), np.uint8), "text", np.zeros((0, 4, 3), np.uint8)])
 def test_what_is_no_picture_is_refused(wrong: object) -> None:
-    with Stream([numbered(0), wrong], label_all) as stream:  # type: ignore[list-item]
+    with Stream(label_all, [numbered(0), wrong]) as stream:  # type: ignore[list-item]
         assert number_of(next(stream).image) == 0
         with pytest.raises(EmraError) as caught:
             next(stream)
@@ -82,7 +82,7 @@ def test_errors_of_the_caller_s_own_code_come_as_they_are() -> None:
         yield numbered(0)
         raise ZeroDivisionError("mine")
 
-    with Stream(camera(), label_all) as stream:
+    with Stream(label_all, camera()) as stream:
         next(stream)
         with pytest.raises(ZeroDivisionError, match="mine"):
             next(stream)
@@ -99,13 +99,13 @@ def test_a_generator_is_closed() -> None:
         finally:
             closed.append(True)
 
-    with Stream(camera(), label_all) as stream:
+    with Stream(label_all, camera()) as stream:
         next(stream)
     wait_for(lambda: closed == [True])
 
 
 def test_a_stream_of_nothing_ends() -> None:
-    with Stream([], label_all) as stream:
+    with Stream(label_all, []) as stream:
         assert list(stream) == []
     assert stream.status().state is StreamState.ENDED
 
@@ -114,7 +114,7 @@ def test_streams_in_threads_may_share_one_segmenter(segmenter: Segmenter) -> Non
     pictures = [[scene(40, 70, seed=10 * which + seed) for seed in range(6)] for which in range(3)]
 
     def follow(which: int) -> list[np.ndarray]:
-        with segmenter.stream(pictures[which]) as stream:
+        with Stream(segmenter, pictures[which]) as stream:
             return [result.labels for result in stream]
 
     with ThreadPoolExecutor(3) as threads:

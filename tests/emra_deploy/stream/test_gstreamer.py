@@ -25,7 +25,7 @@ from emra_deploy.stream import Stream, StreamOptions
 from tests.emra_deploy.stream.fakes import label_all
 from tests.emra_deploy.stream.videos import number_of
 source, options, wanted = sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3])
-stream = Stream(source, label_all, StreamOptions(**options))
+stream = Stream(label_all, source, StreamOptions(**options))
 got, error = [], None
 try:
     for result in stream:
@@ -101,7 +101,7 @@ def test_what_fails_while_it_runs_is_tried_again_and_told(environment: dict[str,
 def test_without_its_bindings_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gi", None)
     with pytest.raises(EmraError, match="python3-gi") as caught:
-        Stream("gst:videotestsrc", label_all)
+        Stream(label_all, "gst:videotestsrc")
     assert caught.value.code == "missing-library"
 
 

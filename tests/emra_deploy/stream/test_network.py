@@ -37,7 +37,7 @@ class Following:
     """A stream that another thread iterates over."""
 
     def __init__(self, source: str, options: StreamOptions = QUICK) -> None:
-        self.stream = Stream(source, label_all, options)
+        self.stream = Stream(label_all, source, options)
         self.results: list[StreamResult] = []
         self.error: BaseException | None = None
         self.thread = threading.Thread(target=self._iterate, daemon=True)
@@ -197,7 +197,10 @@ def test_tcp_can_be_read_as_a_recording_every_frame_in_order(tmp_path: Path) -> 
             connection.sendall(content)
 
     threading.Thread(target=serve, daemon=True).start()
-    with listener, Stream(f"tcp://127.0.0.1:{listener.getsockname()[1]}", label_all, StreamOptions(live=False)) as it:
+    with (
+        listener,
+        Stream(label_all, f"tcp://127.0.0.1:{listener.getsockname()[1]}", StreamOptions(live=False)) as it,
+    ):
         assert [number_of(result.image) for result in it] == list(range(50))
 
 
@@ -207,9 +210,12 @@ def test_a_recording_on_a_web_server_is_read_in_order_or_not_at_all(tmp_path: Pa
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
         threading.Thread(target=web.serve_forever, daemon=True).start()
         url = f"http://127.0.0.1:{web.server_port}/a.mp4"
-        with Stream(url, label_all) as stream, pytest.raises(EmraError, match=r"recording of 2\.0 s") as caught:
+        with (
+            Stream(label_all, url) as stream,
+            pytest.raises(EmraError, match=r"recording of 2\.0 s") as caught,
+        ):
             next(stream)
-        with Stream(url, label_all, StreamOptions(live=False)) as stream:
+        with Stream(label_all, url, StreamOptions(live=False)) as stream:
             got = [number_of(result.image) for result in stream]
         web.shutdown()
     assert caught.value.code == "stream-recorded"
@@ -218,7 +224,7 @@ def test_a_recording_on_a_web_server_is_read_in_order_or_not_at_all(tmp_path: Pa
 
 @pytest.mark.parametrize("device", ["/dev/null", "/dev/zero"])
 def test_a_device_that_is_no_camera_is_refused(device: str) -> None:
-    with Stream(device, label_all) as stream, pytest.raises(EmraError, match="not a camera") as caught:
+    with Stream(label_all, device) as stream, pytest.raises(EmraError, match="not a camera") as caught:
         next(stream)
     assert caught.value.code == "camera-missing"
 

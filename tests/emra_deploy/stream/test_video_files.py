@@ -19,7 +19,7 @@ av = pytest.importorskip("av")
 
 
 def read(path: Path, options: StreamOptions | None = None) -> list[StreamResult]:
-    with Stream(str(path), label_all, options) as stream:
+    with Stream(label_all, str(path), options) as stream:
         results = list(stream)
         assert reconciles(stream.status().counters)
     return results
@@ -28,7 +28,7 @@ def read(path: Path, options: StreamOptions | None = None) -> list[StreamResult]
 def refused(path: Path) -> tuple[list[int], EmraError]:
     """The frames that came before the error, and the error."""
     got: list[int] = []
-    with Stream(str(path), label_all) as stream:
+    with Stream(label_all, str(path)) as stream:
         with pytest.raises(EmraError) as caught:
             got.extend(number_of(result.image) for result in stream)
         assert stream.status().state is StreamState.FAILED
@@ -166,7 +166,7 @@ def test_a_scratch_costs_no_more_than_one_group_of_pictures_and_is_told(tmp_path
     middle = pictures + int(place * (len(content) - pictures))
     content[middle : middle + 30] = bytes(30)
     path.write_bytes(bytes(content))
-    with Stream(str(path), label_all) as stream:
+    with Stream(label_all, str(path)) as stream:
         results = list(stream)
     right = [number_of(result.image) for result in results if not result.frame.damaged]
     # Those that are not marked are what they should be.
@@ -180,7 +180,7 @@ def test_a_scratch_costs_no_more_than_one_group_of_pictures_and_is_told(tmp_path
 @pytest.mark.parametrize(("name", "codec"), [("a.mp4", "libx264"), ("a.avi", "mjpeg"), ("a.webm", "libvpx")])
 def test_whole_files_have_no_bad_packets(tmp_path: Path, name: str, codec: str) -> None:
     path = save_video(tmp_path / name, 30, codec=codec, options={"bf": "2"} if codec == "libx264" else {})
-    with Stream(str(path), label_all) as stream:
+    with Stream(label_all, str(path)) as stream:
         assert len(list(stream)) == 30
     assert stream.status().counters.bad_packets == 0
 
@@ -208,7 +208,7 @@ def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     path = save_video(tmp_path / "a.mp4", 3)
     monkeypatch.setattr("emra_deploy.host.files.os.access", lambda *_: False)
     with pytest.raises(EmraError) as caught:
-        Stream(str(path), label_all)
+        Stream(label_all, str(path))
     assert caught.value.code == "input-unreadable"
 
 
@@ -216,5 +216,5 @@ def test_without_pyav_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     path = save_video(tmp_path / "a.mp4", 3)
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(EmraError, match=r"pip.* install .*av>=14") as caught:
-        Stream(str(path), label_all)
+        Stream(label_all, str(path))
     assert caught.value.code == "missing-library"
