@@ -1,6 +1,6 @@
 /* C interface of the attention-aggregation kernels: device pointers and a stream, no TensorRT, no PyTorch.
  *
- * With A(l, n) = softmax(Q K^T * scale), T x T, of block l and head n (docs/decisions/0009 and training/model/mca.py):
+ * With A(l, n) = softmax(Q K^T * scale), T x T, of block l and head n (docs/decisions/0009 and training/model/aggregation.py):
  *
  *     c2p = mean over l, n of A[:C, C:]                 C x N
  *     GCA = mean over l, n of A[C:, C:] @ c2p^T         N x C, written as C x N

@@ -1,6 +1,6 @@
 """The aggregation in PyTorch: the reference in FP64, and the forms the kernels are compared with.
 
-They are those of ``training/model/mca.py``, loaded from the file, because the package around it needs timm.
+They are those of ``training/model/aggregation.py``, loaded from the file, because the package around it needs timm.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from torch import Tensor
 from benchmarks.gpu.library import Problem, load_file
 
 
-def mca() -> ModuleType:
-    """``training/model/mca.py`` as a module of its own."""
-    return load_file("training/model/mca.py")
+def aggregation() -> ModuleType:
+    """``training/model/aggregation.py`` as a module of its own."""
+    return load_file("training/model/aggregation.py")
 
 
 def make_inputs(
@@ -47,7 +47,7 @@ def reference(problem: Problem, qkv: Sequence[Tensor]) -> Tensor:
     for image in range(problem.batch):
         attention = torch.zeros(problem.tokens, problem.tokens, dtype=torch.float64, device=qkv[0].device)
         for packed in qkv:
-            q, k = mca().split_qk(packed[image : image + 1], problem.heads)
+            q, k = aggregation().split_qk(packed[image : image + 1], problem.heads)
             for head in range(problem.heads):
                 scores = q[0, head].double() @ k[0, head].double().T
                 attention += (scores * problem.scale).softmax(dim=-1)
@@ -60,7 +60,7 @@ def reference(problem: Problem, qkv: Sequence[Tensor]) -> Tensor:
 def explicit(problem: Problem, qkv: Sequence[Tensor]) -> Tensor:
     """The formula in the inputs' precision, B x C x N: the peer in accuracy, and in memory and time at B = 1."""
     images = [
-        mca().aggregate_explicit([x[i : i + 1] for x in qkv], problem.heads, problem.classes, problem.scale)
+        aggregation().aggregate_explicit([x[i : i + 1] for x in qkv], problem.heads, problem.classes, problem.scale)
         for i in range(problem.batch)
     ]
     return torch.cat(images)
@@ -68,7 +68,7 @@ def explicit(problem: Problem, qkv: Sequence[Tensor]) -> Tensor:
 
 def streamed(problem: Problem, qkv: Sequence[Tensor]) -> Tensor:
     """Class rows, then fused attention over padded values: the peer in time, by whatever backend is enabled."""
-    return mca().aggregate_streamed(qkv, problem.heads, problem.classes, problem.scale)
+    return aggregation().aggregate_streamed(qkv, problem.heads, problem.classes, problem.scale)
 
 
 def errors(result: Tensor, truth: Tensor) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.gpu.bound import operations
 from benchmarks.gpu.ceilings import Ceilings
-from benchmarks.gpu.formulas import explicit, make_inputs, mca, streamed
+from benchmarks.gpu.formulas import aggregation, explicit, make_inputs, streamed
 from benchmarks.gpu.library import Aggregation, Problem
 from benchmarks.gpu.rows import Goal, Row
 from benchmarks.gpu.timing import Work, extra_memory, time_graphs
@@ -86,7 +86,7 @@ def compare(
     # T x T tensors are beyond the L2 cache anyway; one set keeps the graph's memory in bounds.
     candidates["explicit FP16"] = works(explicit, problem, sets[:1])
     if compiled:
-        form = torch.compile(mca().aggregate_streamed, dynamic=False)
+        form = torch.compile(aggregation().aggregate_streamed, dynamic=False)
         try:
             form(sets[0], problem.heads, problem.classes, problem.scale)
             candidates["streamed, torch.compile"] = [

@@ -75,9 +75,9 @@ def run(options: Namespace) -> int:
     share_one_arena()
     chosen = _options(options)
     from emra_deploy.segmenting.segmenter import Segmenter
+    from emra_deploy.stream import Stream
     from emra_deploy.stream.outputs import open_output
     from emra_deploy.stream.service import StreamService
-    from emra_deploy.stream import Stream
     from emra_deploy.stream.source import make_opener
 
     # Mistakes are told before a model is loaded.

@@ -1,8 +1,8 @@
 """The ONNX form of `emra::AttentionAggregation`: one node, and a function body for who has no plugin for it.
 
 The node is what TensorRT's parser looks for in its plugin registry. The body is the streamed form of
-`training.model.mca` in standard operators, so ONNX Runtime, OpenVINO (after `onnx.inliner`), plugin-less TensorRT
-and TensorRT-RTX compute the same from the same file.
+`training.model.aggregation` in standard operators, so ONNX Runtime, OpenVINO (after `onnx.inliner`), TensorRT without
+the plugin and TensorRT-RTX compute the same from the same file.
 
 The body defines the operator for any attributes and sizes: it reads heads, class tokens and scale from the node, and
 all sizes from its inputs. Two things are fixed when it is made: P, because ONNX functions have no variadic inputs, and

@@ -26,7 +26,7 @@ from export.to_onnx import Exported, to_onnx
 from tests.checkpoints import MEAN, STD, random_model
 from tests.export.small_models import _narrow
 from training.checkpoint import load_checkpoint, save_checkpoint
-from training.model.mca import aggregate_explicit
+from training.model.aggregation import aggregate_explicit
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.model.mca import aggregate_explicit
+from training.model.aggregation import aggregate_explicit
 
 pytestmark = pytest.mark.slow
 

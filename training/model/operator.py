@@ -1,7 +1,7 @@
 """`emra::attention_aggregation`, the third form of GCA: one operator over the packed qkv tensors.
 
 It is what `aggregation="plugin"` calls, and what an exported graph shows as one node. On CUDA it calls the kernels of
-`plugin/`; on the CPU, and where the kernels are not at hand, it computes the streamed form of `training.model.mca`.
+`plugin/`; on the CPU, and where the kernels are not at hand, it computes the streamed form (`aggregation`).
 Its gradient is that of the streamed form, computed again from qkv, so that nothing of size T x T or N x heads is kept
 between the passes and every implementation of the forward pass has the same gradient.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from training.model import kernels
-from training.model.mca import aggregate_streamed
+from training.model.aggregation import aggregate_streamed
 
 NAME = "emra::attention_aggregation"
 

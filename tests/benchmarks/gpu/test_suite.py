@@ -252,11 +252,11 @@ def test_times_are_those_of_one_unit_of_work(pretended: list[Graph]) -> None:
 
 def test_torch_compile_takes_the_streamed_form_whole() -> None:
     """A break in the graph would time Python."""
-    from benchmarks.gpu.formulas import make_inputs, mca, streamed
+    from benchmarks.gpu.formulas import aggregation, make_inputs, streamed
 
     problem = Problem(23, 1, 3, 1, 32, 2, half=False)
     qkv = make_inputs(problem, seed=1, device="cpu")
-    form = torch.compile(mca().aggregate_streamed, dynamic=False, backend="eager", fullgraph=True)
+    form = torch.compile(aggregation().aggregate_streamed, dynamic=False, backend="eager", fullgraph=True)
     found = form(qkv, problem.heads, problem.classes, problem.scale)
     torch.testing.assert_close(found, streamed(problem, qkv))
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.model.mca import MCA, aggregate_explicit, aggregate_streamed, split_qk
+from training.model.aggregation import aggregate_explicit, aggregate_streamed, split_qk
+from training.model.mca import MCA
 
 CASES = [
     # batch, heads, head width, classes, patches, blocks

@@ -20,8 +20,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from emra_deploy.errors import EmraError
 from tests.training.model.test_mca import CASES, random_qkv
 from training.model import EMRAConfig, EMRAProxy, kernels
+from training.model.aggregation import aggregate_explicit, aggregate_streamed
 from training.model.cost import count_cost
-from training.model.mca import MCA, aggregate_explicit, aggregate_streamed
+from training.model.mca import MCA
 from training.model.operator import attention_aggregation
 
 HEADER = Path(__file__).resolve().parents[3] / "plugin" / "attention_aggregation.h"
