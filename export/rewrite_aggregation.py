@@ -1,6 +1,6 @@
 """One ONNX file -> the same model with its class attention in another form, checked against the first.
 
-python export/rewrite_aggregation.py model.onnx --to plugin --output model.plugin.onnx
+python -m export.rewrite_aggregation model.onnx --to plugin --output model.plugin.onnx
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import onnx
-
 from emra_deploy.errors import EmraError
+from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.model_file.manifest import Manifest
-from export.compare import verify
-from export.compare.reference import Parent
-from export.compare.runners import OnnxRunner
-from export.compare.tiles import conversion_tiles
-from export.graphs.aggregation_forms import to_plugin_form, to_streamed_form, with_body
-from export.graphs.function_body import DOMAIN, OPERATOR, aggregation_nodes, drop_body
-from export.graphs.model_file import file_sha256, has_half, read_model, tool_versions, write_model
+
+with script_imports(__name__, "quant"):
+    import onnx
+
+    from export.compare import verify
+    from export.compare.reference import Parent
+    from export.compare.runners import OnnxRunner
+    from export.compare.tiles import conversion_tiles
+    from export.graphs.aggregation_forms import to_plugin_form, to_streamed_form, with_body
+    from export.graphs.function_body import DOMAIN, OPERATOR, aggregation_nodes, drop_body
+    from export.graphs.model_file import file_sha256, has_half, read_model, tool_versions, write_model
 
 FORMS = ("plugin", "streamed")
 
@@ -71,6 +74,7 @@ def rewrite_aggregation(
     """
     source, output = Path(model), Path(output)
     check_output(output, overwrite=overwrite, inputs=(source,))
+    need("quant", "onnxruntime", purpose="checking the file")
     _check_arguments(output, to, function_body)
     first, manifest = read_model(source)
     try:

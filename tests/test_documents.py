@@ -47,7 +47,7 @@ def commands(page: Path) -> list[str]:
 def installed(page: Path) -> set[str]:
     setup = configparser.ConfigParser()
     setup.read(REPOSITORY / "setup.cfg", encoding="utf-8")
-    extras = re.findall(r"pip install -e '\.\[([a-z0-9,]+)\]'", page.read_text(encoding="utf-8"))
+    extras = re.findall(r"pip install (?:-c \S+ )?-e '\.\[([a-z0-9,]+)\]'", page.read_text(encoding="utf-8"))
     lines = [setup["options.extras_require"][extra] for group in extras for extra in group.split(",")]
     return {re.split(r"[><=;\[]", line)[0] for line in "\n".join(lines).split("\n") if line}
 

@@ -103,7 +103,7 @@ def test_the_command_installs_into_this_environment(monkeypatch: pytest.MonkeyPa
 
 
 def test_naming_a_command_leaves_setuptools_whole() -> None:
-    """A search for the module pip makes setuptools give distutils back to Python, and then fail where torch needs it."""
+    """A search for the module pip makes setuptools give distutils back, and fail later, where torch needs it."""
     pytest.importorskip("setuptools")
     program = (
         "import sys; from emra_deploy import extras\n"
