@@ -25,8 +25,8 @@ import numpy.typing as npt
 
 from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.backends.providers import PROVIDERS
+from emra_deploy.backends.shared_memory import place
 from emra_deploy.backends.tensorrt.gpu_errors import LOST
-from emra_deploy.backends.worker import place
 from emra_deploy.errors import EmraError
 from emra_deploy.host.forks import Owner
 from emra_deploy.model_file.manifest import Manifest

@@ -18,18 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.backends.base import Backend
+from emra_deploy.backends.shared_memory import place
 from emra_deploy.errors import EmraError
-
-ALIGNMENT = 64
-"""Outputs begin at multiples of this many bytes."""
-
-
-def place(sizes: list[int]) -> list[int]:
-    """Offsets of areas of these sizes in bytes, one after the other and aligned, and then where the last one ends."""
-    offsets = [0]
-    for size in sizes:
-        offsets.append(-(-(offsets[-1] + size) // ALIGNMENT) * ALIGNMENT)
-    return offsets
 
 
 def main(socket: int, memory: int) -> None:

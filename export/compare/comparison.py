@@ -257,7 +257,7 @@ def check_same_task(a: Runner, b: Runner) -> ClassSet:
 
 
 class _Recorder:
-    """A runner that remembers the logits of its last batch."""
+    """A runner that keeps the logits of its last batch until they are taken."""
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
@@ -265,12 +265,17 @@ class _Recorder:
         self.input_shape = runner.input_shape
         self.describe = runner.describe
         self.close = runner.close
-        self.logits: npt.NDArray[Any] | None = None
+        self._logits: npt.NDArray[Any] | None = None
 
     def run(self, batch: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
         outputs = self._runner.run(batch)
-        self.logits = outputs.get("logits")
+        self._logits = outputs.get("logits")
         return outputs
+
+    def take(self) -> npt.NDArray[Any] | None:
+        """The last batch's logits, once; None for a window that was not run, as it holds no data."""
+        taken, self._logits = self._logits, None
+        return taken
 
 
 class _Pair:
@@ -295,7 +300,7 @@ class _Pair:
         if self._same_windows:
             for (window, first), (_, second) in zip(*walks, strict=True):
                 labels[0][window.slices], labels[1][window.slices] = first, second
-                ours, theirs = (recorder.logits for recorder in self._recorders)
+                ours, theirs = (recorder.take() for recorder in self._recorders)
                 if ours is not None and theirs is not None:
                     error = np.abs(ours.astype(np.float64) - theirs)
                     worst = float(error.max())

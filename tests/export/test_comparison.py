@@ -15,7 +15,7 @@ from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.pictures.sources import ArraySource
 from export.compare.comparison import TOLERANCES, Comparison, TileDifference, Tolerance, compare
-from tests.onnx_models import CLASSES, build_model, nearest_colour, scene
+from tests.onnx_models import CLASSES, build_model, make_manifest, nearest_colour, scene
 
 
 @dataclass(frozen=True)
@@ -156,3 +156,51 @@ def test_importing_it_costs_no_library() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+class Brightness:
+    """A model whose logits are a tile's brightness, and an error on top that differs from tile to tile."""
+
+    def __init__(self, wrong: bool) -> None:
+        self.manifest = make_manifest((32, 32))
+        self.input_shape = (1, 32, 32)
+        self.name = "brightness"
+        self._wrong = wrong
+
+    def describe(self) -> dict[str, str]:
+        return {}
+
+    def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+        logits = np.ones((len(batch), len(CLASSES), *batch.shape[1:3]), np.float32)
+        if self._wrong:
+            logits += batch[..., 0].max() / 1000
+        return {"classes": np.zeros(batch.shape[:3], np.uint8), "logits": logits}
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class PartlyEmpty(Labelled):
+    valid: np.ndarray
+
+    def source(self) -> ArraySource:
+        return ArraySource(self.image, self.valid)
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_windows_without_data_count_for_no_logit_error(mirrored: bool) -> None:
+    """They are never run, so what the model gave last must not be counted for them again."""
+    image = np.zeros((16, 320, 3), np.uint8)
+    image[:, :80], image[:, 240:] = 200, 20
+    valid = np.zeros((16, 320), bool)
+    valid[:, :80] = valid[:, 240:] = True
+    if mirrored:
+        image, valid = image[:, ::-1].copy(), valid[:, ::-1].copy()
+    runners = Brightness(False), Brightness(True)
+    truth = np.zeros((16, 320), np.uint8)
+    result = compare(*runners, [PartlyEmpty("strip", image, truth, valid)], labelled=False)
+    ends = [compare(*runners, np.full((1, 16, 80, 3), value, np.uint8)).logit_mean for value in (200, 20)]
+    assert result.logit_max == pytest.approx(0.2)
+    # As many windows are bright as dark, but for those that see an edge.
+    assert result.logit_mean == pytest.approx(np.mean(ends), abs=0.03)

@@ -13,7 +13,7 @@ import pytest
 
 from emra_deploy.backends import open_backend
 from emra_deploy.backends.isolated import MOST_LOSSES, IsolatedBackend
-from emra_deploy.backends.worker import ALIGNMENT, place
+from emra_deploy.backends.shared_memory import ALIGNMENT, place
 from emra_deploy.errors import EmraError
 from emra_deploy.segmenting.segmenter import Segmenter
 from emra_deploy.stream import Stream, StreamState

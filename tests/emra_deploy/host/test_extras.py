@@ -106,7 +106,7 @@ def test_naming_a_command_leaves_setuptools_whole() -> None:
     """A search for the module pip makes setuptools give distutils back, and fail later, where torch needs it."""
     pytest.importorskip("setuptools")
     program = (
-        "import sys; from emra_deploy import extras\n"
+        "import sys; from emra_deploy.host import extras\n"
         "extras.shutil.which = lambda name: name\n"
         "extras.install_command('raster'); assert 'setuptools' not in sys.modules\n"
         "import setuptools"
