@@ -28,7 +28,7 @@ CANDIDATES = ("onnxruntime", "openvino", "openvino:fp32", "openvino:bf16")
 
 _CHILD = """
 import json, sys, time
-from emra_deploy.backends import open_backend
+from emra_deploy.backends.opening import open_backend
 path, name, threads, tiles, began = sys.argv[1:]
 name, _, precision = name.partition(":")
 backend, manifest = open_backend(path, name, int(threads) or None, precision=precision or None)

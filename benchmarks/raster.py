@@ -33,7 +33,7 @@ THROUGHPUT_GOAL, MEMORY_GOAL = 0.95, 1.05
 _BARE = """
 import json, sys, time
 import numpy as np
-from emra_deploy.backends import open_backend
+from emra_deploy.backends.opening import open_backend
 from emra_deploy.pictures.raster import RasterSource
 from emra_deploy.segmenting.segmenter import Segmenter
 from emra_deploy.pictures.windows import iter_tiles

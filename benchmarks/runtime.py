@@ -35,7 +35,7 @@ _BARE = """
 import json, sys, time
 import numpy as np
 from PIL import Image
-from emra_deploy.backends import open_backend
+from emra_deploy.backends.opening import open_backend
 from emra_deploy.pictures.images import read_image
 from emra_deploy.segmenting.segmenter import Segmenter
 from emra_deploy.pictures.sources import ArraySource

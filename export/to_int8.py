@@ -187,7 +187,7 @@ def check_arguments(output: Path, method: str, percentile: float, high_precision
     """Refuse what no file can be made with.
 
     Raises:
-        EmraError: ``quantize-argument``; ``backend-rounding`` where the file could not be checked.
+        EmraError: ``quantize-argument``.
     """
     if output.suffix.lower() != ".onnx":
         raise EmraError("quantize-argument", "the output's name does not end in .onnx", "Name it FILE.onnx", output)

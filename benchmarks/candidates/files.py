@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.candidates import profiles
 from benchmarks.candidates.runner import Batch, Layer, Runner
 from benchmarks.candidates.spec import Spec
-from emra_deploy.backends import Backend
+from emra_deploy.backends.base import Backend
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.model_file.manifest import Manifest

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy.backends import open_backend
 from emra_deploy.backends.base import Backend, Outputs
+from emra_deploy.backends.opening import open_backend
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
 from emra_deploy.model_file.manifest import Manifest

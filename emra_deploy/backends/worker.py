@@ -51,7 +51,7 @@ def main(socket: int, memory: int) -> None:
 
 
 def _open(asked: dict[str, Any]) -> tuple[Backend, dict[str, Any]]:
-    from emra_deploy.backends import open_backend
+    from emra_deploy.backends.opening import open_backend
 
     logging.basicConfig(level=logging.WARNING, format="emra: %(levelname)s: %(message)s")
     logging.getLogger("emra_deploy").setLevel(asked["log"])

@@ -35,7 +35,7 @@ def run(options: Namespace) -> int:
 def check_model(path: str | None) -> dict[str, Any]:
     """Load a model, run its golden tile, and say how that went, as JSON values."""
     try:
-        from emra_deploy.backends import open_auto
+        from emra_deploy.backends.opening import open_auto
         from emra_deploy.segmenting.selftest import self_test
 
         if path is None:

@@ -55,7 +55,7 @@ def describe(path: str, manifest_of: str | None = None) -> dict[str, Any]:
     Raises:
         EmraError: Whatever is wrong with the file.
     """
-    from emra_deploy.backends import ENGINES, explain
+    from emra_deploy.backends.opening import ENGINES, explain
     from emra_deploy.backends.tensorrt.plan import file_sha256
 
     if Path(path).suffix.lower() in ENGINES:
@@ -81,8 +81,8 @@ def describe(path: str, manifest_of: str | None = None) -> dict[str, Any]:
 
 def _manifest(path: str) -> Manifest | None:
     """The Manifest of an ONNX file, once a backend has found the file to be as it says."""
-    from emra_deploy.backends import open_backend, soonest
     from emra_deploy.backends.metadata import peek_manifest
+    from emra_deploy.backends.opening import open_backend, soonest
 
     try:
         # Whichever loads it soonest.

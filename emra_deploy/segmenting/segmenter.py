@@ -126,7 +126,7 @@ class Segmenter:
 
         Args:
             model: The model file; None for the one that comes with the package.
-            backend: A name that `emra_deploy.backends.open_backend` knows.
+            backend: A name that `emra_deploy.backends.opening.open_backend` knows.
             threads: Threads of one run; None leaves the choice to the backend.
             batch_size: Tiles run at once; see the class.
             halo: Overlap of tiles; see the class.
@@ -142,7 +142,7 @@ class Segmenter:
         Raises:
             EmraError: Whatever is wrong with the file, the machine or the arguments.
         """
-        from emra_deploy.backends import open_backend
+        from emra_deploy.backends.opening import open_backend
         from emra_deploy.segmenting.selftest import self_test as run_self_test
 
         if model is None:

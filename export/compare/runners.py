@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from emra_deploy.backends import open_backend
 from emra_deploy.backends.base import Backend, Outputs, check_batch
 from emra_deploy.backends.half_quantizing import truncates
+from emra_deploy.backends.opening import open_backend
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.manifest import Manifest
 from export.graphs.model_file import read_model, with_logits
@@ -192,7 +192,7 @@ def open_runner(
     """Open a model file or a checkpoint folder.
 
     Args:
-        source: An ONNX file, a folder that training wrote, or another file that `emra_deploy.backends` knows.
+        source: An ONNX file, a folder that training wrote, or another file that `emra_deploy.backends.opening` knows.
         backend: ``"auto"``, which takes ONNX Runtime with the logits laid open for an ONNX file, or a backend's name.
         threads: Of one run; None leaves the choice to the library.
         size: (height, width) that a checkpoint is run at; files have their own.
@@ -204,12 +204,7 @@ def open_runner(
     if path.is_dir():
         return CheckpointRunner(path, size)
     if path.suffix.lower() == ".onnx" and backend in ("auto", "onnxruntime"):
-        try:
-            return OnnxRunner(*read_model(path), threads=threads)
-        except EmraError as error:
-            if backend == "onnxruntime" or error.code != "backend-rounding":
-                raise error if error.path else EmraError(error.code, error.cause, error.remedy, path) from error
-            # Another backend computes it right; its logits are seen only where the file gives them.
+        return OnnxRunner(*read_model(path), threads=threads)
     return BackendRunner(*open_backend(path, backend, threads))
 
 

@@ -261,7 +261,7 @@ def check_runtime(path: Path) -> str:
     Raises:
         EmraError: Whatever the runtime found.
     """
-    from emra_deploy.backends import open_backend
+    from emra_deploy.backends.opening import open_backend
     from emra_deploy.segmenting.selftest import self_test
 
     name = "onnxruntime"

@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
 
 SELF_TEST = """
 import json, onnxruntime
-from emra_deploy.backends import open_backend
+from emra_deploy.backends.opening import open_backend
 from emra_deploy.models import shipped_model
 from emra_deploy.segmenting.selftest import self_test
 backend, manifest = open_backend(shipped_model(), "onnxruntime")

@@ -14,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from emra_deploy import models
-from emra_deploy.backends import open_backend
+from emra_deploy.backends.opening import open_backend
 from emra_deploy.backends.openvino import OpenVinoBackend
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import install_command

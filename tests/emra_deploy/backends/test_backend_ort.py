@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 from emra_deploy import models
-from emra_deploy.backends import open_backend
+from emra_deploy.backends.opening import open_backend
 from emra_deploy.backends.ort import OnnxRuntimeBackend
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import ClassSet

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from emra_deploy.backends import open_backend
+from emra_deploy.backends.opening import open_backend
 from emra_deploy.backends.ort import OnnxRuntimeBackend
 from emra_deploy.backends.ort_gpu import OnnxRuntimeGpuBackend
 from emra_deploy.backends.providers import PROVIDERS

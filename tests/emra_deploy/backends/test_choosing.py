@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emra_deploy.backends import choose, explain, open_auto, open_backend, soonest
+from emra_deploy.backends import choose
 from emra_deploy.backends.choose import FEW_TILES, choose_on_processor
 from emra_deploy.backends.metadata import peek_manifest
 from emra_deploy.backends.names import BACKENDS, GPU_PROVIDERS
+from emra_deploy.backends.opening import explain, open_auto, open_backend, soonest
 from emra_deploy.backends.providers import PROVIDERS
 from emra_deploy.errors import EmraError
 from emra_deploy.maps.tiles import estimate_tiles

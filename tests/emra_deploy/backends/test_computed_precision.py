@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emra_deploy.backends import open_backend
+from emra_deploy.backends.opening import open_backend
 from emra_deploy.backends.openvino import _choose_precision
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.golden import GoldenTile

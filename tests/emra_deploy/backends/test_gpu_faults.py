@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emra_deploy.backends import open_backend
 from emra_deploy.backends.gpu_guard import GpuGuard
+from emra_deploy.backends.opening import open_backend
 from emra_deploy.backends.tensorrt.backend import TensorRTBackend
 from emra_deploy.backends.tensorrt.device import FreeMemory
 from emra_deploy.backends.tensorrt.gpu_errors import LOST, MEMORY, asked_for, fault_of

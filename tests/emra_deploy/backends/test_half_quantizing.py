@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emra_deploy.backends import choose, explain, open_auto, open_backend
+from emra_deploy.backends import choose
 from emra_deploy.backends.half_quantizing import ROUNDS, quantizes_half, version_of
+from emra_deploy.backends.opening import explain, open_auto, open_backend
 from emra_deploy.cli.main import main
 from emra_deploy.errors import EmraError
 from tests.onnx_models import build_graph, make_manifest

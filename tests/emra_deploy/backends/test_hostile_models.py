@@ -12,8 +12,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from emra_deploy.backends import open_backend
 from emra_deploy.backends.contract import MAX_THREADS
+from emra_deploy.backends.opening import open_backend
 from emra_deploy.cli.main import main
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.golden import GoldenTile

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from emra_deploy.backends import open_backend
 from emra_deploy.backends.isolated import MOST_LOSSES, IsolatedBackend
+from emra_deploy.backends.opening import open_backend
 from emra_deploy.backends.shared_memory import ALIGNMENT, place
 from emra_deploy.errors import EmraError
 from emra_deploy.segmenting.segmenter import Segmenter

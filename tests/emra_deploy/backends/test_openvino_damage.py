@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from emra_deploy.backends import open_backend
+from emra_deploy.backends.opening import open_backend
 from emra_deploy.errors import EmraError
 from tests.onnx_models import build_graph, build_model, make_manifest
 

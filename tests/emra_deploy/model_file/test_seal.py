@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emra_deploy.backends import open_backend
+from emra_deploy.backends.opening import open_backend
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.seal import MODEL_KEYS, check_model_seal, seal_json, seal_model, take_json_seal
 from emra_deploy.segmenting.segmenter import Segmenter

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emra_deploy.backends import open_backend
+from emra_deploy.backends.opening import open_backend
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.model_file.golden import GoldenTile

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from emra_deploy.backends import open_backend
+from emra_deploy.backends.opening import open_backend
 from emra_deploy.backends.tensorrt.backend import TensorRTBackend
 from emra_deploy.backends.tensorrt.device import FreeMemory
 from emra_deploy.backends.tensorrt.sidecar import (

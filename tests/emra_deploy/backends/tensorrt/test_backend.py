@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emra_deploy.backends import open_backend
+from emra_deploy.backends.opening import open_backend
 from emra_deploy.backends.ort import OnnxRuntimeBackend
 from emra_deploy.backends.tensorrt.backend import TensorRTBackend
 from emra_deploy.backends.tensorrt.flavour import load_flavour
