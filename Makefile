@@ -88,7 +88,7 @@ test: $(TEST_ENV)/.stamp
 	@$(TEST_ENV)/bin/python -m tests.parts $(PYTEST_ARGS)
 
 test-device: $(DEVICE_ENV)/.stamp
-	@$(DEVICE_ENV)/bin/python -m tests.parts --only emra_deploy $(PYTEST_ARGS)
+	@$(DEVICE_ENV)/bin/python -m tests.parts --only device $(PYTEST_ARGS)
 
 test-pythons:
 	@failed=; for version in $(PYTHONS); do echo "Python $$version"; \
@@ -114,7 +114,7 @@ test-lowest: .venv-tools/.stamp | check-python
 	$(PYTHON) -m venv --clear .venv-lowest-$(PY)
 	.venv-tools/bin/uv pip install --quiet --python .venv-lowest-$(PY)/bin/python --resolution lowest-direct \
 	  --editable '.[$(DEVICE_EXTRAS)]'
-	@.venv-lowest-$(PY)/bin/python -m tests.parts --only emra_deploy $(PYTEST_ARGS)
+	@.venv-lowest-$(PY)/bin/python -m tests.parts --only device $(PYTEST_ARGS)
 
 lint: $(TEST_ENV)/.stamp
 	@$(TEST_ENV)/bin/python -m tests.parts --only style types

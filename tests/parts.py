@@ -1,8 +1,6 @@
 """Everything that `make test` checks, in parts that all run: one that fails hides nothing of the others.
 
-    python -m tests.parts [--only PART ...] [options of pytest]
-
-The tests run in three processes; `docs/decisions/0018-tests-in-three-processes.md` says why.
+python -m tests.parts [--only PART ...] [options of pytest]
 """
 
 from __future__ import annotations
@@ -24,11 +22,9 @@ COMMANDS = {
     "style": (("ruff", "check", "."), ("ruff", "format", "--check", ".")),
     "types": (("mypy",),),
 }
-TESTS = {
-    "emra_deploy": ("tests/emra_deploy",),
-    "training": ("tests/training",),
-    "others": ("tests", "--ignore=tests/emra_deploy", "--ignore=tests/training"),
-}
+TESTS = {"tests": ("tests",), "device": ("tests/emra_deploy",)}
+DEFAULT = (*COMMANDS, "tests")
+"""The part `device` is within `tests`: the runtime's, which need no PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs: dict[str, Callable[[], Outcome]] = {part: lambda part=part: run_commands(part) for part in COMMANDS}
     runs |= {part: lambda part=part: run_tests(part, options) for part in TESTS}
     outcomes = []
-    for part in arguments.only or runs:
+    for part in arguments.only or DEFAULT:
         print(f"\n{part}", flush=True)
         outcomes.append(runs[part]())
     print(f"\n{'part':12} {'passed':>7} {'failed':>7} {'skipped':>8} {'seconds':>8}")

@@ -55,8 +55,6 @@ def test_a_command_that_fails_is_a_failure(folder: Path, monkeypatch: pytest.Mon
     assert (bad.passed, bad.failed, bad.note) == (0, 1, "no_module_of_this_name: exit status 1")
 
 
-def test_every_test_is_in_one_part() -> None:
-    others = parts.TESTS["others"]
-    ignored = {word.removeprefix("--ignore=") for word in others[1:]}
-    assert others[0] == "tests"
-    assert ignored == {parts.TESTS[name][0] for name in parts.TESTS if name != "others"}
+def test_all_tests_run_by_default() -> None:
+    assert parts.DEFAULT == ("style", "types", "tests")
+    assert parts.TESTS["tests"] == ("tests",)
