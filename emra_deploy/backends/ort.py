@@ -173,7 +173,7 @@ def open_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime
     """Load a file for the processor.
 
     Raises:
-        EmraError: ``model-unreadable``, ``model-external-data``.
+        EmraError: ``model-unreadable``, ``model-external-data``; ``model-run`` where memory does not suffice.
     """
     library = load_runtime()
     check_external_data(path)
@@ -187,6 +187,13 @@ def open_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime
                 "model-external-data",
                 f"Weights that the model keeps in other files are missing or outside its folder ({message})",
                 "Put all files of the model into one folder, or get the model from a source you trust",
+                path,
+            ) from error
+        if "bad_alloc" in message:
+            raise EmraError(
+                "model-run",
+                f"ONNX Runtime cannot load this model, which needs more memory than is free ({message})",
+                "Free memory, or get the model from a source you trust",
                 path,
             ) from error
         raise EmraError(

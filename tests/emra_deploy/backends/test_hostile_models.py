@@ -112,8 +112,7 @@ def test_graph_that_asks_for_terabytes(tmp_path: Path) -> None:
     with pytest.raises(EmraError) as caught:
         open_backend(path, "onnxruntime")[0].run(np.zeros((1, 32, 32, 3), np.uint8))
     # ONNX Runtime 1.23 computes constants when it loads.
-    assert caught.value.code in ("model-run", "model-unreadable")
-    assert caught.value.path == str(path)
+    assert (caught.value.code, caught.value.path) == ("model-run", str(path))
 
 
 def test_graph_that_answers_another_size_than_it_was_asked(tmp_path: Path) -> None:

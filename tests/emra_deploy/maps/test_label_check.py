@@ -64,7 +64,8 @@ def another_overview(path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
-        (one_pixel, "block 0, 1 is not as it was written"),
+        # GDAL before 3.10 also takes the mark of a COG away from a file that was changed.
+        (one_pixel, "block 0, 1 is not as it was written|no cloud-optimised GeoTIFF"),
         (another_place, "transform did not come back"),
         (no_cog, "no cloud-optimised GeoTIFF"),
         (half, "cannot be written"),
