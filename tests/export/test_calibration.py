@@ -205,9 +205,11 @@ def test_entropy_clips_a_sparse_tail_and_keeps_a_flat_one() -> None:
     assert flat.range("entropy") > 0.99
 
 
-@given(st.floats(51, 100), st.integers(0, 2**32 - 1))
+@given(st.integers(1531, 3000), st.integers(0, 2**32 - 1))
 @settings(deadline=None, max_examples=30)
-def test_percentiles_are_numpys_to_one_bin(percentile: float, seed: int) -> None:
+def test_percentiles_are_numpys_to_one_bin(rank: int, seed: int) -> None:
+    # Halfway between two values, where rounding cannot take the next one.
+    percentile = 100 * (rank - 0.5) / 3000
     values = np.random.default_rng(seed).standard_normal(3000).astype(np.float32)
     found = Magnitudes()
     found.add(values)
