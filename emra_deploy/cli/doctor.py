@@ -95,8 +95,8 @@ def _show(facts: dict[str, Any]) -> None:
         console.print(f"self-test of {model['name']}: it runs, but has no golden tile to compare with", style="yellow")
     else:
         console.print(
-            f"self-test of {model['name']}: passed, {100 * model['different']:.3f} % of the golden tile differ "
-            f"({100 * model['tolerance']:g} % may)",
+            f"self-test of {model['name']}: passed, {100 * model['different']:.3f} % of the golden tile differs "
+            f"(limit {100 * model['tolerance']:g} %)",
             style="green",
         )
 

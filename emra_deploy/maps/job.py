@@ -224,17 +224,17 @@ def segment_file(
         resampled = _resampled(source, segmenter, gsd, georeference)
         factor = 1.0 if resampled is None else resampled.factor
         loaded = time.perf_counter()
-        diary = None
+        record = None
         if raster is not None and as_raster and (journal == "on" or (_is_long(raster) and journal == "auto")):
             # It goes last, when the outputs have their names.
             job = describe_job(input, model, segmenter, bands, scale, factor)
-            diary = kept.enter_context(Journal(Path(output), job, raster.height, raster.width))
-        resumed = 0 if diary is None else diary.rows
+            record = kept.enter_context(Journal(Path(output), job, raster.height, raster.width))
+        resumed = 0 if record is None else record.rows
         sink = open_sink(part, as_raster, source, segmenter, georeference)
         stack.callback(sink.close)
         watch = ThrottleWatch()
         run = partial(segmenter.segment_rows, source) if resampled is None else partial(resampled.rows, segmenter)
-        rows = run() if diary is None else diary.go_on(run)
+        rows = run() if record is None else record.go_on(run)
         preview = None if over is None else _preview(source, segmenter, opacity)
         counts = _stream(rows, source.height, sink, preview, progress, watch)
         with step(f"finishing {os.fspath(output)}"), writing(output):

@@ -189,12 +189,12 @@ class Segmenter:
         """As `segment`, of anything that can be read by windows and whose label map fits into memory."""
         labels = np.empty((source.height, source.width), np.uint8)
         confidence: npt.NDArray[Any] | None = None
-        for window, part, sureness in self._results(source):
+        for window, part, certain in self._results(source):
             labels[window.slices] = part
-            if sureness is not None:
+            if certain is not None:
                 if confidence is None:
-                    confidence = np.zeros(labels.shape, sureness.dtype)
-                confidence[window.slices] = sureness
+                    confidence = np.zeros(labels.shape, certain.dtype)
+                confidence[window.slices] = certain
         return Segmentation(labels, self.classes, confidence)
 
     def segment_tiles(self, source: ImageSource) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:

@@ -26,7 +26,7 @@ class PushOutput:
     """Publishes pictures by RTSP (ANNOUNCE and RECORD, over TCP).
 
     It works in a thread of its own, and newer pictures replace those that the network was too slow for: watching must
-    never slow down the work. A server that is away is looked for again and again.
+    never slow down the work. Lost connections are retried with back-off.
 
     Args:
         url: ``rtsp://`` URL to publish to.

@@ -145,10 +145,10 @@ def test_two_jobs_cannot_write_one_output(folder: Path, tmp_path: Path) -> None:
 def test_rows_come_back_as_they_were_appended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "_REPLAY_BYTES", 5 * WIDTH)
     labels = np.random.default_rng(0).integers(0, 256, (40, WIDTH), np.uint8)
-    diary = Journal(tmp_path / "map.tif", {"a": 1}, 100, WIDTH)
-    diary.append(labels[:13])
-    diary.append(labels[13:])
-    diary.close(done=False)
+    record = Journal(tmp_path / "map.tif", {"a": 1}, 100, WIDTH)
+    record.append(labels[:13])
+    record.append(labels[13:])
+    record.close(done=False)
     with Journal(tmp_path / "map.tif", {"a": 1}, 100, WIDTH) as again:
         assert again.rows == 40
         parts = list(again.replay())
@@ -163,11 +163,11 @@ def test_full_disk_is_an_error(tmp_path: Path) -> None:
         "from emra_deploy.errors import EmraError\n"
         "from emra_deploy.maps.journal import Journal\n"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "diary = Journal(pathlib.Path(sys.argv[1]), {}, 1000, 1000)\n"
+        "record = Journal(pathlib.Path(sys.argv[1]), {}, 1000, 1000)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
         "try:\n"
         "    for _ in range(1000):\n"
-        "        diary.append(np.zeros((1, 1000), np.uint8))\n"
+        "        record.append(np.zeros((1, 1000), np.uint8))\n"
         "except EmraError as error:\n"
         "    print(error.code)\n"
     )
