@@ -204,7 +204,7 @@ def write_table(
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
-        prog="precision_table.py",
+        prog="table.py",
         description="Measure FP32, FP16 and INT8 of one model: accuracy, size, time. Exit status: 0 all was measured"
         " that this machine can, 1 something failed and the table says what, 2 bad input.",
     )

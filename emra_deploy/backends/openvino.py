@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from emra_deploy.backends import contract
 from emra_deploy.backends.base import Outputs, check_batch
+from emra_deploy.backends.external_data import check_external_data
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import install_command
 from emra_deploy.host.files import instead_of_file
@@ -179,6 +180,7 @@ def _load(path: Path) -> onnx.ModelProto:
         from onnx import inliner
     except ImportError as error:
         raise EmraError("backend-missing", "onnx is not installed", f"Run: {install_command('openvino')}") from error
+    check_external_data(path)
     check_model_seal(path)
     try:
         proto = onnx.load(path, load_external_data=False)
@@ -196,7 +198,6 @@ def _load(path: Path) -> onnx.ModelProto:
             path,
         ) from error
     try:
-        # Confined to the folder of the file by onnx: no "..", no absolute names, no links.
         onnx.load_external_data_for_model(proto, str(path.parent))
     except Exception as error:
         raise EmraError(

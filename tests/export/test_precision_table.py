@@ -33,7 +33,7 @@ from export.measure.noise import Noise
 from tests.conftest import REPOSITORY
 from training.data import open_dataset
 
-SCRIPT = REPOSITORY / "export" / "precision_table.py"
+SCRIPT = REPOSITORY / "benchmarks" / "precision" / "table.py"
 FAST = Timings(iterations=3, warmup=1, rounds=3, settle=0)
 
 
