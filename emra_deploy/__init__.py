@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any
 from emra_deploy._version import __version__
 
 if TYPE_CHECKING:
-    from emra_deploy.errors import EmraError
+    from emra_deploy.errors import (
+        AccuracyError,
+        BackendMissingError,
+        BugError,
+        DeviceError,
+        EmraError,
+        InputError,
+        ModelFileError,
+        OptionError,
+        OutputError,
+        StoppedError,
+    )
     from emra_deploy.model_file.classes import ClassSet
     from emra_deploy.model_file.manifest import Manifest
     from emra_deploy.pictures.images import read_image
@@ -22,11 +33,20 @@ if TYPE_CHECKING:
     from emra_deploy.stream import Stream, StreamOptions
 
 __all__ = [
+    "AccuracyError",
+    "BackendMissingError",
+    "BugError",
     "ClassSet",
+    "DeviceError",
     "EmraError",
+    "InputError",
     "Manifest",
+    "ModelFileError",
+    "OptionError",
+    "OutputError",
     "Segmentation",
     "Segmenter",
+    "StoppedError",
     "Stream",
     "StreamOptions",
     "Window",
@@ -35,11 +55,20 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AccuracyError": "emra_deploy.errors",
+    "BackendMissingError": "emra_deploy.errors",
+    "BugError": "emra_deploy.errors",
     "ClassSet": "emra_deploy.model_file.classes",
+    "DeviceError": "emra_deploy.errors",
     "EmraError": "emra_deploy.errors",
+    "InputError": "emra_deploy.errors",
     "Manifest": "emra_deploy.model_file.manifest",
+    "ModelFileError": "emra_deploy.errors",
+    "OptionError": "emra_deploy.errors",
+    "OutputError": "emra_deploy.errors",
     "Segmentation": "emra_deploy.segmenting.segmentation",
     "Segmenter": "emra_deploy.segmenting.segmenter",
+    "StoppedError": "emra_deploy.errors",
     "Stream": "emra_deploy.stream",
     "StreamOptions": "emra_deploy.stream",
     "Window": "emra_deploy.pictures.windows",
