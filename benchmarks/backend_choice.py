@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from emra_deploy.errors import EmraError
+from emra_deploy.host.command import command
 from emra_deploy.host.extras import need
 
 EXTRAS = {"onnxruntime": "runtime", "openvino": "openvino"}
@@ -62,6 +62,7 @@ def break_even(load: tuple[float, float], tile: tuple[float, float]) -> str:
     return f"from tile {max(1, math.ceil((load[1] - load[0]) / (tile[0] - tile[1])))} on"
 
 
+@command()
 def main() -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -72,14 +73,10 @@ def main() -> int:
     parser.add_argument("--candidates", default=",".join(CANDIDATES), help="backends, the first is compared with")
     options = parser.parse_args()
     names = options.candidates.split(",")
-    try:
-        for name in names:
-            library = name.partition(":")[0]
-            if library in EXTRAS:
-                need(EXTRAS[library], library, purpose=f"--candidates {name}")
-    except EmraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for name in names:
+        library = name.partition(":")[0]
+        if library in EXTRAS:
+            need(EXTRAS[library], library, purpose=f"--candidates {name}")
     for model in options.models:
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
         for _ in range(options.rounds):

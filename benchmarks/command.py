@@ -16,6 +16,7 @@ from benchmarks.candidates.spec import BACKENDS, PEERS, Spec, make_specs, parse_
 from benchmarks.provenance import describe_file, portable
 from benchmarks.results_file import write_result
 from emra_deploy.errors import EmraError
+from emra_deploy.host.command import command
 from emra_deploy.host.extras import need
 from emra_deploy.host.files import check_all_outputs
 
@@ -253,17 +254,11 @@ def start(
     return exit_status(run, arguments)
 
 
+@command("interrupted: nothing was written")
 def exit_status(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
     """Run a command: its status, or 2 and one line on stderr for a mistake of the user's."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    try:
-        return run(arguments)
-    except EmraError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted: nothing was written\n")
-        return 130
+    return run(arguments)
 
 
 def _words(text: str) -> list[str]:

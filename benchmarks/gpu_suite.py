@@ -35,6 +35,7 @@ from benchmarks.gpu.rows import Row, exit_status, format_table
 from benchmarks.provenance import describe_file, describe_run, scrub
 from emra_deploy.backends.tensorrt.cuda_unusable import meaning, number_of
 from emra_deploy.errors import EmraError
+from emra_deploy.host.command import command
 from emra_deploy.host.extras import install_command
 from emra_deploy.host.files import atomic_output, check_output
 
@@ -326,13 +327,10 @@ def run(arguments: argparse.Namespace) -> int:
     return exit_status(rows)
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    try:
-        return run(parse(argv))
-    except EmraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return run(parse(argv))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.provenance import describe_file, describe_machine, describe_run, scrub
 from benchmarks.reliability_parts.model import write_model
 from benchmarks.runtime import emra, interleaved, measure_raster, sample_raster, summary
-from emra_deploy.errors import EmraError
+from emra_deploy.host.command import command
 from emra_deploy.host.extras import need
 from emra_deploy.host.files import atomic_output, check_all_outputs
 from emra_deploy.models import shipped_model
@@ -164,6 +164,7 @@ def missed(found: dict[str, Any]) -> bool:
     return slow or ("memory" in found and found["memory"]["ratio"] > MEMORY_GOAL)
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and write the figures down. The exit status is 1 where a goal is missed."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -188,9 +189,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             content = {**describe_run("raster.py", words), "machine": describe_machine(), **found}
             with atomic_output(options.json, overwrite=options.overwrite) as part:
                 part.write_text(json.dumps(scrub(content), indent=1) + "\n", encoding="utf-8")
-    except EmraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except subprocess.CalledProcessError as error:
         said = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else ""
         print(f"error: a measured process ended with status {error.returncode}\n{said}".rstrip(), file=sys.stderr)

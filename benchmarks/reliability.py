@@ -28,7 +28,7 @@ from benchmarks.reliability_parts.kills import kill_many
 from benchmarks.reliability_parts.model import write_model
 from benchmarks.reliability_parts.streams import stress
 from benchmarks.reliability_parts.threads import share_segmenter
-from emra_deploy.errors import EmraError
+from emra_deploy.host.command import command
 from emra_deploy.host.extras import need
 from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.segmenting.segmenter import Segmenter
@@ -192,29 +192,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the scoreboard, and write it down."""
     words = list(sys.argv[1:] if argv is None else argv)
     options = _parser().parse_args(words)
-    try:
-        if options.json is not None:
-            # Told before hours of work.
-            check_output(options.json, overwrite=options.overwrite)
-        found, board = measure(options)
-        print_board(board)
-        if options.json is not None:
-            content = {
-                **describe_run("reliability.py", words),
-                "machine": describe_machine(),
-                "model": None if options.model is None else describe_file(options.model),
-                "board": [row.to_dict() for row in board],
-                "parts": found,
-            }
-            with atomic_output(options.json, overwrite=options.overwrite) as part:
-                part.write_text(json.dumps(scrub(content), indent=1) + "\n", encoding="utf-8")
-    except EmraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if options.json is not None:
+        # Told before hours of work.
+        check_output(options.json, overwrite=options.overwrite)
+    found, board = measure(options)
+    print_board(board)
+    if options.json is not None:
+        content = {
+            **describe_run("reliability.py", words),
+            "machine": describe_machine(),
+            "model": None if options.model is None else describe_file(options.model),
+            "board": [row.to_dict() for row in board],
+            "parts": found,
+        }
+        with atomic_output(options.json, overwrite=options.overwrite) as part:
+            part.write_text(json.dumps(scrub(content), indent=1) + "\n", encoding="utf-8")
     return 0 if all(row.met for row in board) else 1
 
 

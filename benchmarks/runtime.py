@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from emra_deploy.errors import EmraError
+from emra_deploy.host.command import command
 from emra_deploy.host.extras import need
 from emra_deploy.host.files import atomic_output, check_all_outputs
 
@@ -295,6 +295,7 @@ def measure(
     return report
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse arguments, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -330,9 +331,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What the measured process said is the cause; some of these had their stderr kept from the terminal.
         said = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else ""
         print(f"error: a measured process ended with status {error.returncode}\n{said}".rstrip(), file=sys.stderr)
-        return 2
-    except EmraError as error:
-        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -23,6 +23,7 @@ from benchmarks.streams.soak import soak
 from benchmarks.streams.stops import stop_many
 from emra_deploy.cli.allocator import share_one_arena
 from emra_deploy.errors import EmraError
+from emra_deploy.host.command import command
 from emra_deploy.host.extras import need
 from emra_deploy.host.files import atomic_output, check_all_outputs
 from emra_deploy.segmenting.segmenter import Segmenter
@@ -136,6 +137,7 @@ def lines(parts: dict[str, Any]) -> list[str]:
     return said
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print, and write the figures down."""
     words = list(sys.argv[1:] if argv is None else argv)
@@ -151,16 +153,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", metavar="FILE", default=None, help="write all figures there")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing FILE")
     arguments = parser.parse_args(words)
-    try:
-        check_all_outputs([arguments.json], overwrite=arguments.overwrite)
-        parts = measure(arguments)
-        if arguments.json is not None:
-            content = {**describe_run("stream_soak.py", words), "machine": describe_machine(), **parts}
-            with atomic_output(arguments.json, overwrite=arguments.overwrite) as part:
-                part.write_text(json.dumps(content, indent=1) + "\n")
-    except EmraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    check_all_outputs([arguments.json], overwrite=arguments.overwrite)
+    parts = measure(arguments)
+    if arguments.json is not None:
+        content = {**describe_run("stream_soak.py", words), "machine": describe_machine(), **parts}
+        with atomic_output(arguments.json, overwrite=arguments.overwrite) as part:
+            part.write_text(json.dumps(content, indent=1) + "\n")
     return 0
 
 

@@ -40,6 +40,7 @@ from emra_deploy.backends.tensorrt.sidecar import (
     to_json,
 )
 from emra_deploy.errors import EmraError
+from emra_deploy.host.command import command
 from emra_deploy.host.extras import script_imports
 from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.model_file.seal import seal_json
@@ -324,6 +325,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     arguments = parser().parse_args(argv)
@@ -343,9 +345,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             ignore_memory=arguments.ignore_memory,
             overwrite=arguments.overwrite,
         )
-    except EmraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("interrupted; no output was changed", file=sys.stderr, flush=True)
         # The builder may still be at work in its thread, and cannot be waited for.

@@ -19,6 +19,7 @@ import numpy as np
 from emra_deploy import __version__
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile, check_bands, check_classes
+from emra_deploy.host.command import command
 from emra_deploy.host.extras import script_imports
 from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.pictures.inputs import open_input
@@ -37,7 +38,7 @@ with script_imports(__name__, "quant"):
 if TYPE_CHECKING:
     from rich.console import Console
 
-PASS, FAIL, BAD_INPUT = 0, 1, 2
+PASS, FAIL = 0, 1
 """Exit statuses."""
 
 SCENES = range(30, 36)
@@ -312,39 +313,36 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     from rich.console import Console
 
     arguments = parser().parse_args(argv)
     a, b = arguments.a, arguments.b
-    try:
-        if arguments.json is not None:
-            check_output(arguments.json, overwrite=arguments.overwrite, inputs=(a, b))
-        with Console(stderr=True).status("comparing") as status:
-            verdict = check(
-                a,
-                b,
-                data=arguments.data,
-                kind=arguments.kind,
-                split=arguments.split,
-                tolerance=arguments.tolerance,
-                min_agreement=arguments.min_agreement,
-                max_miou_drop=arguments.max_miou_drop,
-                backends=(arguments.backend_a, arguments.backend_b),
-                threads=arguments.threads,
-                limit=arguments.limit,
-                worst=arguments.worst,
-                overwrite=arguments.overwrite,
-                progress=lambda tile: status.update(f"{tile.name}: {tile.agreement:.3%}"),
-            )
-        if arguments.json is not None:
-            with atomic_output(arguments.json, overwrite=arguments.overwrite) as part:
-                text = json.dumps(describe(verdict, a, b), indent=1, allow_nan=False)
-                part.write_text(text + "\n", encoding="utf-8")
-    except EmraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
+    if arguments.json is not None:
+        check_output(arguments.json, overwrite=arguments.overwrite, inputs=(a, b))
+    with Console(stderr=True).status("comparing") as status:
+        verdict = check(
+            a,
+            b,
+            data=arguments.data,
+            kind=arguments.kind,
+            split=arguments.split,
+            tolerance=arguments.tolerance,
+            min_agreement=arguments.min_agreement,
+            max_miou_drop=arguments.max_miou_drop,
+            backends=(arguments.backend_a, arguments.backend_b),
+            threads=arguments.threads,
+            limit=arguments.limit,
+            worst=arguments.worst,
+            overwrite=arguments.overwrite,
+            progress=lambda tile: status.update(f"{tile.name}: {tile.agreement:.3%}"),
+        )
+    if arguments.json is not None:
+        with atomic_output(arguments.json, overwrite=arguments.overwrite) as part:
+            text = json.dumps(describe(verdict, a, b), indent=1, allow_nan=False)
+            part.write_text(text + "\n", encoding="utf-8")
     report(verdict, Console())
     return PASS if verdict.passed else FAIL
 

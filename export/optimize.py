@@ -17,6 +17,7 @@ import numpy as np
 
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile, check_bands, check_classes
+from emra_deploy.host.command import command
 from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import atomic_output, check_all_outputs
 from emra_deploy.model_file.manifest import Manifest
@@ -304,42 +305,36 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@command("stopped; no output is left half-written")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     arguments = parser().parse_args(argv)
     from export.int8.bars import bars
 
-    try:
-        most = arguments.max_class_drop
-        budget = Budget(arguments.max_drop, CLASS_FACTOR * arguments.max_drop if most is None else most)
-        settings = Settings(
-            budget,
-            target=arguments.target,
-            high=arguments.high_precision,
-            split=arguments.split,
-            windows=arguments.windows,
-            count=arguments.count,
-            method=arguments.method,
-            percentile=arguments.percentile,
+    most = arguments.max_class_drop
+    budget = Budget(arguments.max_drop, CLASS_FACTOR * arguments.max_drop if most is None else most)
+    settings = Settings(
+        budget,
+        target=arguments.target,
+        high=arguments.high_precision,
+        split=arguments.split,
+        windows=arguments.windows,
+        count=arguments.count,
+        method=arguments.method,
+        percentile=arguments.percentile,
+    )
+    with bars() as progress:
+        report, written = optimize(
+            arguments.model,
+            arguments.data,
+            settings,
+            calibration=arguments.calibration,
+            output=arguments.output,
+            table=arguments.table,
+            plot=arguments.plot,
+            overwrite=arguments.overwrite,
+            progress=progress,
         )
-        with bars() as progress:
-            report, written = optimize(
-                arguments.model,
-                arguments.data,
-                settings,
-                calibration=arguments.calibration,
-                output=arguments.output,
-                table=arguments.table,
-                plot=arguments.plot,
-                overwrite=arguments.overwrite,
-                progress=progress,
-            )
-    except EmraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; no output is left half-written", file=sys.stderr)
-        return 130
     if arguments.json:
         print(json.dumps(report.to_dict(), indent=1, allow_nan=False))
         return 0

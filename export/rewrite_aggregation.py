@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emra_deploy.errors import EmraError
+from emra_deploy.host.command import command
 from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.model_file.manifest import Manifest
@@ -178,21 +179,18 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     arguments = parser().parse_args(argv)
-    try:
-        rewritten = rewrite_aggregation(
-            arguments.model,
-            arguments.output,
-            to=arguments.to,
-            function_body=not arguments.no_function_body,
-            check_data=arguments.check_data,
-            overwrite=arguments.overwrite,
-        )
-    except EmraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    rewritten = rewrite_aggregation(
+        arguments.model,
+        arguments.output,
+        to=arguments.to,
+        function_body=not arguments.no_function_body,
+        check_data=arguments.check_data,
+        overwrite=arguments.overwrite,
+    )
     for line in rewritten.checks:
         print(line)
     print(f"wrote {rewritten.path}: {rewritten.size / 1e6:.1f} MB, {rewritten.manifest.aggregation} form")

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from emra_deploy.errors import EmraError
+from emra_deploy.host.command import command
 from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import atomic_output, check_all_outputs
 from emra_deploy.host.slow_steps import step
@@ -242,22 +243,19 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     arguments = parser().parse_args(argv)
-    try:
-        converted = to_fp16(
-            arguments.model,
-            arguments.output,
-            keep=arguments.keep,
-            layer_norm=arguments.layer_norm,
-            check_data=arguments.check_data,
-            audit=arguments.audit,
-            overwrite=arguments.overwrite,
-        )
-    except EmraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    converted = to_fp16(
+        arguments.model,
+        arguments.output,
+        keep=arguments.keep,
+        layer_norm=arguments.layer_norm,
+        check_data=arguments.check_data,
+        audit=arguments.audit,
+        overwrite=arguments.overwrite,
+    )
     for line in (*converted.audit.lines(), *converted.checks):
         print(line)
     print(f"wrote {converted.path}: {converted.size / 1e6:.2f} MB, before {converted.size_before / 1e6:.2f} MB")

@@ -15,6 +15,7 @@ import numpy as np
 
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile, check_bands, check_classes
+from emra_deploy.host.command import command
 from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import check_output
 from emra_deploy.model_file.manifest import Manifest
@@ -233,32 +234,26 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@command("stopped; no output is left half-written")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     arguments = parser().parse_args(argv)
     from export.int8.bars import bars
 
-    try:
-        with bars() as progress:
-            written = to_int8(
-                arguments.model,
-                arguments.calibration,
-                arguments.output,
-                method=arguments.method,
-                percentile=arguments.percentile,
-                high_precision=arguments.high_precision,
-                count=arguments.count,
-                exclude=[word.strip() for word in arguments.exclude.split(",") if word.strip()],
-                check_data=arguments.check_data,
-                overwrite=arguments.overwrite,
-                progress=progress,
-            )
-    except EmraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; no output is left half-written", file=sys.stderr)
-        return 130
+    with bars() as progress:
+        written = to_int8(
+            arguments.model,
+            arguments.calibration,
+            arguments.output,
+            method=arguments.method,
+            percentile=arguments.percentile,
+            high_precision=arguments.high_precision,
+            count=arguments.count,
+            exclude=[word.strip() for word in arguments.exclude.split(",") if word.strip()],
+            check_data=arguments.check_data,
+            overwrite=arguments.overwrite,
+            progress=progress,
+        )
     for line in written.checks:
         print(line)
     told = written.manifest.evidence["int8"]

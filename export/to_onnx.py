@@ -19,6 +19,7 @@ import numpy as np
 
 from emra_deploy import __version__
 from emra_deploy.errors import EmraError
+from emra_deploy.host.command import command
 from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.host.slow_steps import step
@@ -305,28 +306,25 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     arguments = parser().parse_args(argv)
-    try:
-        exported = to_onnx(
-            arguments.checkpoint,
-            arguments.output,
-            size=None if arguments.size is None else tuple(arguments.size),
-            batch=arguments.batch,
-            aggregation=arguments.aggregation,
-            function_body=not arguments.no_function_body,
-            heads=[head.strip() for head in arguments.heads.split(",") if head.strip()],
-            input_kind=arguments.input,
-            weights=arguments.weights,
-            golden=arguments.golden,
-            check_data=arguments.check_data,
-            overwrite=arguments.overwrite,
-            name=arguments.name,
-        )
-    except EmraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    exported = to_onnx(
+        arguments.checkpoint,
+        arguments.output,
+        size=None if arguments.size is None else tuple(arguments.size),
+        batch=arguments.batch,
+        aggregation=arguments.aggregation,
+        function_body=not arguments.no_function_body,
+        heads=[head.strip() for head in arguments.heads.split(",") if head.strip()],
+        input_kind=arguments.input,
+        weights=arguments.weights,
+        golden=arguments.golden,
+        check_data=arguments.check_data,
+        overwrite=arguments.overwrite,
+        name=arguments.name,
+    )
     for line in exported.checks:
         print(line)
     shape = "x".join(str(side or "batch") for side in exported.manifest.input_shape)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from emra_deploy.errors import EmraError
+from emra_deploy.host.command import command
 from emra_deploy.host.extras import install_command, need, script_imports
 from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.host.slow_steps import step
@@ -150,20 +150,17 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     arguments = parser().parse_args(argv)
-    try:
-        if arguments.json:
-            check_output(arguments.json, overwrite=arguments.overwrite, inputs=(arguments.model,))
-        rows = measure(arguments.model, arguments.data)
-        if arguments.json:
-            content = {"model_sha256": file_sha256(arguments.model), "rows": rows}
-            with atomic_output(arguments.json, overwrite=arguments.overwrite) as part:
-                part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    except EmraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if arguments.json:
+        check_output(arguments.json, overwrite=arguments.overwrite, inputs=(arguments.model,))
+    rows = measure(arguments.model, arguments.data)
+    if arguments.json:
+        content = {"model_sha256": file_sha256(arguments.model), "rows": rows}
+        with atomic_output(arguments.json, overwrite=arguments.overwrite) as part:
+            part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print("| variant | casts | nodes in FP32 | labels that agree | logit error, largest | mean |")
     print("|---|---|---|---|---|---|")
     for row in rows:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emra_deploy.errors import EmraError
+from emra_deploy.host.command import command
 from emra_deploy.host.extras import need, script_imports
 
 with script_imports(__name__, "quant"):
@@ -133,6 +133,7 @@ def as_markdown(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+@command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     made = argparse.ArgumentParser(prog="int8_ablation.py", description="Measure the choices of to_int8.py.")
@@ -141,14 +142,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--windows", type=int, default=DEFAULT_WINDOWS, metavar="N", help="to compare on")
     made.add_argument("--count", type=int, default=DEFAULT_COUNT, metavar="N", help="calibration tiles")
     arguments = made.parse_args(argv)
-    try:
-        with bars() as progress:
-            rows = ablate(
-                arguments.model, arguments.data, windows=arguments.windows, count=arguments.count, progress=progress
-            )
-    except EmraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with bars() as progress:
+        rows = ablate(
+            arguments.model, arguments.data, windows=arguments.windows, count=arguments.count, progress=progress
+        )
     print(as_markdown(rows))
     return 0
 

@@ -19,6 +19,7 @@ from benchmarks.provenance import describe_file, describe_run
 from benchmarks.results_file import make_result, write_result
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
+from emra_deploy.host.command import command
 from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import atomic_output, check_all_outputs
 from emra_deploy.model_file.manifest import Manifest
@@ -222,34 +223,28 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+@command("stopped; no output is left half-written")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = parser().parse_args(words)
     from export.int8.bars import bars
 
-    try:
-        outputs = (arguments.output, arguments.json)
-        check_all_outputs(outputs, overwrite=arguments.overwrite, inputs=(arguments.model,))
-        need("quant", "onnxruntime", purpose="measuring a model")
-        need("bench", "psutil", "jsonschema", purpose="measuring", code="bench-missing")
-        settings = Settings(
-            arguments.data,
-            arguments.split,
-            arguments.calibration,
-            arguments.count,
-            arguments.fp16,
-            arguments.int8,
-        )
-        with bars() as progress:
-            table, models = measure_table(arguments.model, settings, progress)
-        write_table(table, models, words, output=arguments.output, json=arguments.json, overwrite=arguments.overwrite)
-    except EmraError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; no output is left half-written", file=sys.stderr)
-        return 130
+    outputs = (arguments.output, arguments.json)
+    check_all_outputs(outputs, overwrite=arguments.overwrite, inputs=(arguments.model,))
+    need("quant", "onnxruntime", purpose="measuring a model")
+    need("bench", "psutil", "jsonschema", purpose="measuring", code="bench-missing")
+    settings = Settings(
+        arguments.data,
+        arguments.split,
+        arguments.calibration,
+        arguments.count,
+        arguments.fp16,
+        arguments.int8,
+    )
+    with bars() as progress:
+        table, models = measure_table(arguments.model, settings, progress)
+    write_table(table, models, words, output=arguments.output, json=arguments.json, overwrite=arguments.overwrite)
     print(Path(arguments.output).read_text(encoding="utf-8"), end="")
     return 1 if table.failures() else 0
 

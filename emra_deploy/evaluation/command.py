@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from emra_deploy.errors import EmraError
 from emra_deploy.evaluation.loop import LabelledTile, check_bands, evaluate
 from emra_deploy.evaluation.page import check_page, write_page
 from emra_deploy.evaluation.report import describe, print_tables, write_json
+from emra_deploy.host.command import command
 from emra_deploy.host.files import check_all_outputs
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.segmenting.segmenter import Segmenter
@@ -113,11 +112,8 @@ def score(
     return content
 
 
+@command()
 def exit_status(run: Callable[[argparse.Namespace], object], arguments: argparse.Namespace) -> int:
     """Run a command; 2, and one line on stderr, for a mistake of the user's."""
-    try:
-        run(arguments)
-    except EmraError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+    run(arguments)
     return 0

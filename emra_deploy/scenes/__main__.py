@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from emra_deploy.errors import EmraError
+from emra_deploy.host.command import command
 from emra_deploy.host.extras import need
 from emra_deploy.scenes import DEFAULT_GSD, generate, write_geotiff
 
@@ -20,6 +21,7 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
+@command()
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status is 2 for a bad argument."""
     parser = argparse.ArgumentParser(
@@ -30,15 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--gsd", type=float, default=DEFAULT_GSD, help=f"metres per pixel (default {DEFAULT_GSD})")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the two files")
     options = parser.parse_args(arguments)
-    try:
-        need("raster", "rasterio", purpose="writing a GeoTIFF", code="package-missing")
-        scene = generate(options.seed, options.size[0], options.size[1], options.gsd)
-        _make_folder(options.output)
-        image, labels = options.output / "scene.tif", options.output / "scene_labels.tif"
-        write_geotiff(scene, image, labels)
-    except EmraError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
+    need("raster", "rasterio", purpose="writing a GeoTIFF", code="package-missing")
+    scene = generate(options.seed, options.size[0], options.size[1], options.gsd)
+    _make_folder(options.output)
+    image, labels = options.output / "scene.tif", options.output / "scene_labels.tif"
+    write_geotiff(scene, image, labels)
     sys.stdout.write(f"{image}\n{labels}\n")
     return 0
 

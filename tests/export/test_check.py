@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from emra_deploy.errors import EmraError
-from export.check import BAD_INPUT, FAIL, PASS, check, main
+from emra_deploy.host.command import BAD_INPUT
+from export.check import FAIL, PASS, check, main
 from export.compare.worst_picture import MARKS, mark, mark_colour
 from tests.export.small_models import _narrow as narrow_backbone
 from tests.export.test_comparison import shifted
