@@ -122,7 +122,10 @@ def describe_file(path: Path) -> dict[str, Any]:
 
 def portable(text: str) -> str:
     """The text with absolute paths cut down to their last part: a result file is published."""
-    return _ABSOLUTE.sub(lambda found: found.group(1) or "folder", text)
+    # What is left of doubled separators may look like a path again. Each round leaves fewer separators.
+    while (shorter := _ABSOLUTE.sub(lambda found: found.group(1) or "folder", text)) != text:
+        text = shorter
+    return text
 
 
 def scrub(value: Any) -> Any:

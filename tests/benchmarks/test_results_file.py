@@ -116,6 +116,7 @@ def test_an_absolute_path_never_gets_into_a_file(tmp_path: Path) -> None:
         ("12 GB/s", "12 GB/s"),
         ("images/s and J/image", "images/s and J/image"),
         ("Linux-5.15/x", "Linux-5.15/x"),
+        ("\\\\=\\\\", "folder"),
     ],
 )
 def test_portable_text(text: str, expected: str) -> None:
