@@ -32,7 +32,7 @@ def make_scene(folder: Path, side: int) -> tuple[Path, Path]:
     Returns:
         The picture and the labels, both GeoTIFF.
     """
-    from emra_deploy.scenes import generate, write_geotiff
+    from training.data.scenes import generate, write_geotiff
 
     image, truth = folder / "scene.tif", folder / "scene_truth.tif"
     write_geotiff(generate(SEED, side, side), image, truth)
@@ -48,7 +48,7 @@ def show_score(prediction: Path, truth: Path) -> None:
     import rasterio
 
     from emra_deploy.evaluation.metrics import ConfusionMatrix
-    from emra_deploy.scenes import DUBAI_CLASSES
+    from training.data.scenes import DUBAI_CLASSES
 
     with rasterio.open(prediction) as made, rasterio.open(truth) as true:
         names = tuple(json.loads(made.tags()["EMRA_CLASSES"]))

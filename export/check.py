@@ -25,7 +25,7 @@ from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.pictures.inputs import open_input
 from emra_deploy.pictures.sources import ArraySource, ImageSource
 from emra_deploy.pictures.windows import Window
-from emra_deploy.scenes import generate
+from training.data.scenes import generate
 
 with script_imports(__name__, "quant"):
     from export.compare.comparison import TOLERANCES, Comparison, Tolerance, compare

@@ -10,8 +10,8 @@ import pytest
 import timm
 import torch
 
-from emra_deploy.scenes import DUBAI_CLASSES
 from training.checkpoint import save_checkpoint
+from training.data.scenes import DUBAI_CLASSES
 from training.model import BACKBONES, EMRAConfig, EMRAProxy
 from training.model.config import Backbone
 

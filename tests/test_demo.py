@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from emra_deploy.scenes import DUBAI_CLASSES
 from tests.conftest import REPOSITORY
 from tests.onnx_models import CLASSES, build_model, nearest_colour, scene
+from training.data.scenes import DUBAI_CLASSES
 
 rasterio = pytest.importorskip("rasterio")
 

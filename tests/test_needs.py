@@ -35,7 +35,7 @@ COMMANDS = [
     (f"{SEGMENT}.tif", "rasterio"),
     (f"{SEGMENT}.tif --polygons out.gpkg", "pyogrio shapely"),
     ("emra_deploy stream in.mp4", "av"),
-    ("emra_deploy.scenes --output folder --size 4000 4000", "rasterio"),
+    ("training.data.scenes --output folder --size 4000 4000", "rasterio"),
     (f"benchmarks.latency {MODEL} --json out.json", "jsonschema psutil"),
     (f"benchmarks.latency {MODEL} --plot out.svg", "matplotlib"),
     (f"benchmarks.memory {MODEL} --json out.json", "jsonschema psutil onnx"),

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from emra_deploy.errors import EmraError
+from emra_deploy.host.files import make_folder
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.model_file.seal import seal_json, take_json_seal
 from training.model import EMRAConfig, EMRAProxy
@@ -164,27 +165,6 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
             folder / WEIGHTS,
         ) from error
     return Checkpoint(model.eval(), classes, mean, std, meta, folder)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it.
-
-    Raises:
-        EmraError: ``output-unwritable``.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        writable = os.access(folder, os.W_OK)
-        reason = "it is not writable"
-    except OSError as error:
-        writable, reason = False, str(error.strerror)
-    if not writable:
-        raise EmraError(
-            "output-unwritable",
-            f"the output folder cannot be used: {reason}",
-            "Give another output folder, or correct its permissions",
-            folder,
-        )
 
 
 def weights_digest(weights: dict[str, torch.Tensor]) -> str:

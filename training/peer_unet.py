@@ -19,6 +19,7 @@ from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import Evaluation, evaluate
 from emra_deploy.host.extras import script_imports
+from emra_deploy.host.files import make_folder
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.model_file.manifest import Manifest
 from emra_deploy.segmenting.segmenter import Segmenter
@@ -29,7 +30,7 @@ with script_imports(__name__, "train", "dev"):
     from safetensors.torch import save_file
     from torch import Tensor, nn
 
-    from training.checkpoint import make_folder, replace_file
+    from training.checkpoint import replace_file
     from training.distributed import join
     from training.model import Parts
     from training.recipe import Recipe

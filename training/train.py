@@ -17,13 +17,14 @@ from jsonargparse import ArgumentParser
 
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import script_imports
+from emra_deploy.host.files import make_folder
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.pictures.windows import Window
 
 with script_imports(__name__, "train"):
     import torch
 
-    from training.checkpoint import load_checkpoint, make_folder
+    from training.checkpoint import load_checkpoint
     from training.data import AerialDataset, check, open_dataset
     from training.data.generated import generated_scenes
     from training.data.readers import cache

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from emra_deploy.errors import EmraError
+from emra_deploy.host.files import make_folder
 from training.augment import cutmix, jitter_colours
-from training.checkpoint import load_state, make_folder, save_checkpoint, save_state
+from training.checkpoint import load_state, save_checkpoint, save_state
 from training.crops import Crops, Numbers, crop_loader
 from training.data import AerialDataset
 from training.distributed import Processes, mean_over, wait

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emra_deploy.scenes import generate
+from training.data.scenes import generate
 
 COUNT = 16
 """Distinct pictures: more than what stays in a cache between two uses of the same one."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from emra_deploy.scenes import DUBAI_CLASSES
 from training.checkpoint import save_checkpoint
+from training.data.scenes import DUBAI_CLASSES
 from training.model import EMRAConfig, EMRAProxy
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -25,7 +25,7 @@ from emra_deploy.host.extras import install_command, need, script_imports
 from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.host.slow_steps import step
 from emra_deploy.model_file.manifest import Manifest
-from emra_deploy.scenes import generate
+from training.data.scenes import generate
 
 with script_imports(__name__, "quant"):
     import onnx

@@ -23,7 +23,7 @@ from emra_deploy.host.command import command
 from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import atomic_output, check_all_outputs
 from emra_deploy.model_file.manifest import Manifest
-from emra_deploy.scenes import generate
+from training.data.scenes import generate
 
 with script_imports(__name__, "quant", "bench"):
     from benchmarks.precision.measure import (

@@ -113,6 +113,27 @@ def check_all_outputs(
         places.add(place)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        EmraError: ``output-unwritable``.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+        reason = "it is not writable"
+    except OSError as error:
+        writable, reason = False, str(error.strerror)
+    if not writable:
+        raise EmraError(
+            "output-unwritable",
+            f"the output folder cannot be used: {reason}",
+            "Give another output folder, or correct its permissions",
+            folder,
+        )
+
+
 @contextlib.contextmanager
 def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
     """Give a temporary file in the output's folder; when the block ends well, make it the output.

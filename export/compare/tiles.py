@@ -10,7 +10,7 @@ import numpy as np
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.manifest import Manifest
 from emra_deploy.pictures.images import read_image
-from emra_deploy.scenes import generate
+from training.data.scenes import generate
 
 GOLDEN_SEED = 20
 """A generated scene with all five kinds of cover in its middle."""

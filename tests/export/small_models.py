@@ -12,10 +12,10 @@ import timm
 import yaml
 from PIL import Image
 
-from emra_deploy.scenes import DUBAI_CLASSES, generate
 from export.to_onnx import to_onnx
 from tests.checkpoints import MEAN, STD, random_model
 from training.checkpoint import save_checkpoint
+from training.data.scenes import DUBAI_CLASSES, generate
 from training.model import BACKBONES
 from training.model.config import Backbone
 

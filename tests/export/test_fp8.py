@@ -13,7 +13,6 @@ from onnx import TensorProto, helper, numpy_helper
 from emra_deploy.backends.tensorrt.flavour import RTX, load_flavour
 from emra_deploy.backends.tensorrt.precision import parse_layer_lines, realised
 from emra_deploy.backends.tensorrt.sidecar import Flags
-from emra_deploy.scenes import generate
 from export.compare.comparison import compare
 from export.compare.runners import BackendRunner, OnnxRunner
 from export.engine.builder import Request, build, make_profile
@@ -23,6 +22,7 @@ from export.graphs.model_file import read_model, write_model
 from export.int8.linears import choose_linears, constant_tensors, find_linears
 from export.int8.qdq import LEVELS, insert_qdq
 from export.int8.ranges import collect_magnitudes, ranges_of
+from training.data.scenes import generate
 
 pytest.importorskip("openvino")
 pytest.importorskip("tensorrt_rtx_bindings")

@@ -15,7 +15,6 @@ from PIL import Image
 
 from emra_deploy.backends.openvino import OpenVinoBackend
 from emra_deploy.models import shipped_model
-from emra_deploy.scenes import DUBAI_CLASSES, generate
 from export.compare.comparison import TOLERANCES
 from export.compare.runners import OnnxRunner
 from export.compare.verify import ROUNDED, build_plan
@@ -28,6 +27,7 @@ from export.to_onnx import to_onnx
 from tests.checkpoints import MEAN, STD, random_model
 from tests.conftest import FP32_MODEL
 from training.checkpoint import save_checkpoint
+from training.data.scenes import DUBAI_CLASSES, generate
 
 pytest.importorskip("openvino")
 pytest.importorskip("tensorrt_rtx_bindings")

@@ -19,7 +19,6 @@ from PIL import Image
 import export.optimize as command
 from benchmarks.precision.int8_ablation import ablate, as_markdown
 from emra_deploy.errors import EmraError
-from emra_deploy.scenes import generate
 from export.graphs.model_file import read_model
 from export.int8.cost import (
     DEVICES,
@@ -40,6 +39,7 @@ from export.int8.search import NOTHING, Budget
 from export.int8.sensitivity import Quantizer, measure_sensitivity
 from export.optimize import Settings, optimize
 from training.data import open_dataset
+from training.data.scenes import generate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FAST = Settings(Budget(0.5, 2.0), target="orin", windows=4, count=4, curve=2, tries=2)

@@ -17,7 +17,6 @@ from onnx.reference import ReferenceEvaluator
 
 from emra_deploy.backends.openvino import open_core
 from emra_deploy.errors import EmraError
-from emra_deploy.scenes import DUBAI_CLASSES, generate
 from emra_deploy.segmenting.segmenter import Segmenter
 from export.compare.verify import DYNAMIC_OPERATORS
 from export.graphs.function_body import DOMAIN, OPERATOR, add_body, aggregation_nodes, drop_body, function_body
@@ -26,6 +25,7 @@ from export.to_onnx import Exported, to_onnx
 from tests.checkpoints import MEAN, STD, random_model
 from tests.export.small_models import _narrow
 from training.checkpoint import load_checkpoint, save_checkpoint
+from training.data.scenes import DUBAI_CLASSES, generate
 from training.model.aggregation import aggregate_explicit
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -21,7 +21,6 @@ from benchmarks.provenance import describe_machine, describe_run
 from benchmarks.results_file import make_result, read_result, write_result
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import evaluate
-from emra_deploy.scenes import generate
 from emra_deploy.segmenting.segmenter import Segmenter
 from export.compare.runners import OnnxRunner
 from export.compare.verify import Plan
@@ -32,6 +31,7 @@ from export.measure import Ratio
 from export.measure.noise import Noise
 from tests.conftest import REPOSITORY
 from training.data import open_dataset
+from training.data.scenes import generate
 
 SCRIPT = REPOSITORY / "benchmarks" / "precision" / "table.py"
 FAST = Timings(iterations=3, warmup=1, rounds=3, settle=0)

@@ -16,7 +16,6 @@ from onnx import ModelProto, numpy_helper
 from PIL import Image
 
 from emra_deploy.errors import EmraError
-from emra_deploy.scenes import generate
 from emra_deploy.segmenting.segmenter import Segmenter
 from export.compare.runners import OnnxRunner, half_quantizers_fail, open_session
 from export.graphs.aggregation_forms import to_plugin_form, to_streamed_form
@@ -31,6 +30,7 @@ from export.to_onnx import to_onnx
 from tests.checkpoints import MEAN, STD, random_model
 from tests.conftest import FP32_MODEL, REPOSITORY
 from tests.export.small_models import _narrow
+from training.data.scenes import generate
 
 KINDS = ("fp32", "fp16", "int8", "int8-fp16")
 PICTURES = np.stack([generate(seed, 64, 64).image for seed in range(40, 44)])

@@ -18,13 +18,13 @@ from onnx import TensorProto
 
 import export.to_fp16 as command
 from emra_deploy.errors import EmraError
-from emra_deploy.scenes import generate
 from emra_deploy.segmenting.segmenter import Segmenter
 from export.compare.comparison import TOLERANCES, compare
 from export.graphs.model_file import read_model, write_model
 from export.graphs.view import GraphView
 from export.to_fp16 import EVIDENCE, GOLDEN_TOLERANCE, main, to_fp16
 from tests.onnx_models import build_graph, build_model, make_manifest
+from training.data.scenes import generate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -16,12 +16,12 @@ from PIL import Image
 
 import export.to_int8 as command
 from emra_deploy.errors import EmraError
-from emra_deploy.scenes import generate
 from emra_deploy.segmenting.segmenter import Segmenter
 from export.graphs.model_file import read_model, write_model
 from export.int8.calibration import pixels_sha256
 from export.int8.file import Written
 from export.to_int8 import to_int8
+from training.data.scenes import generate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COUNT = 6

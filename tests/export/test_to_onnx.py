@@ -15,12 +15,12 @@ import torch
 
 import export.to_onnx as command
 from emra_deploy.errors import EmraError
-from emra_deploy.scenes import DUBAI_CLASSES, generate
 from emra_deploy.segmenting.segmenter import Segmenter
 from export.graphs.deployed import Deployed, round_weights
 from export.to_onnx import to_onnx
 from tests.checkpoints import MEAN, STD, random_model
 from training.checkpoint import load_checkpoint, save_checkpoint
+from training.data.scenes import DUBAI_CLASSES, generate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -172,7 +172,7 @@ def configuration(buildah: Buildah, image: str) -> dict[str, Any]:
 @pytest.mark.slow
 def test_the_runtime_image_makes_a_map(buildah: Buildah, container: str) -> None:
     assert buildah.run(container, "id", "-u").stdout.strip() == "10001"
-    scene = "from emra_deploy.scenes import generate, write_geotiff; "
+    scene = "from training.data.scenes import generate, write_geotiff; "
     scene += "write_geotiff(generate(1, 400, 400), '/data/scene.tif', '/data/truth.tif')"
     buildah.run(container, "python3", "-c", scene)
     words = ("emra", "segment", "scene.tif", "--output", "map.tif", "--polygons", "water.gpkg", "--json")

@@ -11,11 +11,11 @@ from PIL import Image
 
 from benchmarks import accuracy
 from emra_deploy.model_file.classes import ClassSet
-from emra_deploy.scenes import DUBAI_CLASSES, generate
 from export.to_onnx import to_onnx
 from tests.checkpoints import MEAN, STD, small_backbone, small_checkpoint
 from training import evaluate
 from training.checkpoint import save_checkpoint
+from training.data.scenes import DUBAI_CLASSES, generate
 from training.model import EMRAConfig, EMRAProxy
 
 __all__ = ["small_backbone", "small_checkpoint"]

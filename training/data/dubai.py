@@ -15,11 +15,11 @@ import re
 from pathlib import Path
 
 from emra_deploy.errors import EmraError
-from emra_deploy.scenes import DUBAI_CLASSES
 from training.data.base import AerialDataset
 from training.data.codecs import ColourCodec
 from training.data.pairing import Problems, files_of, make_tiles, pair_up
 from training.data.readers import MASK_SUFFIXES, PICTURE_SUFFIXES
+from training.data.scenes import DUBAI_CLASSES
 
 CLASSES = DUBAI_CLASSES
 CODEC = ColourCodec(CLASSES.palette, ignored=((0x9B, 0x9B, 0x9B),), strict=False)

@@ -12,10 +12,10 @@ from PIL import Image
 
 from emra_deploy.errors import EmraError
 from emra_deploy.pictures.windows import Window
-from emra_deploy.scenes import DEFAULT_GSD, DUBAI_CLASSES, generate
 from training.data.base import AerialDataset, Tile
 from training.data.codecs import ColourCodec
 from training.data.readers import cache
+from training.data.scenes import DEFAULT_GSD, DUBAI_CLASSES, generate
 
 SIDE = 640
 """Pixels per side: room for crops that show twice the ground of 320 px."""

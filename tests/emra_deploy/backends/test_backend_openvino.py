@@ -18,11 +18,11 @@ from emra_deploy.backends.opening import open_backend
 from emra_deploy.backends.openvino import OpenVinoBackend
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import install_command
-from emra_deploy.scenes import generate
 from emra_deploy.segmenting.selftest import self_test
 from tests.conftest import FP32_MODEL
 from tests.emra_deploy.backends.test_backend_ort import external
 from tests.onnx_models import CLASSES, build_graph, build_model, make_manifest, nearest_colour, scene
+from training.data.scenes import generate
 
 pytest.importorskip("openvino")
 

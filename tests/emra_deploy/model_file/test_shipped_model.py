@@ -14,13 +14,13 @@ from emra_deploy.evaluation import evaluate
 from emra_deploy.evaluation.metrics import ConfusionMatrix
 from emra_deploy.model_file.manifest import Manifest
 from emra_deploy.models import SHIPPED
-from emra_deploy.scenes import DUBAI_CLASSES, generate
 from emra_deploy.segmenting.segmenter import Segmenter
 from emra_deploy.segmenting.selftest import self_test
 from export.compare.comparison import TOLERANCES
 from tests.conftest import FP32_MODEL, REPOSITORY
 from tests.emra_deploy.cli.cli_helpers import emra, save_png
 from training.data import open_dataset
+from training.data.scenes import DUBAI_CLASSES, generate
 
 MODEL = REPOSITORY / "emra_deploy" / "models" / SHIPPED
 LARGEST = 12_000_000

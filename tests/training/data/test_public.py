@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emra_deploy.scenes import DUBAI_CLASSES, generate
 from tests.conftest import REPOSITORY
 from training.data import KINDS, open_dataset, summarise
 from training.data.public import PUBLIC
+from training.data.scenes import DUBAI_CLASSES, generate
 
 
 def run(*words: object, cwd: Path = REPOSITORY) -> subprocess.CompletedProcess[str]:

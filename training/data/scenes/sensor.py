@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from emra_deploy.scenes.noise import smooth_noise
+from training.data.scenes.noise import smooth_noise
 
 # The orthonormal 8 x 8 cosine transform times 4096, rounded: integers, so that every platform agrees.
 _COSINES = np.rint(

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from emra_deploy.scenes.block import ROOFS, Block
-from emra_deploy.scenes.canvas import BUILDING, LAND, ROAD, VEGETATION, Colour, jitter
-from emra_deploy.scenes.open_ground import empty, park
-from emra_deploy.scenes.rings import rings
-from emra_deploy.scenes.roads import CAR_COLOURS, street
+from training.data.scenes.block import ROOFS, Block
+from training.data.scenes.canvas import BUILDING, LAND, ROAD, VEGETATION, Colour, jitter
+from training.data.scenes.open_ground import empty, park
+from training.data.scenes.rings import rings
+from training.data.scenes.roads import CAR_COLOURS, street
 
 
 def villas(block: Block) -> None:

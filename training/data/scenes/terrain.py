@@ -8,8 +8,8 @@ from math import cos, pi, sin
 import numpy as np
 from numpy.typing import NDArray
 
-from emra_deploy.scenes.canvas import LAND, VEGETATION, WATER
-from emra_deploy.scenes.noise import FloatField, smooth_noise
+from training.data.scenes.canvas import LAND, VEGETATION, WATER
+from training.data.scenes.noise import FloatField, smooth_noise
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from emra_deploy.scenes.canvas import Canvas, Colour, Frame, Points, jitter, rectangle
+from training.data.scenes.canvas import Canvas, Colour, Frame, Points, jitter, rectangle
 
 ROOFS: tuple[tuple[Colour, ...], ...] = (
     ((226, 224, 226), (206, 204, 206), (180, 178, 182)),

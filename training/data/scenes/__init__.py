@@ -4,7 +4,7 @@ They imitate the look and the labelling habits of the Dubai tiles: a row of vill
 gardens and courtyards; car parks and clear dirt roads are roads.
 """
 
-from emra_deploy.scenes.geotiff import write_geotiff
-from emra_deploy.scenes.scene import DEFAULT_GSD, DUBAI_CLASSES, Scene, generate
+from training.data.scenes.geotiff import write_geotiff
+from training.data.scenes.scene import DEFAULT_GSD, DUBAI_CLASSES, Scene, generate
 
 __all__ = ["DEFAULT_GSD", "DUBAI_CLASSES", "Scene", "generate", "write_geotiff"]

@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import ClassSet
-from emra_deploy.scenes.block import Block
-from emra_deploy.scenes.canvas import Canvas, Frame
-from emra_deploy.scenes.districts import DISTRICTS
-from emra_deploy.scenes.roads import asphalt, highway, roundabout, street, track
-from emra_deploy.scenes.sensor import expose, shade
-from emra_deploy.scenes.terrain import build_terrain
+from training.data.scenes.block import Block
+from training.data.scenes.canvas import Canvas, Frame
+from training.data.scenes.districts import DISTRICTS
+from training.data.scenes.roads import asphalt, highway, roundabout, street, track
+from training.data.scenes.sensor import expose, shade
+from training.data.scenes.terrain import build_terrain
 
 DUBAI_CLASSES = ClassSet(
     names=("building", "land", "road", "vegetation", "water"),

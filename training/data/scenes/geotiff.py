@@ -10,7 +10,7 @@ import numpy as np
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
 from emra_deploy.model_file.classes import IGNORE
-from emra_deploy.scenes.scene import DUBAI_CLASSES, Scene
+from training.data.scenes.scene import DUBAI_CLASSES, Scene
 
 CRS = "EPSG:32640"
 """UTM zone 40 north, the zone of Dubai."""

@@ -6,9 +6,9 @@ from math import cos, pi, sin
 
 import numpy as np
 
-from emra_deploy.scenes.block import ROOFS, Block
-from emra_deploy.scenes.canvas import BUILDING, LAND, VEGETATION, Colour, Points, jitter
-from emra_deploy.scenes.roads import street
+from training.data.scenes.block import ROOFS, Block
+from training.data.scenes.canvas import BUILDING, LAND, VEGETATION, Colour, Points, jitter
+from training.data.scenes.roads import street
 
 
 def rings(block: Block) -> None:

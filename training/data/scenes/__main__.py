@@ -1,4 +1,4 @@
-"""``python -m emra_deploy.scenes``: write a generated scene and its truth as GeoTIFFs."""
+"""``python -m training.data.scenes``: write a generated scene and its truth as GeoTIFFs."""
 
 from __future__ import annotations
 
@@ -6,26 +6,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from emra_deploy.errors import EmraError
 from emra_deploy.host.command import command
 from emra_deploy.host.extras import need
-from emra_deploy.scenes import DEFAULT_GSD, generate, write_geotiff
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise EmraError(
-            "output-unwritable", f"the folder cannot be made: {error}", "Choose another place", folder
-        ) from error
+from emra_deploy.host.files import make_folder
+from training.data.scenes import DEFAULT_GSD, generate, write_geotiff
 
 
 @command()
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; the exit status is 2 for a bad argument."""
     parser = argparse.ArgumentParser(
-        prog="python -m emra_deploy.scenes", description="Write a generated aerial scene and its truth."
+        prog="python -m training.data.scenes", description="Write a generated aerial scene and its truth."
     )
     parser.add_argument("--seed", type=int, default=2, help="which scene (default 2)")
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 1024), metavar=("HEIGHT", "WIDTH"), help="pixels")
@@ -34,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     need("raster", "rasterio", purpose="writing a GeoTIFF", code="package-missing")
     scene = generate(options.seed, options.size[0], options.size[1], options.gsd)
-    _make_folder(options.output)
+    make_folder(options.output)
     image, labels = options.output / "scene.tif", options.output / "scene_labels.tif"
     write_geotiff(scene, image, labels)
     sys.stdout.write(f"{image}\n{labels}\n")

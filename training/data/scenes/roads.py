@@ -6,7 +6,7 @@ from math import cos, pi, sin
 
 import numpy as np
 
-from emra_deploy.scenes.canvas import LAND, ROAD, VEGETATION, Canvas, Colour, Frame, Points, jitter
+from training.data.scenes.canvas import LAND, ROAD, VEGETATION, Canvas, Colour, Frame, Points, jitter
 
 CAR_COLOURS: tuple[Colour, ...] = (
     (240, 240, 238),

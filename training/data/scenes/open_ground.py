@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from emra_deploy.scenes.block import Block
-from emra_deploy.scenes.canvas import BUILDING, LAND, ROAD, VEGETATION, WATER, Colour, Points, jitter
-from emra_deploy.scenes.roads import track
+from training.data.scenes.block import Block
+from training.data.scenes.canvas import BUILDING, LAND, ROAD, VEGETATION, WATER, Colour, Points, jitter
+from training.data.scenes.roads import track
 
 
 def park(block: Block) -> None:
