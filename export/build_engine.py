@@ -6,7 +6,6 @@ python -m export.build_engine model.fp16.onnx --output model.fp16.engine --max-b
 from __future__ import annotations
 
 import argparse
-import contextlib
 import hashlib
 import logging
 import os
@@ -14,10 +13,8 @@ import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from emra_deploy import __version__
 from emra_deploy.backends.tensorrt.cuda import UNUSABLE, Cuda, open_cuda
 from emra_deploy.backends.tensorrt.device import describe_machine, free_memory
 from emra_deploy.backends.tensorrt.flavour import FLAVOURS, RTX, Flavour, load_flavour, version_text
@@ -47,9 +44,10 @@ from emra_deploy.model_file.seal import seal_json
 
 with script_imports(__name__, "quant"):
     from export.engine.builder import Built, Request, build, check_request, make_profile
+    from export.engine.input_model import InputModel, read_input_model
     from export.engine.progress import BuildProgress, run_shown
-    from export.engine.source import Source, read_source
     from export.engine.trtexec import equivalent_command
+    from export.graphs.model_file import tool_versions
 
 _MAX_TIMINGS = 512 * 2**20
 
@@ -116,7 +114,7 @@ def build_engine(
     library = load_flavour(flavour)
     check_request(library, flags, timing_cache=timing_cache is not None)
     found_plugin = None if plugin is None else inspect_plugin(plugin, library)
-    source = read_source(model, library, plugin=plugin is not None)
+    source = read_input_model(model, library, plugin=plugin is not None)
     _check_room(output, source)
     profile = make_profile(source, min_batch, opt_batch, max_batch)
     timings = None if timing_cache is None else (_read_timings(Path(timing_cache)), Path(timing_cache))
@@ -165,9 +163,9 @@ def build_engine(
         self_test=tried.self_test,
         onnx_sha256=source.sha256,
         command=command,
-        tools=_tools(),
+        tools=tool_versions("onnx", "numpy"),
     )
-    _write(output, built, sidecar, source, timings, overwrite)
+    _write(output, built, to_json(sidecar, source.manifest), timings, overwrite)
     return Engine(output, sidecar, (*lines, f"the same engine by hand: {command}"))
 
 
@@ -183,7 +181,7 @@ def _check_outputs(output: Path, model: str | Path, overwrite: bool) -> None:
         raise EmraError("output-unwritable", f"you may not write to {place.parent}", "Choose another folder", output)
 
 
-def _check_room(output: Path, source: Source) -> None:
+def _check_room(output: Path, source: InputModel) -> None:
     needed, free = source.path.stat().st_size, shutil.disk_usage(output.resolve().parent).free
     if free < needed:
         raise EmraError(
@@ -219,7 +217,7 @@ def _cuda() -> tuple[Cuda | None, str]:
         return None, error.cause
 
 
-def _try_out(built: Built, source: Source, library: Flavour, cuda: Cuda, plugins: tuple[Plugin, ...]) -> _Tried:
+def _try_out(built: Built, source: InputModel, library: Flavour, cuda: Cuda, plugins: tuple[Plugin, ...]) -> _Tried:
     """Run the golden tile through the engine."""
     from emra_deploy.backends.tensorrt.backend import TensorRTBackend
     from emra_deploy.segmenting.selftest import self_test
@@ -239,7 +237,7 @@ def _try_out(built: Built, source: Source, library: Flavour, cuda: Cuda, plugins
         backend.close()
 
 
-def _read_precision(built: Built, tried: _Tried, source: Source, library: Flavour) -> Precision:
+def _read_precision(built: Built, tried: _Tried, source: InputModel, library: Flavour) -> Precision:
     """What the engine computes in; an error when it is not what the file asks for."""
     sources = (
         ("engine inspector", parse_inspector(tried.layers or "")),
@@ -278,26 +276,16 @@ def _self_test_line(result: SelfTest) -> str:
     return f"self-test: {result.status}{f': {result.reason}' if result.reason else ''}"
 
 
-def _write(
-    output: Path, built: Built, sidecar: Sidecar, source: Source, timings: tuple[bytes, Path] | None, overwrite: bool
-) -> None:
+def _write(output: Path, built: Built, sidecar: str, timings: tuple[bytes, Path] | None, overwrite: bool) -> None:
     # The sidecar gets its name first: alone it names an engine that is not there, and beside an old one its sha256 is
     # wrong. A new engine never stands without it.
     with atomic_output(output, overwrite=overwrite) as part:
         part.write_bytes(built.plan)
         with atomic_output(sidecar_path(output), overwrite=overwrite) as beside:
-            beside.write_text(seal_json(to_json(sidecar, source.manifest)), encoding="utf-8")
+            beside.write_text(seal_json(sidecar), encoding="utf-8")
     if timings is not None and built.timings is not None:
         with atomic_output(timings[1], overwrite=True) as part:
             part.write_bytes(built.timings)
-
-
-def _tools() -> dict[str, str]:
-    tools = {"emra-deploy": __version__}
-    for package in ("onnx", "numpy"):
-        with contextlib.suppress(PackageNotFoundError):
-            tools[package] = version(package)
-    return tools
 
 
 def parser() -> argparse.ArgumentParser:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from emra_deploy.errors import EmraError
 from emra_deploy.host.command import command
 from emra_deploy.host.extras import need, script_imports
-from emra_deploy.host.files import atomic_output, check_output
+from emra_deploy.host.files import atomic_output, check_output, file_sha256
 from emra_deploy.model_file.manifest import Manifest
 
 with script_imports(__name__, "quant"):
@@ -26,29 +26,12 @@ with script_imports(__name__, "quant"):
     from export.compare.tiles import conversion_tiles
     from export.graphs.aggregation_forms import to_plugin_form, to_streamed_form, with_body
     from export.graphs.function_body import DOMAIN, OPERATOR, aggregation_nodes, drop_body
-    from export.graphs.model_file import file_sha256, has_half, read_model, tool_versions, write_model
+    from export.graphs.model_file import WrittenModel, has_half, read_model, tool_versions, write_model
 
 FORMS = ("plugin", "streamed")
 
 EVIDENCE = "aggregation"
 """Key of the Manifest's evidence that holds what was measured here."""
-
-
-@dataclass(frozen=True)
-class Rewritten:
-    """What `rewrite_aggregation` made.
-
-    Attributes:
-        path: The file.
-        manifest: What the file says about itself.
-        checks: One line per check, in the order in which they ran.
-        size: Bytes.
-    """
-
-    path: Path
-    manifest: Manifest
-    checks: tuple[str, ...]
-    size: int
 
 
 def rewrite_aggregation(
@@ -59,7 +42,7 @@ def rewrite_aggregation(
     function_body: bool = True,
     check_data: str | Path | None = None,
     overwrite: bool = False,
-) -> Rewritten:
+) -> WrittenModel:
     """Rewrite, check, and only then give the file its name.
 
     Args:
@@ -91,7 +74,7 @@ def rewrite_aggregation(
         manifest,
         aggregation=to,
         parent_sha256=file_sha256(source),
-        tools={**manifest.tools, **tool_versions()},
+        tools={**manifest.tools, **tool_versions("onnx", "onnxruntime")},
         evidence={
             **manifest.evidence,
             EVIDENCE: {
@@ -117,7 +100,7 @@ def rewrite_aggregation(
             verify.check_structure(part)
             checks += (f"without the function body of {DOMAIN}::{OPERATOR}: for TensorRT with the plugin",)
         size = part.stat().st_size
-    return Rewritten(output, made, checks, size)
+    return WrittenModel(output, made, checks, size)
 
 
 def _forms(

@@ -6,26 +6,21 @@ python -m export.to_onnx --checkpoint runs/dubai/best --output model.onnx --size
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from emra_deploy import __version__
 from emra_deploy.errors import EmraError
 from emra_deploy.host.command import command
 from emra_deploy.host.extras import need, script_imports
-from emra_deploy.host.files import atomic_output, check_output
+from emra_deploy.host.files import atomic_output, check_output, file_sha256
 from emra_deploy.host.slow_steps import step
 from emra_deploy.model_file.golden import GoldenTile
 from emra_deploy.model_file.manifest import Manifest
-from emra_deploy.model_file.seal import MODEL_KEYS, seal_model
 
 with script_imports(__name__, "train", "export"):
     import onnx
@@ -35,6 +30,7 @@ with script_imports(__name__, "train", "export"):
     from export.compare.reference import Reference
     from export.graphs.deployed import HEADS, Deployed, round_weights
     from export.graphs.function_body import DOMAIN, OPERATOR, drop_body
+    from export.graphs.model_file import WrittenModel, tool_versions, write_model
     from export.graphs.onnx_file import store_halves, trace
     from training.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
     from training.model.config import AGGREGATIONS
@@ -45,23 +41,6 @@ TF32 in a few times that; the wrong results this is to catch differ in a good pa
 
 RANDOM_TILES = 2
 EVALUATION = "evaluation.json"
-
-
-@dataclass(frozen=True)
-class Exported:
-    """What `to_onnx` made.
-
-    Attributes:
-        path: The file.
-        manifest: What the file says about itself.
-        checks: One line per check, in the order in which they ran.
-        size: Bytes.
-    """
-
-    path: Path
-    manifest: Manifest
-    checks: tuple[str, ...]
-    size: int
 
 
 def to_onnx(
@@ -79,7 +58,7 @@ def to_onnx(
     check_data: str | Path | None = None,
     overwrite: bool = False,
     name: str | None = None,
-) -> Exported:
+) -> WrittenModel:
     """Export, check, and only then give the file its name.
 
     Args:
@@ -142,8 +121,8 @@ def to_onnx(
         heads=tuple(head for head in HEADS if head in heads),
         bands=tuple(loaded.meta.get("bands", ("red", "green", "blue"))),
         gsd=loaded.meta.get("gsd"),
-        parent_sha256=_sha256(loaded.folder / WEIGHTS),
-        tools=_tools(),
+        parent_sha256=file_sha256(loaded.folder / WEIGHTS),
+        tools=tool_versions("torch", "timm", "onnx", "onnxscript", "onnxruntime"),
         evidence=_evidence(loaded.folder),
         golden=GoldenTile.encode(image, labels, GOLDEN_TOLERANCE),
     )
@@ -155,42 +134,26 @@ def to_onnx(
         ]
     )
     with atomic_output(output, overwrite=overwrite) as part:
-        write_model(loaded, manifest, weights, part)
+        traced = trace_checkpoint(loaded, manifest, weights)
+        write_model(traced, manifest, part)
         checks = run_checks(part, reference, tiles)
         if not function_body:
-            checks = (*checks, leave_body_out(part))
-        written = part.stat().st_size
-    return Exported(output, manifest, checks, written)
+            drop_body(traced)
+            write_model(traced, manifest, part)
+            verify.check_structure(part)
+            checks += (f"without the function body of {DOMAIN}::{OPERATOR}: for TensorRT with the plugin",)
+        size_written = part.stat().st_size
+    return WrittenModel(output, manifest, checks, size_written)
 
 
 @step("tracing the model")
-def write_model(loaded: Checkpoint, manifest: Manifest, weights: str, path: Path) -> None:
-    """Trace the checkpoint's model as the Manifest describes it, and write both."""
+def trace_checkpoint(loaded: Checkpoint, manifest: Manifest, weights: str) -> onnx.ModelProto:
+    """Trace the checkpoint's model in the form that the Manifest describes."""
     deployed = Deployed(loaded.model, manifest.mean, manifest.std, manifest.input_kind, manifest.heads)
-    model = trace(deployed.eval(), manifest.input_shape[0])
+    traced = trace(deployed.eval(), manifest.input_shape[0])
     if weights == "float16":
-        store_halves(model)
-    onnx.helper.set_model_props(model, manifest.to_metadata())
-    onnx.save_model(model, path)
-    seal_model(path)
-
-
-def leave_body_out(path: Path) -> str:
-    """Take the operator's meaning out of a file that was checked with it, and check what is left.
-
-    Raises:
-        EmraError: ``export-check-failed``.
-    """
-    model = onnx.load(path)
-    drop_body(model)
-    # The seal is of the file with the body.
-    kept = [entry for entry in model.metadata_props if entry.key not in MODEL_KEYS]
-    del model.metadata_props[:]
-    model.metadata_props.extend(kept)
-    onnx.save_model(model, path)
-    seal_model(path)
-    verify.check_structure(path)
-    return f"without the function body of {DOMAIN}::{OPERATOR}: for TensorRT with the plugin; checked with it"
+        store_halves(traced)
+    return traced
 
 
 def run_checks(path: Path, reference: Reference, tiles: np.ndarray) -> tuple[str, ...]:
@@ -231,24 +194,6 @@ def _check_arguments(output: Path, batch: int | None, heads: Sequence[str], inpu
         raise EmraError("export-argument", f"weights are {weights!r}, expected float32 or float16", "Change --weights")
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _tools() -> dict[str, str]:
-    tools = {"emra-deploy": __version__}
-    for package in ("torch", "timm", "onnx", "onnxscript", "onnxruntime"):
-        try:
-            tools[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return tools
-
-
 def _evidence(folder: Path) -> dict[str, Any]:
     path = folder / EVALUATION
     if not path.exists():
@@ -265,7 +210,7 @@ def _evidence(folder: Path) -> dict[str, Any]:
             path,
         ) from error
     # Measured on these very weights, or not evidence.
-    if evidence.get("model_sha256") != _sha256(folder / WEIGHTS):
+    if evidence.get("model_sha256") != file_sha256(folder / WEIGHTS):
         raise EmraError(
             "evaluation-stale",
             "the evaluation is of other weights than the checkpoint's",

@@ -22,7 +22,7 @@ import numpy as np
 
 from emra_deploy.host.command import command
 from emra_deploy.host.extras import install_command, need, script_imports
-from emra_deploy.host.files import atomic_output, check_output
+from emra_deploy.host.files import atomic_output, check_output, file_sha256
 from emra_deploy.host.slow_steps import step
 from emra_deploy.model_file.manifest import Manifest
 from training.data.scenes import generate
@@ -33,7 +33,7 @@ with script_imports(__name__, "quant"):
     from export.compare.comparison import compare
     from export.compare.runners import OnnxRunner
     from export.compare.tiles import real_tiles
-    from export.graphs.model_file import file_sha256, read_model
+    from export.graphs.model_file import read_model
     from export.half import rules as half_rules
     from export.half.audit import DtypeAudit
     from export.half.convert import fold_constants, prepare, rewrite

@@ -221,11 +221,11 @@ def build_plan(path: Path, batch: int | None) -> Plan | None:
     from emra_deploy.backends.tensorrt.precision import check_realised, parse_layer_lines, realised
     from emra_deploy.backends.tensorrt.sidecar import Flags
     from export.engine.builder import Request, build, make_profile
+    from export.engine.input_model import read_input_model
     from export.engine.progress import BuildProgress
-    from export.engine.source import read_source
 
     flavour = load_flavour(RTX)
-    source = read_source(path, flavour, plugin=False)
+    source = read_input_model(path, flavour, plugin=False)
     profile = make_profile(source, None, None if batch else 1, None if batch else 4)
     built = build(source, Request(profile, Flags()), flavour, BuildProgress())
     found = realised(parse_layer_lines(built.messages.layers), source.asked)

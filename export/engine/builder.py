@@ -14,8 +14,8 @@ from emra_deploy.backends.tensorrt.log import Messages, make_logger
 from emra_deploy.backends.tensorrt.plugins import check_creators, load_plugin
 from emra_deploy.backends.tensorrt.sidecar import Flags, Plugin, Profile
 from emra_deploy.errors import EmraError
+from export.engine.input_model import InputModel
 from export.engine.progress import BuildProgress, make_monitor
-from export.engine.source import Source
 
 _PROFILE_ELSE = "Change --min-batch, --opt-batch and --max-batch"
 
@@ -54,7 +54,7 @@ class Built:
     layers: int
 
 
-def make_profile(source: Source, low: int | None, middle: int | None, high: int | None) -> Profile:
+def make_profile(source: InputModel, low: int | None, middle: int | None, high: int | None) -> Profile:
     """The shapes of a build.
 
     Args:
@@ -107,7 +107,7 @@ def check_request(flavour: Flavour, flags: Flags, *, timing_cache: bool) -> None
         raise _option(flavour, "has no DLA", "Leave --dla out, or use TensorRT 10.3 to 10.7, or 11.4.1 and later")
 
 
-def build(source: Source, request: Request, flavour: Flavour, progress: BuildProgress) -> Built:
+def build(source: InputModel, request: Request, flavour: Flavour, progress: BuildProgress) -> Built:
     """Parse and build.
 
     Args:
@@ -149,7 +149,7 @@ def build(source: Source, request: Request, flavour: Flavour, progress: BuildPro
 
 
 def _configure(
-    builder: Any, config: Any, request: Request, source: Source, flavour: Flavour, messages: Messages
+    builder: Any, config: Any, request: Request, source: InputModel, flavour: Flavour, messages: Messages
 ) -> None:
     trt, flags = flavour.module, request.flags
     # Without the details neither the layer list nor the inspector tells types.
@@ -195,7 +195,7 @@ def _timings(what: str, path: Path, said: list[str]) -> EmraError:
     )
 
 
-def _check_input(network: Any, source: Source, flavour: Flavour) -> None:
+def _check_input(network: Any, source: InputModel, flavour: Flavour) -> None:
     names = [network.get_input(index).name for index in range(network.num_inputs)]
     if names != ["image"]:
         raise EmraError(
@@ -206,7 +206,7 @@ def _check_input(network: Any, source: Source, flavour: Flavour) -> None:
         )
 
 
-def _parse_error(parser: Any, messages: Messages, source: Source, flavour: Flavour) -> EmraError:
+def _parse_error(parser: Any, messages: Messages, source: InputModel, flavour: Flavour) -> EmraError:
     for index in range(parser.num_errors):
         error = parser.get_error(index)
         name, operator = error.node_name(), error.node_operator()
@@ -231,7 +231,7 @@ def _parse_error(parser: Any, messages: Messages, source: Source, flavour: Flavo
     )
 
 
-def _build_error(messages: Messages, request: Request, source: Source, flavour: Flavour) -> EmraError:
+def _build_error(messages: Messages, request: Request, source: InputModel, flavour: Flavour) -> EmraError:
     reason = messages.reason()
     limit = request.flags.workspace
     if limit is not None and "workspace" in reason.lower():

@@ -7,14 +7,14 @@ from pathlib import Path
 
 from emra_deploy.backends.tensorrt.flavour import RTX, Flavour
 from emra_deploy.backends.tensorrt.sidecar import Flags, Plugin, Profile
-from export.engine.source import Source
+from export.engine.input_model import InputModel
 
 BODY_WINS_BEFORE = (10, 7)
 """Before this TensorRT an operator's function body wins over its plugin: see `export.graphs.function_body`."""
 
 
 def equivalent_command(
-    source: Source,
+    source: InputModel,
     output: Path,
     flavour: Flavour,
     profile: Profile,
@@ -70,7 +70,7 @@ def equivalent_command(
     return before + shlex.join(words)
 
 
-def _own_words(source: Source, output: Path, profile: Profile, flags: Flags) -> list[str]:
+def _own_words(source: InputModel, output: Path, profile: Profile, flags: Flags) -> list[str]:
     """What TensorRT-RTX can be asked for; `export.engine.builder.check_request` refuses the rest."""
     words = ["python", "-m", "export.build_engine", str(source.path), "--output", str(output), "--flavor", RTX]
     if source.manifest.input_shape[0] is None:

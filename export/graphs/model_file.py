@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,11 +22,29 @@ OPSET = 20
 _REMEDY = "Copy the file again and compare its size, or export it again with python -m export.to_onnx"
 
 
-def read_model(path: str | Path) -> tuple[onnx.ModelProto, Manifest]:
+@dataclass(frozen=True)
+class WrittenModel:
+    """A model file that was written and checked.
+
+    Attributes:
+        path: The file.
+        manifest: Of the file.
+        checks: One line per check, in the order in which they ran.
+        size: Bytes.
+    """
+
+    path: Path
+    manifest: Manifest
+    checks: tuple[str, ...]
+    size: int
+
+
+def read_model(path: str | Path, *, check: bool = True) -> tuple[onnx.ModelProto, Manifest]:
     """The graph with all its weights, and what the file says about itself.
 
     Args:
         path: An ``.onnx`` file; weights in other files are read from its folder and nowhere else.
+        check: Whether ONNX's checker has to accept the graph.
 
     Raises:
         EmraError: ``model-format``, ``model-unreadable``, ``model-damaged``, ``model-external-data``,
@@ -56,7 +74,8 @@ def read_model(path: str | Path) -> tuple[onnx.ModelProto, Manifest]:
             path,
         ) from error
     try:
-        onnx.checker.check_model(model)
+        if check:
+            onnx.checker.check_model(model)
     except Exception as error:  # The checker's own error, or protobuf's when it cannot write the message.
         raise _unreadable(path, error) from error
     try:
@@ -106,22 +125,13 @@ def has_half(model: onnx.ModelProto) -> bool:
     )
 
 
-def tool_versions() -> dict[str, str]:
-    """Versions of what converts a file, for its Manifest."""
+def tool_versions(*packages: str) -> dict[str, str]:
+    """Versions of this project and of those packages that are installed, for a Manifest or sidecar."""
     tools = {"emra-deploy": __version__}
-    for package in ("onnx", "onnxruntime"):
+    for package in packages:
         with contextlib.suppress(PackageNotFoundError):
             tools[package] = version(package)
     return tools
-
-
-def file_sha256(path: str | Path) -> str:
-    """Hex sha256 of a file."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _unreadable(path: Path, error: Exception) -> EmraError:

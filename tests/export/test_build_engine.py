@@ -20,6 +20,7 @@ from emra_deploy.backends.tensorrt.plan import read_header
 from emra_deploy.backends.tensorrt.sidecar import read_sidecar, sidecar_path
 from emra_deploy.errors import EmraError
 from export.build_engine import build_engine, main
+from export.graphs.model_file import read_model, write_model
 from tests.conftest import FP32_MODEL, REPOSITORY
 from tests.emra_deploy.backends.tensorrt.small_models import LINEARS, build_graph, save_model
 from tests.onnx_models import build_model
@@ -180,6 +181,15 @@ def test_files_that_are_no_models(tmp_path: Path, damage, code: str) -> None:
     save_model(tmp_path / "whole.onnx")
     (tmp_path / "m.onnx").write_bytes(damage((tmp_path / "whole.onnx").read_bytes()))
     assert refused(tmp_path / "m.onnx").code == code
+
+
+def test_a_sealed_file_that_was_damaged_is_refused(tmp_path: Path) -> None:
+    save_model(tmp_path / "m.onnx")
+    write_model(*read_model(tmp_path / "m.onnx"), tmp_path / "sealed.onnx")
+    content = bytearray((tmp_path / "sealed.onnx").read_bytes())
+    content[len(content) // 3] ^= 1
+    (tmp_path / "sealed.onnx").write_bytes(content)
+    assert refused(tmp_path / "sealed.onnx").code == "model-damaged"
 
 
 @pytest.mark.parametrize("version", [7, 40])

@@ -16,8 +16,8 @@ from emra_deploy.backends.tensorrt.sidecar import Flags
 from export.compare.comparison import compare
 from export.compare.runners import BackendRunner, OnnxRunner
 from export.engine.builder import Request, build, make_profile
+from export.engine.input_model import read_input_model
 from export.engine.progress import BuildProgress
-from export.engine.source import read_source
 from export.graphs.model_file import read_model, write_model
 from export.int8.linears import choose_linears, constant_tensors, find_linears
 from export.int8.qdq import LEVELS, insert_qdq
@@ -73,7 +73,7 @@ def test_the_builder_makes_fp8_kernels_and_the_labels_stay(small_file: Path, tmp
     write_model(model, replace(manifest, precision="int8"), path)
 
     flavour = load_flavour(RTX)
-    source = read_source(path, flavour, plugin=False)
+    source = read_input_model(path, flavour, plugin=False)
     built = build(source, Request(make_profile(source, None, None, 1), Flags()), flavour, BuildProgress())
     assert realised(parse_layer_lines(built.messages.layers), source.asked).counts["fp8"] == len(linears)
 

@@ -20,8 +20,9 @@ from emra_deploy.errors import EmraError
 from emra_deploy.segmenting.segmenter import Segmenter
 from export.compare.verify import DYNAMIC_OPERATORS
 from export.graphs.function_body import DOMAIN, OPERATOR, add_body, aggregation_nodes, drop_body, function_body
+from export.graphs.model_file import WrittenModel
 from export.half.convert import convert_to_half
-from export.to_onnx import Exported, to_onnx
+from export.to_onnx import to_onnx
 from tests.checkpoints import MEAN, STD, random_model
 from tests.export.small_models import _narrow
 from training.checkpoint import load_checkpoint, save_checkpoint
@@ -192,7 +193,7 @@ def plugin_file(tiny_checkpoint: Path) -> Path:
     return path
 
 
-def check_exported(exported: Exported) -> None:
+def check_exported(exported: WrittenModel) -> None:
     """ONNX Runtime and OpenVINO were compared with PyTorch, and TensorRT-RTX built it, where they are installed."""
     for library in ("openvino", "tensorrt_rtx_bindings"):
         assert importlib.util.find_spec(library) is None or not any("not checked" in line for line in exported.checks)

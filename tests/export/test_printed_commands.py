@@ -11,7 +11,7 @@ import pytest
 
 from emra_deploy.backends.tensorrt.flavour import RTX, TENSORRT, Flavour
 from emra_deploy.backends.tensorrt.sidecar import Flags, Plugin, Profile
-from export.engine.source import Source
+from export.engine.input_model import InputModel
 from export.engine.trtexec import equivalent_command
 from tests.conftest import REPOSITORY
 from tests.emra_deploy.backends.tensorrt.small_models import save_model
@@ -60,9 +60,9 @@ def check_trtexec(words: list[str]) -> None:
         assert pattern is None or re.fullmatch(pattern, value), word
 
 
-def source_of(folder: Path, *, batch: int | None = None, body: bool = False) -> Source:
+def source_of(folder: Path, *, batch: int | None = None, body: bool = False) -> InputModel:
     manifest = save_model(folder / "m.onnx", batch=batch)
-    return Source(folder / "m.onnx", onnx.ModelProto(), manifest, "", {}, (), body)
+    return InputModel(folder / "m.onnx", onnx.ModelProto(), manifest, "", {}, (), body)
 
 
 PROFILE = Profile((1, 32, 32, 3), (2, 32, 32, 3), (4, 32, 32, 3))

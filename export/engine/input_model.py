@@ -9,18 +9,18 @@ import onnx
 from onnx import inliner
 
 from emra_deploy.backends.tensorrt.flavour import Flavour
-from emra_deploy.backends.tensorrt.plan import file_sha256
 from emra_deploy.backends.tensorrt.precision import asked_products, check_asked
 from emra_deploy.errors import EmraError
-from emra_deploy.host.files import check_input
+from emra_deploy.host.files import file_sha256
 from emra_deploy.model_file.manifest import Manifest
 from export.graphs.function_body import DOMAIN, drop_body
+from export.graphs.model_file import read_model
 
 _AGAIN = "Copy the file again and compare its size, or export it again with python -m export.to_onnx"
 
 
 @dataclass(frozen=True)
-class Source:
+class InputModel:
     """A checked model.
 
     Attributes:
@@ -43,7 +43,7 @@ class Source:
     has_body: bool
 
 
-def read_source(path: str | Path, flavour: Flavour, *, plugin: bool) -> Source:
+def read_input_model(path: str | Path, flavour: Flavour, *, plugin: bool) -> InputModel:
     """Read a model for a build.
 
     Args:
@@ -52,22 +52,12 @@ def read_source(path: str | Path, flavour: Flavour, *, plugin: bool) -> Source:
         plugin: Whether a plugin runs the operators of ``emra``.
 
     Raises:
-        EmraError: ``input-…`` and ``model-unreadable`` for files that are no models, ``model-external-data`` for
-            weights outside their folder, ``manifest-…``, ``opset``, ``precision-mismatch``, and ``plugin-unused``.
+        EmraError: Those of `export.graphs.model_file.read_model`; ``opset``, ``precision-mismatch`` and
+            ``plugin-unused``.
     """
-    place = check_input(path)
+    # Without ONNX's checker: an opset that TensorRT does not read has an error of its own.
+    model, manifest = read_model(path, check=False)
     try:
-        # Not the tensors in other files, until it is known where these are.
-        model = onnx.load(place, load_external_data=False)
-    except Exception as error:  # Protobuf's decoder has errors of its own.
-        raise EmraError(
-            "model-unreadable", f"The file is no ONNX model, or is cut short or damaged ({_line(error)})", _AGAIN, path
-        ) from error
-    if not model.graph.node:
-        raise EmraError("model-unreadable", "The file holds no graph: it is empty or of another kind", _AGAIN, path)
-    _load_external(model, place)
-    try:
-        manifest = Manifest.from_metadata({entry.key: entry.value for entry in model.metadata_props})
         _check_opset(model, flavour)
         has_body = any(body.domain == DOMAIN for body in model.functions)
         model, operators = _settle_functions(model, plugin)
@@ -76,7 +66,7 @@ def read_source(path: str | Path, flavour: Flavour, *, plugin: bool) -> Source:
         check_asked(asked, manifest.precision)
     except EmraError as error:
         raise EmraError(error.code, error.cause, error.remedy, path) from error
-    return Source(place, model, manifest, file_sha256(place), asked, operators, has_body)
+    return InputModel(Path(path), model, manifest, file_sha256(path), asked, operators, has_body)
 
 
 def name_nodes(model: onnx.ModelProto) -> None:
@@ -87,19 +77,6 @@ def name_nodes(model: onnx.ModelProto) -> None:
             base = node.output[0] if node.output and node.output[0] else node.op_type
             node.name = f"{base}_node{index}"
         seen.add(node.name)
-
-
-def _load_external(model: onnx.ModelProto, place: Path) -> None:
-    try:
-        # It takes only files of the model's own folder, without links that lead out of it.
-        onnx.load_external_data_for_model(model, str(place.parent.resolve()))
-    except Exception as error:
-        raise EmraError(
-            "model-external-data",
-            f"Weights that the model keeps in other files are missing or outside its folder ({_line(error)})",
-            "Put all files of the model into one folder, or get the model from a source you trust",
-            place,
-        ) from error
 
 
 def _check_opset(model: onnx.ModelProto, flavour: Flavour) -> None:
