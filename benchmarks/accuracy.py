@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from emra_deploy.backends.names import PRECISIONS
+from emra_deploy.cli.model_options import add_load_arguments, load_options
 from emra_deploy.evaluation.command import add_arguments, check_outputs, exit_status, score
 from emra_deploy.segmenting.segmenter import Segmenter
 from training.data import KINDS, open_dataset
@@ -21,9 +21,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="accuracy.py", description="Score a model file on a labelled data set.")
     made.add_argument("model", metavar="MODEL", help="model file")
-    made.add_argument("--backend", default="auto", help="what runs the model (auto)")
-    made.add_argument("--precision", choices=PRECISIONS, help="what OpenVINO computes in (what suits the model)")
-    made.add_argument("--threads", type=int, metavar="N", help="threads of one run (the backend's choice)")
+    add_load_arguments(made)
     add_arguments(made, KINDS)
     return made
 
@@ -37,15 +35,8 @@ def run(arguments: argparse.Namespace) -> None:
     check_outputs(arguments, inputs=(arguments.model,))
     path = Path(arguments.model)
     data = open_dataset(arguments.kind, arguments.data, arguments.split)
-    with Segmenter.open(
-        path,
-        backend=arguments.backend,
-        precision=arguments.precision,
-        threads=arguments.threads,
-        batch_size=arguments.batch,
-        halo=arguments.halo,
-        blend=arguments.blend,
-    ) as segmenter:
+    load = load_options(arguments)
+    with Segmenter.open(path, load, halo=arguments.halo, blend=arguments.blend) as segmenter:
         manifest = segmenter.manifest
         model = {
             "path": str(path),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from emra_deploy._version import __version__
 
 if TYPE_CHECKING:
+    from emra_deploy.backends.options import LoadOptions
     from emra_deploy.errors import (
         AccuracyError,
         BackendMissingError,
@@ -40,6 +41,7 @@ __all__ = [
     "DeviceError",
     "EmraError",
     "InputError",
+    "LoadOptions",
     "Manifest",
     "ModelFileError",
     "OptionError",
@@ -62,6 +64,7 @@ _HOMES = {
     "DeviceError": "emra_deploy.errors",
     "EmraError": "emra_deploy.errors",
     "InputError": "emra_deploy.errors",
+    "LoadOptions": "emra_deploy.backends.options",
     "Manifest": "emra_deploy.model_file.manifest",
     "ModelFileError": "emra_deploy.errors",
     "OptionError": "emra_deploy.errors",

@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     add("--checkpoint", required=True, metavar="DIR", help="folder that training wrote, such as runs/NAME/best")
     add("--size", nargs=2, type=int, metavar=("H", "W"), help="window in pixels, multiples of 16 (the checkpoint's)")
     add("--device", default="cpu", help="cpu or cuda (cpu)")
+    add("--batch", type=int, metavar="N", help="windows run at once (the runtime's)")
     add("--record", action="store_true", help=f"write {EVALUATION} into the checkpoint, for the export to carry")
     add_arguments(made, KINDS)
     return made

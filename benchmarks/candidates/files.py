@@ -9,6 +9,7 @@ from benchmarks.candidates import profiles
 from benchmarks.candidates.runner import Batch, Layer, Runner
 from benchmarks.candidates.spec import Spec
 from emra_deploy.backends.base import Backend
+from emra_deploy.backends.opening import open_backend
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.model_file.manifest import Manifest
@@ -170,22 +171,14 @@ def open_file(spec: Spec, check: bool = True) -> Runner:
         EmraError: Those of the backend, ``model-size``, ``model-batch``, ``self-test-failed``, ``backend-option``.
     """
     assert spec.path is not None
-    backend: Any
     if spec.backend == "onnxruntime" and spec.option is not None:
         from benchmarks.candidates.ort_device import open_on_device
 
         return open_on_device(spec, check)
-    if spec.backend == "onnxruntime":
-        from emra_deploy.backends.ort import OnnxRuntimeBackend
-
-        backend = OnnxRuntimeBackend(spec.path, threads=spec.threads)
-    elif spec.backend == "openvino":
-        from emra_deploy.backends.openvino import OpenVinoBackend
-
-        backend = OpenVinoBackend(spec.path, threads=spec.threads, precision=spec.option)
-    else:
+    if spec.backend == "tensorrt":
         return _open_engine(spec, check)
-    runner = FileRunner(spec, backend, backend.manifest)
+    backend, manifest = open_backend(spec.path, spec.load_options())
+    runner = FileRunner(spec, backend, manifest)
     return _checked(runner) if check else runner
 
 
@@ -195,7 +188,7 @@ def _open_engine(spec: Spec, check: bool) -> FileRunner:
 
     assert spec.path is not None
     clock: Any = TimedCuda(open_cuda(), graphs=spec.option != "no-graph")
-    backend: Any = TensorRTBackend(spec.path, cuda=clock)
+    backend = TensorRTBackend(spec.path, spec.load_options(), cuda=clock)
     runner = EngineRunner(spec, backend, backend.manifest, clock)
     return _checked(runner) if check else runner
 

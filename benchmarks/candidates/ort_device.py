@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,7 @@ def open_on_device(spec: Spec, check: bool, device: str = "cuda") -> Any:
     from emra_deploy.segmenting.selftest import self_test
 
     assert spec.path is not None
-    checked = OnnxRuntimeBackend(spec.path, threads=spec.threads)
+    checked = OnnxRuntimeBackend(spec.path, replace(spec, option=None).load_options())
     manifest = checked.manifest
     checked.close()
     runner = OrtDeviceRunner(spec, manifest, device)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from emra_deploy.backends.options import MAX_BATCH, LoadOptions
 from emra_deploy.errors import EmraError
 
 KINDS = {
@@ -30,6 +31,9 @@ OPTIONS = {
 }
 """What may follow a backend's name and a colon: its precision, its device, or CUDA graphs."""
 
+_PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
+"""OpenVINO's names, by which results of earlier runs are found, and the runtime's."""
+
 PEERS = {
     "smp-segformer-b2": "segmentation_models_pytorch's SegFormer with the MiT-B2 encoder",
     "smp-unet-resnet34": "segmentation_models_pytorch's U-Net with the ResNet-34 encoder",
@@ -41,7 +45,7 @@ them, accuracy does."""
 
 _MODULES = {"tensorrt": ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"), "torch-compile": ("torch",)}
 _ENGINES = (".engine", ".plan", ".trt")
-MAX_BATCH, MAX_SIDE = 4096, 8192
+MAX_SIDE = 8192
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,15 @@ class Spec:
     size: tuple[int, int] | None
     path: Path | None
     threads: int | None = None
+
+    def load_options(self) -> LoadOptions:
+        """How a file is opened.
+
+        Raises:
+            EmraError: Those of `LoadOptions`.
+        """
+        precision = _PRECISIONS.get(self.option or "") if self.backend == "openvino" else None
+        return LoadOptions(self.backend, precision, threads=self.threads, batch=self.batch)
 
     @property
     def key(self) -> str:

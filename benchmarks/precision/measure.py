@@ -172,7 +172,7 @@ def measure_times(
         progress: See `Progress`.
         plan: How often each is run.
     """
-    opened = {name: attempt(lambda path=path: open_backend(path, library)[0]) for name, path in files.items()}
+    opened = {name: attempt(lambda path=path: open_backend(path, backend=library)[0]) for name, path in files.items()}
     backends = {name: backend for name, backend in opened.items() if not isinstance(backend, Missing)}
     times: dict[str, Timing | Missing] = {name: one for name, one in opened.items() if isinstance(one, Missing)}
     if not backends:

@@ -159,7 +159,7 @@ class SidecarSubject(Subject):
 
 def _described(engine: Path) -> str:
     header = read_header(engine)
-    sidecar, manifest = read_description(engine, engine.read_bytes(), None, False)
+    sidecar, manifest = read_description(engine, engine.read_bytes())
     return _digest(repr(header), repr(sidecar), manifest.to_json())
 
 

@@ -18,8 +18,6 @@ from emra_deploy.errors import EmraError
 from emra_deploy.model_file.manifest import Manifest
 
 EXPORT = "Export the model again with python -m export.to_onnx"
-MAX_THREADS = 1024
-"""More would only be a slip of the keyboard, and starting them takes minutes."""
 
 _TYPES = {"classes": "uint8", "logits": "float32", "confidence": "float32"}
 
@@ -37,18 +35,6 @@ class Value:
     name: str
     dtype: str
     shape: tuple[int | None, ...]
-
-
-def check_threads(threads: int | None) -> None:
-    """Refuse a number of threads that cannot be meant.
-
-    Raises:
-        EmraError: ``threads``.
-    """
-    if threads is not None and not 1 <= threads <= MAX_THREADS:
-        raise EmraError(
-            "threads", f"{threads} threads, expected 1 to {MAX_THREADS}", "Give as many as cores, or leave it out"
-        )
 
 
 def check_graph(inputs: Sequence[Value], outputs: Sequence[Value], manifest: Manifest) -> None:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from dataclasses import asdict, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -24,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.backends.base import Outputs, check_batch
+from emra_deploy.backends.options import LoadOptions
 from emra_deploy.backends.providers import PROVIDERS
 from emra_deploy.backends.shared_memory import place
 from emra_deploy.backends.tensorrt.gpu_errors import LOST
@@ -53,8 +55,7 @@ class IsolatedBackend:
 
     Args:
         path: The model file.
-        name: As in `open_backend`.
-        options: Its keywords, as JSON values.
+        options: How the other process opens it.
         patience: Seconds for a batch.
 
     Raises:
@@ -62,14 +63,11 @@ class IsolatedBackend:
             and those of the backend.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], name: str, options: dict[str, Any], patience: float = RUN_PATIENCE
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], options: LoadOptions, patience: float = RUN_PATIENCE) -> None:
         if os.name != "posix":
             raise EmraError("isolate", "a model cannot be run in a process of its own on this system", "Leave it out")
         self._path, self._patience = path, patience
-        level = logging.getLogger("emra_deploy").getEffectiveLevel()
-        self._asked = {"path": os.fspath(path), "name": name, "options": options, "log": level}
+        self._options = replace(options, isolate=False)
         self._lock, self._owner = threading.Lock(), Owner()
         self._memory = _make_memory()
         self._size, self._losses, self._restarts = 0, 0, 0
@@ -86,11 +84,12 @@ class IsolatedBackend:
             raise
         self.manifest = Manifest.from_json(told["manifest"])
         self.name = str(told["name"])
-        if name == "auto":
+        if options.backend == "auto":
             # The next process shall run the same: a GPU that is gone is an error, and no reason to go on slowly.
             chosen = "tensorrt" if self.name.startswith("tensorrt") else self.name
             builds = chosen in PROVIDERS and PROVIDERS[chosen].builder
-            self._asked |= {"name": chosen, "options": {**options, "cache": options["cache"] if builds else None}}
+            cache = options.engine_cache if builds else None
+            self._options = replace(self._options, backend=chosen, engine_cache=cache)
         batch, height, width = told["input_shape"]
         self._shape: tuple[int | None, int, int] = (batch, height, width)
         self._facts: dict[str, str] = told["facts"]
@@ -172,7 +171,9 @@ class IsolatedBackend:
                 start_new_session=True,
             )
         self._connection = Connection(mine.detach())
-        return self._ask(self._asked, OPEN_PATIENCE)
+        level = logging.getLogger("emra_deploy").getEffectiveLevel()
+        asked = {"path": os.fspath(self._path), "options": asdict(self._options), "log": level}
+        return self._ask(asked, OPEN_PATIENCE)
 
     def _exchange(self, batch: npt.NDArray[np.uint8]) -> Outputs:
         size = self._space(len(batch))

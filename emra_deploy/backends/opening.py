@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from emra_deploy.backends.base import Backend
 from emra_deploy.backends.choose import Choice, choose_on_processor, providers_here
 from emra_deploy.backends.names import BACKENDS, PRECISIONS
+from emra_deploy.backends.options import DEFAULTS, LoadOptions
 from emra_deploy.backends.providers import PROVIDERS
 from emra_deploy.errors import EmraError
 from emra_deploy.host.slow_steps import step
 from emra_deploy.model_file.manifest import Manifest
+
+if TYPE_CHECKING:
+    from emra_deploy.backends.openvino import OpenVinoBackend
+    from emra_deploy.backends.ort import OnnxRuntimeBackend
+    from emra_deploy.backends.tensorrt.backend import TensorRTBackend
 
 ENGINES = (".engine", ".plan", ".trt")
 """Endings of the names of TensorRT engines."""
@@ -31,96 +38,65 @@ __all__ = ["BACKENDS", "ENGINES", "PRECISIONS", "Backend", "Choice", "explain", 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _Options:
-    """What `open_backend` was told, for whichever backend it comes to."""
-
-    threads: int | None
-    precision: str | None
-    trust_engine: bool
-    device: int
-    cache: str | os.PathLike[str] | None
-    batch: int | None
-
-
 def open_backend(
-    path: str | os.PathLike[str],
-    name: str = "auto",
-    threads: int | None = None,
-    *,
-    precision: str | None = None,
-    trust_engine: bool = False,
-    device: int = 0,
-    cache: str | os.PathLike[str] | None = None,
-    batch: int | None = None,
-    tiles: int | None = None,
-    isolate: bool = False,
+    path: str | os.PathLike[str], options: LoadOptions = DEFAULTS, **changes: Any
 ) -> tuple[Backend, Manifest]:
     """Load a model file.
 
     Args:
         path: The model file.
-        name: One of `BACKENDS`, or ``"auto"`` for the one that suits the file and the machine; see `open_auto`.
-        threads: Threads of one run; None leaves the choice to the backend. GPUs ignore it.
-        precision: One of `PRECISIONS`, for OpenVINO: what it computes in where the graph leaves it the choice. None
-            for what suits the file.
-        trust_engine: Whether to load a TensorRT engine without a sidecar that matches it, such as one of trtexec.
-            Loading an engine runs its code. Its Manifest is then that of the ONNX file of the same name beside it.
-        device: Number of the GPU, for ONNX Runtime's providers.
-        cache: Folder for the engines that ONNX Runtime's TensorRT providers build, which takes them seconds to minutes
-            at each load without one; None keeps none.
-        batch: Largest batch that will be run, for providers that build for one.
-        tiles: How many tiles will be run in all, None for many; ``"auto"`` weighs slow starts against fast runs.
-        isolate: Whether to run the model in a process of its own, which is replaced when it crashes, hangs or loses
-            its GPU; see `emra_deploy.backends.isolated`.
+        options: How to open it.
+        **changes: Attributes of `LoadOptions` that differ from ``options``.
 
     Returns:
         The backend, and what the file says about itself.
 
     Raises:
-        EmraError: ``backend-unknown``, ``model-format``, ``backend-option`` and ``backend-precision`` for what the
-            backend does not know, and those of the backend.
+        EmraError: ``model-format``, ``backend-option`` and ``backend-precision`` for what the backend does not know,
+            and those of `LoadOptions` and the backend.
     """
-    options = _Options(threads, precision, trust_engine, device, cache, batch)
-    if isolate:
+    options = replace(options, **changes)
+    if options.isolate:
         from emra_deploy.backends.isolated import IsolatedBackend
 
-        folder = None if cache is None else os.fspath(cache)
-        apart = IsolatedBackend(path, name, {**vars(options), "cache": folder, "tiles": tiles})
+        apart = IsolatedBackend(path, options)
         return apart, apart.manifest
-    if name == "auto":
-        return _open_auto(path, options, tiles)[:2]
-    if name not in BACKENDS:
-        raise EmraError("backend-unknown", f"There is no backend {name!r}", f"Use auto or {', '.join(BACKENDS)}")
+    if options.backend == "auto":
+        return open_auto(path, options)[:2]
     suits = _suits(path)
-    if name not in suits:
-        endings = " or ".join(ending for ending, backends in _SUITS.items() if name in backends)
+    if options.backend not in suits:
+        endings = " or ".join(ending for ending, backends in _SUITS.items() if options.backend in backends)
         raise EmraError(
             "model-format",
-            f"{name} does not run {Path(path).suffix.lower()} files: they are for {', '.join(suits)}",
+            f"{options.backend} does not run {Path(path).suffix.lower()} files: they are for {', '.join(suits)}",
             f"Leave the choice of the backend to the file, or give one that ends in {endings}",
             path,
         )
-    return _open(path, name, options)
+    return _open(path, options)
 
 
 def open_auto(
-    path: str | os.PathLike[str],
-    threads: int | None = None,
-    *,
-    precision: str | None = None,
-    trust_engine: bool = False,
-    device: int = 0,
-    cache: str | os.PathLike[str] | None = None,
-    batch: int | None = None,
-    tiles: int | None = None,
+    path: str | os.PathLike[str], options: LoadOptions = DEFAULTS, **changes: Any
 ) -> tuple[Backend, Manifest, Choice]:
-    """As `open_backend` with ``"auto"``, and tell what was chosen and why, which the log gets too, at INFO.
+    """Load a model file with the backend that suits it and this machine, and report the choice, also to the log.
 
     An engine is run by TensorRT. An ONNX file is run on a GPU where ONNX Runtime has a provider that finds one, and
     otherwise by the processor's backend that is done sooner.
+
+    Args:
+        path: The model file.
+        options: How to open it; its backend and isolation do not matter.
+        **changes: Attributes of `LoadOptions` that differ from ``options``.
     """
-    return _open_auto(path, _Options(threads, precision, trust_engine, device, cache, batch), tiles)
+    options = replace(options, **changes)
+    choice, opened = _on_gpu(path, options)
+    if opened is None:
+        choice = choose_on_processor(Path(path), precision=options.precision, tiles=options.tiles).after(
+            *choice.passed_over
+        )
+        opened = _open(path, replace(options, backend=choice.name, engine_cache=None))
+    _log.info("backend %s", choice.describe())
+    return *opened, choice
 
 
 def soonest(path: str | os.PathLike[str]) -> str:
@@ -149,23 +125,15 @@ def explain(path: str | os.PathLike[str]) -> str:
     return choice.describe()
 
 
-def _open_auto(path: str | os.PathLike[str], options: _Options, tiles: int | None) -> tuple[Backend, Manifest, Choice]:
-    choice, opened = _on_gpu(path, options)
-    if opened is None:
-        choice = choose_on_processor(Path(path), precision=options.precision, tiles=tiles).after(*choice.passed_over)
-        opened = _open(path, choice.name, replace(options, cache=None))
-    _log.info("backend %s", choice.describe())
-    return *opened, choice
-
-
-def _on_gpu(path: str | os.PathLike[str], options: _Options) -> tuple[Choice, tuple[Backend, Manifest] | None]:
+def _on_gpu(path: str | os.PathLike[str], options: LoadOptions) -> tuple[Choice, tuple[Backend, Manifest] | None]:
     """Open a file on a GPU, where that is possible, and the reasons; the choice has no name where it is not."""
     if _suits(path) == ("tensorrt",):
-        return _ENGINE, _open(path, "tensorrt", options)
-    wanted, others = providers_here(options.precision, keeps_engines=options.cache is not None)
+        return _ENGINE, _open(path, replace(options, backend="tensorrt"))
+    wanted, others = providers_here(options.precision, keeps_engines=options.engine_cache is not None)
     for provider in wanted:
         try:
-            opened = _open(path, provider.name, options if provider.builder else replace(options, cache=None))
+            cache = options.engine_cache if provider.builder else None
+            opened = _open(path, replace(options, backend=provider.name, engine_cache=cache))
         except EmraError as error:
             if error.code not in _NOT_HERE:
                 raise
@@ -190,13 +158,14 @@ def _suits(path: str | os.PathLike[str]) -> tuple[str, ...]:
     return suits
 
 
-def _open(path: str | os.PathLike[str], name: str, options: _Options) -> tuple[Backend, Manifest]:
+def _open(path: str | os.PathLike[str], options: LoadOptions) -> tuple[Backend, Manifest]:
     """Open a file with a backend that runs such files."""
-    with step(f"loading {os.fspath(path)} with {name}"):
-        return _load(path, name, options)
+    with step(f"loading {os.fspath(path)} with {options.backend}"):
+        return _load(path, options)
 
 
-def _load(path: str | os.PathLike[str], name: str, options: _Options) -> tuple[Backend, Manifest]:
+def _load(path: str | os.PathLike[str], options: LoadOptions) -> tuple[Backend, Manifest]:
+    name = options.backend
     if options.precision is not None and name != "openvino":
         raise EmraError(
             "backend-precision",
@@ -204,34 +173,23 @@ def _load(path: str | os.PathLike[str], name: str, options: _Options) -> tuple[B
             "Leave the precision out, or give --backend openvino, which can choose, or export in that precision",
             path,
         )
+    if options.engine_cache is not None and not (name in PROVIDERS and PROVIDERS[name].builder):
+        raise EmraError("backend-option", f"{name} builds no engines to keep", "Leave the folder out")
+    backend: OnnxRuntimeBackend | OpenVinoBackend | TensorRTBackend
     if name in PROVIDERS:
         from emra_deploy.backends.ort_gpu import OnnxRuntimeGpuBackend
 
-        on_gpu = OnnxRuntimeGpuBackend(path, name, device=options.device, cache=options.cache, batch=options.batch)
-        return on_gpu, on_gpu.manifest
-    if options.cache is not None:
-        raise EmraError("backend-option", f"{name} builds no engines to keep", "Leave the folder out")
-    if name == "tensorrt":
-        return _open_engine(path, options.trust_engine)
-    if name == "openvino":
+        backend = OnnxRuntimeGpuBackend(path, options)
+    elif name == "tensorrt":
+        from emra_deploy.backends.tensorrt.backend import TensorRTBackend
+
+        backend = TensorRTBackend(path, options)
+    elif name == "openvino":
         from emra_deploy.backends.openvino import OpenVinoBackend
 
-        fast = OpenVinoBackend(path, threads=options.threads, precision=options.precision)
-        return fast, fast.manifest
-    from emra_deploy.backends.ort import OnnxRuntimeBackend
+        backend = OpenVinoBackend(path, options)
+    else:
+        from emra_deploy.backends.ort import OnnxRuntimeBackend
 
-    backend = OnnxRuntimeBackend(path, threads=options.threads)
+        backend = OnnxRuntimeBackend(path, options)
     return backend, backend.manifest
-
-
-def _open_engine(path: str | os.PathLike[str], trusted: bool) -> tuple[Backend, Manifest]:
-    from emra_deploy.backends.tensorrt.backend import TensorRTBackend
-    from emra_deploy.backends.tensorrt.manifests import manifest_of_onnx, onnx_beside
-    from emra_deploy.backends.tensorrt.sidecar import read_sidecar
-
-    manifest = None
-    if trusted and read_sidecar(path) is None:
-        source = onnx_beside(path)
-        manifest = None if source is None else manifest_of_onnx(source)
-    engine = TensorRTBackend(path, manifest, trusted=trusted)
-    return engine, engine.manifest

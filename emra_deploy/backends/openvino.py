@@ -15,6 +15,7 @@ import numpy.typing as npt
 from emra_deploy.backends import contract
 from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.backends.external_data import check_external_data
+from emra_deploy.backends.options import DEFAULTS, LoadOptions
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import install_command
 from emra_deploy.host.files import instead_of_file
@@ -25,11 +26,9 @@ if TYPE_CHECKING:
     import onnx
     import openvino
 
-PRECISIONS = ("f32", "bf16", "f16")
-"""What OpenVINO may compute in where the graph leaves it the choice; Q/DQ in the graph is INT8 in all of them."""
-
 _WORDS = {"fp32": "f32", "fp16": "f16"}
-_CAPABILITIES = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
+"""OpenVINO's names of precisions, where it has others."""
+
 _QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 _X86 = ("x86_64", "amd64", "i686")
 _MAX_OPSET = 1000
@@ -42,12 +41,10 @@ class OpenVinoBackend:
 
     Args:
         path: The ``.onnx`` file.
-        manifest: Used in place of the file's own Manifest, when given.
-        threads: Threads of one run; None leaves the choice to OpenVINO (one per physical core).
-        precision: One of `PRECISIONS` (``"fp32"`` and ``"fp16"`` will do too), or None for what suits the file: FP32
+        options: How to open it. By default OpenVINO takes a thread per physical core. The default precision is FP32
             for an FP32 model, or else BF16 where the processor has it; without it FP16 for an FP16 file on ARM, and
-            FP32 for all others. OpenVINO is always told: left alone it computes FP32 models in BF16 where the
-            processor can.
+            FP32 for all others. Q/DQ in the graph is INT8 in all of them. OpenVINO is always given a precision: left
+            alone it computes FP32 models in BF16 where the processor can.
 
     Raises:
         EmraError: ``backend-missing`` without openvino or onnx; ``backend-precision`` for one that this processor does
@@ -58,32 +55,17 @@ class OpenVinoBackend:
 
     name = "openvino"
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        manifest: Manifest | None = None,
-        threads: int | None = None,
-        precision: str | None = None,
-    ) -> None:
-        contract.check_threads(threads)
-        precision = None if precision is None else _WORDS.get(precision, precision)
-        if precision is not None and precision not in PRECISIONS:
-            raise EmraError(
-                "backend-precision",
-                f"precision {precision!r}, expected one of {', '.join(PRECISIONS)}",
-                "Leave it out for the one that suits the model",
-            )
-        self._path, self._threads = path, threads
+    def __init__(self, path: str | os.PathLike[str], options: LoadOptions = DEFAULTS) -> None:
+        self._path = path
         core = open_core()
         proto = _load(Path(path))
         try:
-            if manifest is None:
-                manifest = Manifest.from_metadata({entry.key: entry.value for entry in proto.metadata_props})
+            manifest = Manifest.from_metadata({entry.key: entry.value for entry in proto.metadata_props})
             quantised = any(node.op_type in _QUANTISERS for node in proto.graph.node)
-            self.precision = _choose_precision(core, manifest, precision, quantised)
+            self.precision = _choose_precision(core, manifest, options.precision, quantised)
             graph = _read(core, proto)
             contract.check_graph(_values(graph.inputs), _values(graph.outputs), manifest)
-            self._compiled = _compile(core, graph, threads, self.precision)
+            self._compiled = _compile(core, graph, options.threads, self.precision)
         except EmraError as error:
             # The checks see values only; the user needs to know which file holds them.
             raise EmraError(error.code, error.cause, error.remedy, path) from error
@@ -241,19 +223,19 @@ def _choose_precision(core: openvino.Core, manifest: Manifest, wanted: str | Non
     able = set(core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
     x86 = platform.machine().lower() in _X86
     if wanted is not None:
-        if _CAPABILITIES[wanted] not in able:
+        if wanted.upper() not in able:
             raise EmraError(
                 "backend-precision",
                 f"this processor does not compute in {wanted}; OpenVINO names {', '.join(sorted(able))}",
                 "Leave the precision out for the one that suits model and processor",
             )
-        if wanted == "f16" and quantised and x86:
+        if wanted == "fp16" and quantised and x86:
             raise EmraError(
                 "backend-precision",
                 "OpenVINO has no fast kernels for INT8 beside FP16 on x86: one tile takes minutes",
                 f"Give --precision {'bf16' if 'BF16' in able else 'fp32'}, or leave it out",
             )
-        return wanted
+        return _WORDS.get(wanted, wanted)
     if manifest.precision == "fp32":
         return "f32"
     if "BF16" in able:

@@ -14,6 +14,7 @@ from emra_deploy.backends import contract
 from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.backends.external_data import check_external_data
 from emra_deploy.backends.half_quantizing import check_rounding, version_of
+from emra_deploy.backends.options import DEFAULTS, LoadOptions
 from emra_deploy.errors import EmraError
 from emra_deploy.host import slow_steps
 from emra_deploy.host.extras import install_command
@@ -35,8 +36,7 @@ class OnnxRuntimeBackend:
 
     Args:
         path: The ``.onnx`` file.
-        manifest: Used in place of the file's own Manifest, when given.
-        threads: Threads of one run; None leaves the choice to ONNX Runtime (one per physical core).
+        options: How to open it. By default ONNX Runtime takes a thread per physical core.
 
     Raises:
         EmraError: ``backend-missing`` without onnxruntime; ``backend-rounding`` for a graph that this release computes
@@ -47,28 +47,24 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
 
-    def __init__(
-        self, path: str | os.PathLike[str], manifest: Manifest | None = None, threads: int | None = None
-    ) -> None:
-        contract.check_threads(threads)
-        self._path, self._threads = path, threads
+    def __init__(self, path: str | os.PathLike[str], options: LoadOptions = DEFAULTS) -> None:
+        self._path, self._options = path, options
         check_file(Path(path))
         check_rounding(Path(path), load_runtime())
         self._session = open_session(Path(path), self._session_options())
-        self.manifest = self._checked(manifest)
+        self.manifest = self._checked()
 
     def _session_options(self) -> onnxruntime.SessionOptions:
         options = load_runtime().SessionOptions()
         options.log_severity_level = 3
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
+        if self._options.threads is not None:
+            options.intra_op_num_threads = self._options.threads
         return options
 
-    def _checked(self, manifest: Manifest | None) -> Manifest:
+    def _checked(self) -> Manifest:
         """The Manifest, once the graph was found to be as it says."""
         try:
-            if manifest is None:
-                manifest = Manifest.from_metadata(self._session.get_modelmeta().custom_metadata_map)
+            manifest = Manifest.from_metadata(self._session.get_modelmeta().custom_metadata_map)
             contract.check_graph(_values(self._session.get_inputs()), _values(self._session.get_outputs()), manifest)
         except EmraError as error:
             # The checks see values only; the user needs to know which file holds them.
@@ -96,7 +92,7 @@ class OnnxRuntimeBackend:
             "backend": self.name,
             "version": onnxruntime.__version__,
             "device": "cpu",
-            "threads": "auto" if self._threads is None else str(self._threads),
+            "threads": str(self._options.threads or "auto"),
         }
 
     def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:

@@ -12,6 +12,7 @@ import io
 import logging
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,9 @@ import numpy.typing as npt
 
 from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.backends.gpu_guard import GpuGuard
+from emra_deploy.backends.options import LoadOptions
 from emra_deploy.backends.ort import OnnxRuntimeBackend, check_file, load_runtime, make_session, one_line, open_session
-from emra_deploy.backends.providers import PROVIDERS, Provider, check_device, provider_options
+from emra_deploy.backends.providers import PROVIDERS, Provider, provider_options
 from emra_deploy.backends.tensorrt.bindings import chunks
 from emra_deploy.backends.tensorrt.cuda_unusable import meaning, number_of
 from emra_deploy.backends.tensorrt.device import free_memory
@@ -29,7 +31,6 @@ from emra_deploy.backends.tensorrt.forecast import Forecast
 from emra_deploy.backends.tensorrt.gpu_errors import LOST, RESTART, fault_of
 from emra_deploy.backends.tensorrt.graph_memory import measure_graph
 from emra_deploy.errors import EmraError
-from emra_deploy.model_file.manifest import Manifest
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -45,13 +46,8 @@ class OnnxRuntimeGpuBackend(OnnxRuntimeBackend):
 
     Args:
         path: The ``.onnx`` file.
-        provider: One of `PROVIDERS`, by its name.
-        manifest: Used in place of the file's own Manifest, when given.
-        device: Number of the GPU.
-        cache: Folder in which the TensorRT providers keep the engines that they build, so that the next load is fast;
-            None keeps none. Loading an engine runs its code, so nobody else should be able to write there.
-        batch: Largest batch for which the TensorRT providers build an engine, where the model leaves it open; larger
-            ones are run in parts.
+        options: How to open it, its backend one of `PROVIDERS`. The TensorRT providers build an engine for its batch
+            where the model leaves that open, and run larger batches in parts.
 
     Raises:
         EmraError: ``backend-missing`` when this ONNX Runtime has no such provider; ``backend-provider`` when the
@@ -59,35 +55,23 @@ class OnnxRuntimeGpuBackend(OnnxRuntimeBackend):
             `OnnxRuntimeBackend`.
     """
 
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        provider: str,
-        manifest: Manifest | None = None,
-        *,
-        device: int = 0,
-        cache: str | os.PathLike[str] | None = None,
-        batch: int | None = None,
-    ) -> None:
-        self._provider = chosen = PROVIDERS[provider]
+    def __init__(self, path: str | os.PathLike[str], options: LoadOptions) -> None:
+        self._provider = chosen = PROVIDERS[options.backend]
         self.name = chosen.name
-        self._path, self._threads = path, None
-        check_device(device)
-        if cache is not None and not chosen.builder:
-            raise EmraError("backend-option", f"{chosen.title} builds no engines to keep", "Leave the folder out")
+        self._path, self._options = path, replace(options, threads=None)
         check_file(Path(path))
         library = load_runtime()
         devices = _find(library, chosen)
         # First for the processor, as it is: whatever fails after that is the provider's fault, not the file's.
-        options = self._session_options()
-        options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._session = open_session(Path(path), options)
-        self.manifest = self._checked(manifest)
-        self._device, self._nodes = device, ""
-        self._largest = (self.manifest.input_shape[0] or batch or DEFAULT_LARGEST) if chosen.builder else None
-        if cache is not None:
-            _make_folder(cache)
-        told = provider_options(chosen, self.manifest, device=device, cache=cache, largest=self._largest or 1)
+        session_options = self._session_options()
+        session_options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._session = open_session(Path(path), session_options)
+        self.manifest = self._checked()
+        self._device, self._nodes = options.device, ""
+        self._largest = (self.manifest.input_shape[0] or options.batch or DEFAULT_LARGEST) if chosen.builder else None
+        if options.engine_cache is not None:
+            _make_folder(options.engine_cache)
+        told = provider_options(chosen, self.manifest, options, self._largest or 1)
         self._session = self._open(library, devices, told)
         self._check_in_use(library)
         self._guard = GpuGuard(chosen.title, self._needed, lambda: free_memory(None))

@@ -11,11 +11,9 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from emra_deploy.errors import EmraError
+from emra_deploy.backends.options import LoadOptions
 from emra_deploy.host.extras import install_command, pip_install, pip_replace
 from emra_deploy.model_file.manifest import Manifest
-
-MAX_DEVICE = 63
 
 
 @dataclass(frozen=True)
@@ -87,49 +85,32 @@ PROVIDERS = {provider.name: provider for provider in (CUDA, TENSORRT, RTX)}
 """By the names of the backends."""
 
 
-def check_device(device: int) -> None:
-    """Refuse a number that is no GPU's.
-
-    Raises:
-        EmraError: ``backend-option``.
-    """
-    if not 0 <= device <= MAX_DEVICE:
-        raise EmraError("backend-option", f"device {device}, expected 0 to {MAX_DEVICE}", "0 is the first GPU")
-
-
-def provider_options(
-    provider: Provider,
-    manifest: Manifest,
-    *,
-    device: int = 0,
-    cache: str | os.PathLike[str] | None = None,
-    largest: int,
-) -> dict[str, str]:
-    """What a provider is told.
+def provider_options(provider: Provider, manifest: Manifest, load: LoadOptions, largest: int) -> dict[str, str]:
+    """The options of a provider, by its own names.
 
     No option of a precision is given: TensorRT then builds as the graph says, strongly typed.
 
     Args:
         provider: Of `PROVIDERS`.
         manifest: Of the model: the sizes that an engine is built for.
-        device: Number of the GPU.
-        cache: Folder for the engines that the provider builds; None keeps none.
+        load: How the model is opened.
         largest: Largest batch, where the model leaves it open.
     """
     if not provider.builder:
         # Otherwise each request for memory is rounded up to a power of two.
-        return {"device_id": str(device), "arena_extend_strategy": "kSameAsRequested"}
+        return {"device_id": str(load.device), "arena_extend_strategy": "kSameAsRequested"}
     fixed, height, width = manifest.input_shape
     rest = (height, width, 3) if manifest.input_kind == "uint8" else (3, height, width)
-    chosen = {"device_id": str(device)}
+    chosen = {"device_id": str(load.device)}
     # Without these the engine is built anew for each batch that is larger or smaller than those before.
     for kind, batch in (("min", fixed or 1), ("opt", fixed or largest), ("max", fixed or largest)):
         shape = "x".join(map(str, (batch, *rest)))
         chosen[f"{provider.builder}profile_{kind}_shapes"] = f"image:{shape}"
-    if cache is not None:
+    if load.engine_cache is not None:
+        cache = os.fspath(load.engine_cache)
         if provider is TENSORRT:
             # Only these two words are taken for yes and no.
-            chosen |= {"trt_engine_cache_enable": "True", "trt_engine_cache_path": os.fspath(cache)}
+            chosen |= {"trt_engine_cache_enable": "True", "trt_engine_cache_path": cache}
         else:
-            chosen["nv_runtime_cache_path"] = os.fspath(cache)
+            chosen["nv_runtime_cache_path"] = cache
     return chosen

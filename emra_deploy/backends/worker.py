@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.backends.base import Backend
+from emra_deploy.backends.options import LoadOptions
 from emra_deploy.backends.shared_memory import place
 from emra_deploy.errors import EmraError
 
@@ -55,7 +56,7 @@ def _open(asked: dict[str, Any]) -> tuple[Backend, dict[str, Any]]:
 
     logging.basicConfig(level=logging.WARNING, format="emra: %(levelname)s: %(message)s")
     logging.getLogger("emra_deploy").setLevel(asked["log"])
-    backend, manifest = open_backend(asked["path"], asked["name"], **asked["options"])
+    backend, manifest = open_backend(asked["path"], LoadOptions(**asked["options"]))
     return backend, {
         "name": backend.name,
         "input_shape": backend.input_shape,

@@ -86,7 +86,7 @@ def _manifest(path: str) -> Manifest | None:
 
     try:
         # Whichever loads it soonest.
-        backend, manifest = open_backend(path, soonest(path))
+        backend, manifest = open_backend(path, backend=soonest(path))
     except EmraError as error:
         # The file is sound, and what runs it here is told beside.
         if error.code != "backend-rounding":

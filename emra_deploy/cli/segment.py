@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from emra_deploy.cli.model_options import add_model_arguments, model_options
+from emra_deploy.cli.model_options import add_model_arguments, load_options
 from emra_deploy.errors import EmraError
 
 if TYPE_CHECKING:
@@ -112,9 +112,10 @@ def _settings(options: Namespace, bands: tuple[int, ...] | None) -> dict[str, An
     from emra_deploy.pictures.scaling import Scale
 
     files = ("input", "output", "model", "overlay", "polygons", "overwrite")
-    names = (*files, "batch", "blend", "gsd")
+    names = (*files, "halo", "blend", "gsd")
     scale = None if options.scale is None else Scale(*options.scale)
-    return {**{name: options[name] for name in names}, **model_options(options), "bands": bands, "scale": scale}
+    chosen = {name: options[name] for name in names}
+    return {**chosen, "options": load_options(options), "bands": bands, "scale": scale}
 
 
 def _dry_run(options: Namespace, bands: tuple[int, ...] | None) -> int:

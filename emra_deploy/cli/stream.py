@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from emra_deploy.cli.allocator import share_one_arena
-from emra_deploy.cli.model_options import add_model_arguments, model_options
+from emra_deploy.cli.model_options import add_model_arguments, load_options
 from emra_deploy.errors import EmraError
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Do it until the source ends or a signal comes; 0 in both cases."""
     share_one_arena()
-    chosen = _options(options)
+    chosen, load = _options(options), load_options(options)
     from emra_deploy.segmenting.segmenter import Segmenter
     from emra_deploy.stream import Stream
     from emra_deploy.stream.outputs import open_output
@@ -86,7 +86,7 @@ def run(options: Namespace) -> int:
     if options.overlay is not None:
         output = open_output(options.overlay, overwrite=options.overwrite, inputs=_inputs(options.source))
     with (
-        Segmenter.open(options.model, batch_size=options.batch, **model_options(options)) as segmenter,
+        Segmenter.open(options.model, load, halo=options.halo) as segmenter,
         Stream(segmenter, options.source, chosen) as stream,
     ):
         reporter = _Reporter(stream, as_json=options.json)

@@ -55,7 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> None
     add("--data", required=True, metavar="ROOT", help="folder of the data set")
     add("--kind", default="auto", choices=kinds, help="layout of the data set (auto)")
     add("--split", default="val", help="train, val or test, as far as the data set has it (val)")
-    add("--batch", type=int, metavar="N", help="windows run at once (the runtime's)")
     add("--halo", type=int, metavar="PIXELS", help="half of the overlap of windows (1/8 of a window, blended 1/4)")
     add("--blend", action="store_true", help="average overlapping windows instead of taking the most central one")
     add("--json", metavar="FILE", help="write all numbers there")

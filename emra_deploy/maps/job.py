@@ -7,13 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from emra_deploy.backends.options import DEFAULTS, LoadOptions
 from emra_deploy.errors import EmraError
 from emra_deploy.host.files import atomic_output, check_input, writing
 from emra_deploy.host.slow_steps import step
@@ -55,25 +57,20 @@ def plan_file(
     overlay: str | os.PathLike[str] | None = None,
     polygons: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
-    backend: str = "auto",
-    precision: str | None = None,
-    device: int = 0,
-    cache: str | os.PathLike[str] | None = None,
-    trust_engine: bool = False,
-    isolate: bool = False,
-    threads: int | None = None,
-    batch: int | None = None,
+    options: LoadOptions = DEFAULTS,
     halo: int | None = None,
     blend: bool = False,
     gsd: float | str = "auto",
     bands: Sequence[int] | None = None,
     scale: Scale | None = None,
+    **changes: Any,
 ) -> MapPlan:
     """What `segment_file` with the same arguments would cost; nothing is written.
 
     Raises:
         EmraError: What `segment_file` would raise before its work.
     """
+    options = replace(options, **changes)
     model = _model_or_shipped(model)
     check_input(input)
     check_outputs(input, model, output, overlay, polygons, overwrite)
@@ -87,17 +84,9 @@ def plan_file(
         segmenter = stack.enter_context(
             Segmenter.open(
                 model,
-                backend,
-                threads=threads,
-                batch_size=batch,
+                replace(options, tiles=estimate_tiles(source, model, halo, blend)),
                 halo=halo,
                 blend=blend,
-                precision=precision,
-                trust_engine=trust_engine,
-                isolate=isolate,
-                device=device,
-                cache=cache,
-                tiles=estimate_tiles(source, model, halo, blend),
             )
         )
         georeference = source.georeference if isinstance(source, RasterSource) else None
@@ -111,14 +100,7 @@ def segment_file(
     model: str | os.PathLike[str] | None = None,
     overlay: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
-    backend: str = "auto",
-    precision: str | None = None,
-    device: int = 0,
-    cache: str | os.PathLike[str] | None = None,
-    trust_engine: bool = False,
-    isolate: bool = False,
-    threads: int | None = None,
-    batch: int | None = None,
+    options: LoadOptions = DEFAULTS,
     halo: int | None = None,
     blend: bool = False,
     gsd: float | str = "auto",
@@ -131,6 +113,7 @@ def segment_file(
     min_area: float = 0.0,
     journal: str = "auto",
     progress: Callable[[int, int], None] | None = None,
+    **changes: Any,
 ) -> MapReport:
     """Segment an image file into a label map.
 
@@ -143,14 +126,7 @@ def segment_file(
         model: Model file; None for the shipped one.
         overlay: ``.png`` of the classes over the picture with a legend, at most 4096 pixels a side, of a TIFF 2048.
         overwrite: Whether existing outputs may be replaced.
-        backend: As in `Segmenter.open`, as the next five.
-        precision: What OpenVINO computes in.
-        device: Number of the GPU.
-        cache: Folder for engines that are built while loading.
-        trust_engine: Whether to load an engine without a sidecar.
-        isolate: Whether to run the model in a process of its own.
-        threads: Threads of one run of the model.
-        batch: Tiles run at once.
+        options: How the model file is opened.
         halo: Overlap of tiles in pixels.
         blend: Average overlapping tiles instead of joining them; see `Segmenter`.
         gsd: Ground sample distance of the picture in metres a pixel, ``"auto"`` to take it from its georeference, or
@@ -166,11 +142,13 @@ def segment_file(
         journal: ``"on"`` keeps the finished rows of a run that is killed beside the output, for the same call to go on
             with, to the same bytes; ``"auto"`` does so for rasters of `JOURNAL_PIXELS` and more; ``"off"``.
         progress: Called with the rows done and the rows in all.
+        **changes: Attributes of `LoadOptions` that differ from ``options``.
 
     Raises:
         EmraError: Whatever is wrong with files, model or arguments; then no output has changed.
     """
     start = time.perf_counter()
+    options = replace(options, **changes)
     model = _model_or_shipped(model)
     check_input(input)
     as_raster = check_outputs(input, model, output, overlay, polygons, overwrite)
@@ -202,17 +180,9 @@ def segment_file(
         segmenter = stack.enter_context(
             Segmenter.open(
                 model,
-                backend,
-                threads=threads,
-                batch_size=batch,
+                replace(options, tiles=estimate_tiles(source, model, halo, blend)),
                 halo=halo,
                 blend=blend,
-                precision=precision,
-                trust_engine=trust_engine,
-                isolate=isolate,
-                device=device,
-                cache=cache,
-                tiles=estimate_tiles(source, model, halo, blend),
             )
         )
         request = None

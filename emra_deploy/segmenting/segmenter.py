@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.backends.base import Backend, Outputs
+from emra_deploy.backends.options import DEFAULTS, LoadOptions, check_batch_size
 from emra_deploy.errors import EmraError
 from emra_deploy.host.forks import Owner
 from emra_deploy.model_file.classes import IGNORE, ClassSet
@@ -25,9 +26,6 @@ from emra_deploy.segmenting.segmentation import Segmentation
 DEFAULT_BATCH = 1
 """Tiles run at once when the model leaves the number open: on a processor, more take as long each (EMRA-Ti at 512
 pixels: the same CPU time a tile in batches of 1, 2 and 4) and need more memory."""
-
-MAX_BATCH = 4096
-"""Largest number of tiles run at once."""
 
 _Result = tuple[Window, npt.NDArray[np.uint8], npt.NDArray[Any] | None]
 _Answer = tuple[Tile, int | None, npt.NDArray[np.bool_] | None, Outputs | None]
@@ -100,44 +98,28 @@ class Segmenter:
                 f"halo {self.halo} does not fit tiles of {height}×{width} pixels",
                 f"Give a halo of 0 to {(min(height, width) - 1) // 2}",
             )
-        if not 1 <= self.batch_size <= MAX_BATCH:
-            raise EmraError(
-                "batch-size", f"batch size {self.batch_size}, expected 1 to {MAX_BATCH}", "Give fewer tiles at once"
-            )
+        check_batch_size(self.batch_size)
 
     @classmethod
     def open(
         cls,
         model: str | os.PathLike[str] | None = None,
-        backend: str = "auto",
-        threads: int | None = None,
-        batch_size: int | None = None,
+        options: LoadOptions = DEFAULTS,
+        *,
         halo: int | None = None,
         blend: bool = False,
         self_test: bool = True,
-        precision: str | None = None,
-        trust_engine: bool = False,
-        device: int = 0,
-        cache: str | os.PathLike[str] | None = None,
-        tiles: int | None = None,
-        isolate: bool = False,
+        **changes: Any,
     ) -> Segmenter:
         """Load a model file and check it on this machine.
 
         Args:
             model: The model file; None for the one that comes with the package.
-            backend: A name that `emra_deploy.backends.opening.open_backend` knows.
-            threads: Threads of one run; None leaves the choice to the backend.
-            batch_size: Tiles run at once; see the class.
+            options: How to open it.
             halo: Overlap of tiles; see the class.
             blend: Average overlapping tiles; see the class.
             self_test: Whether to run the golden tile and refuse a model that fails it.
-            precision: What OpenVINO computes in; this and the following are as in `open_backend`.
-            trust_engine: Whether to load an engine without a sidecar.
-            device: Number of the GPU.
-            cache: Folder for engines that are built while loading.
-            tiles: How many tiles will be run in all, None for many.
-            isolate: Whether to run the model in a process of its own, which is replaced when it fails.
+            **changes: Attributes of `LoadOptions` that differ from ``options``, such as ``backend="openvino"``.
 
         Raises:
             EmraError: Whatever is wrong with the file, the machine or the arguments.
@@ -149,19 +131,9 @@ class Segmenter:
             from emra_deploy.models import shipped_model
 
             model = shipped_model()
-        loaded, manifest = open_backend(
-            model,
-            backend,
-            threads,
-            precision=precision,
-            trust_engine=trust_engine,
-            device=device,
-            cache=cache,
-            batch=batch_size,
-            tiles=tiles,
-            isolate=isolate,
-        )
-        segmenter = cls(loaded, manifest, halo=halo, batch_size=batch_size, blend=blend)
+        options = replace(options, **changes)
+        loaded, manifest = open_backend(model, options)
+        segmenter = cls(loaded, manifest, halo=halo, batch_size=options.batch, blend=blend)
         if self_test:
             try:
                 run_self_test(loaded, manifest)

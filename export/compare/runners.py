@@ -205,7 +205,7 @@ def open_runner(
         return CheckpointRunner(path, size)
     if path.suffix.lower() == ".onnx" and backend in ("auto", "onnxruntime"):
         return OnnxRunner(*read_model(path), threads=threads)
-    return BackendRunner(*open_backend(path, backend, threads))
+    return BackendRunner(*open_backend(path, backend=backend, threads=threads))
 
 
 def open_pair(

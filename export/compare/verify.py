@@ -269,7 +269,7 @@ def check_runtime(path: Path) -> str:
         if importlib.util.find_spec("openvino") is None:
             return "not checked: emra_deploy's self-test, for which INT8 with FP16 needs ONNX Runtime 1.30 or OpenVINO"
         name = "openvino"
-    backend, manifest = open_backend(path, name=name)
+    backend, manifest = open_backend(path, backend=name)
     try:
         different = self_test(backend, manifest)
     finally:

@@ -45,6 +45,7 @@ COMPUTED: dict[tuple[str, str], set[str]] = {
     ("benchmarks/reliability.py", "f'{extra}-missing'"): {"bench-missing", "raster-missing"},
     ("benchmarks/reliability_parts/pictures.py", "f'{extra}-missing'"): {"bench-missing", "raster-missing"},
     # Parameters: the callers' codes are found where they call.
+    ("emra_deploy/backends/options.py", "code"): set(),
     ("emra_deploy/host/extras.py", "code"): set(),
     ("emra_deploy/host/files.py", "code"): set(),
     ("training/data/pairing.py", "code"): set(),

@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from emra_deploy.backends.options import LoadOptions
 from emra_deploy.backends.tensorrt.flavour import RTX, load_flavour
 from emra_deploy.backends.tensorrt.precision import parse_layer_lines, realised
 from emra_deploy.backends.tensorrt.sidecar import Flags
@@ -80,7 +81,7 @@ def test_the_builder_makes_fp8_kernels_and_the_labels_stay(small_file: Path, tmp
     from emra_deploy.backends.openvino import OpenVinoBackend
 
     tiles = np.stack([generate(seed, 64, 64).image for seed in range(20, 28)])
-    other = OpenVinoBackend(path, precision="f32")
+    other = OpenVinoBackend(path, LoadOptions(precision="fp32"))
     found = compare(OnnxRunner(single, manifest), BackendRunner(other, other.manifest), tiles)
     # Three bits of fraction where INT8 has up to seven.
     assert 0.98 <= found.agreement < 1

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from emra_deploy.backends.openvino import OpenVinoBackend
+from emra_deploy.backends.options import LoadOptions
 from emra_deploy.models import shipped_model
 from export.compare.comparison import TOLERANCES
 from export.compare.runners import OnnxRunner
@@ -124,7 +125,11 @@ def test_labels_are_those_of_the_fp32_file(
     model: Model, tiles: np.ndarray, expected: dict[str, np.ndarray], precision: str, library: str
 ) -> None:
     path = model.files[precision]
-    runner = OnnxRunner(*read_model(path)) if library == "onnxruntime" else OpenVinoBackend(path, precision="f32")
+    runner = (
+        OnnxRunner(*read_model(path))
+        if library == "onnxruntime"
+        else OpenVinoBackend(path, LoadOptions(precision="fp32"))
+    )
     found = runner.run(tiles)
     logits = expected["logits"].astype(np.float64)
     error = float(np.sqrt(np.mean((found["logits"] - logits) ** 2)))

@@ -119,7 +119,7 @@ import json, onnxruntime
 from emra_deploy.backends.opening import open_backend
 from emra_deploy.models import shipped_model
 from emra_deploy.segmenting.selftest import self_test
-backend, manifest = open_backend(shipped_model(), "onnxruntime")
+backend, manifest = open_backend(shipped_model(), backend="onnxruntime")
 different = self_test(backend, manifest)
 print(json.dumps({"version": onnxruntime.__version__, "model": manifest.name, "different": different,
                   "tolerance": manifest.golden.tolerance}))

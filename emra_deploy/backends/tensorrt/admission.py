@@ -8,6 +8,7 @@ import os
 
 from emra_deploy.backends.tensorrt.cuda import DeviceFacts
 from emra_deploy.backends.tensorrt.flavour import RTX, TITLES, Flavour, parse_version
+from emra_deploy.backends.tensorrt.manifests import manifest_of_onnx, onnx_beside
 from emra_deploy.backends.tensorrt.plan import PlanHeader
 from emra_deploy.backends.tensorrt.sidecar import Gpu, Sidecar, check_digest, read_sidecar, sidecar_path
 from emra_deploy.errors import EmraError
@@ -22,18 +23,17 @@ _AMPERE = (8, 0)
 
 
 def read_description(
-    path: str | os.PathLike[str], plan: bytes, manifest: Manifest | None, trusted: bool
+    path: str | os.PathLike[str], plan: bytes, trusted: bool = False
 ) -> tuple[Sidecar | None, Manifest]:
-    """The sidecar, where there is one that belongs to the engine, and the Manifest.
+    """The sidecar, where there is one that belongs to the engine, and the Manifest of sidecar or ONNX file.
 
     Args:
         path: Of the engine.
         plan: Its content.
-        manifest: The Manifest to use in place of the sidecar's, or None.
         trusted: Whether an engine without a sidecar of its own may be loaded.
 
     Raises:
-        EmraError: ``engine-sidecar``, ``engine-mismatch``, ``manifest-missing``.
+        EmraError: ``engine-sidecar``, ``engine-mismatch``, ``manifest-missing``, and those of `manifest_of_onnx`.
     """
     found = read_sidecar(path)
     if found is None and not trusted:
@@ -53,15 +53,16 @@ def read_description(
                 raise
             _log.warning("%s is loaded although its sidecar belongs to another file", os.fspath(path))
         else:
-            return found[0], manifest or found[1]
-    if manifest is None:
+            return found
+    source = onnx_beside(path)
+    if source is None:
         raise EmraError(
             "manifest-missing",
-            "The engine has no sidecar of its own and no Manifest was given, so its classes are unknown",
+            "The engine has neither a sidecar of its own nor an ONNX file beside it, so its classes are unknown",
             "Put the ONNX file that it was built of beside it, under the same name",
             path,
         )
-    return None, manifest
+    return None, manifest_of_onnx(source)
 
 
 def check_version(header: PlanHeader, flavour: Flavour, sidecar: Sidecar | None, path: str | os.PathLike[str]) -> None:

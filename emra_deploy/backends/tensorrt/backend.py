@@ -18,6 +18,7 @@ import numpy.typing as npt
 from emra_deploy.backends import contract
 from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.backends.gpu_guard import GpuGuard
+from emra_deploy.backends.options import DEFAULTS, LoadOptions
 from emra_deploy.backends.tensorrt.admission import REBUILD, check_gpu, check_version, read_description
 from emra_deploy.backends.tensorrt.bindings import Binding, chunks
 from emra_deploy.backends.tensorrt.cuda import Cuda, open_cuda
@@ -42,8 +43,7 @@ class TensorRTBackend:
 
     Args:
         path: The engine file.
-        manifest: Used in place of the sidecar's, when given.
-        trusted: Whether to load the engine without a sidecar that matches it. Loading runs the engine's code.
+        options: How to open it.
         plugins: Libraries to load in place of those that the sidecar names.
         cuda: CUDA; None opens whichever library is here.
 
@@ -58,16 +58,15 @@ class TensorRTBackend:
     def __init__(
         self,
         path: str | os.PathLike[str],
-        manifest: Manifest | None = None,
+        options: LoadOptions = DEFAULTS,
         *,
-        trusted: bool = False,
         plugins: Sequence[str | os.PathLike[str]] = (),
         cuda: Cuda | None = None,
     ) -> None:
         header = read_header(path)
         # Read once: what is hashed is what is loaded, whatever happens to the file meanwhile.
         plan = Path(path).read_bytes()
-        sidecar, manifest = read_description(path, plan, manifest, trusted)
+        sidecar, manifest = read_description(path, plan, options.trust_engine)
         flavour = load_flavour(header.flavour)
         check_version(header, flavour, sidecar, path)
         self._cuda = open_cuda() if cuda is None else cuda

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from emra_deploy import models
 from emra_deploy.backends.opening import open_backend
 from emra_deploy.backends.openvino import OpenVinoBackend
+from emra_deploy.backends.options import LoadOptions
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import install_command
 from emra_deploy.segmenting.selftest import self_test
@@ -51,7 +52,7 @@ def test_every_form_of_model_gives_the_same_labels(
 ) -> None:
     path = tmp_path / "model.onnx"
     manifest = build_model(path, size=(16, 24), batch=fixed, input_kind=kind, heads=heads)
-    backend, read = open_backend(path, name="openvino", threads=1)
+    backend, read = open_backend(path, backend="openvino", threads=1)
     assert read == manifest
     assert backend.input_shape == (fixed, 16, 24)
     pictures = np.stack([scene(16, 24, seed) for seed in range(4)])
@@ -62,7 +63,7 @@ def test_every_form_of_model_gives_the_same_labels(
     if "logits" in heads:
         assert outputs["logits"].shape == (4, len(CLASSES), 16, 24)
     if "confidence" in heads:
-        expected = open_backend(path, "onnxruntime")[0].run(pictures)["confidence"]
+        expected = open_backend(path, backend="onnxruntime")[0].run(pictures)["confidence"]
         np.testing.assert_allclose(outputs["confidence"], expected, rtol=1e-4)
     backend.close()
 
@@ -71,7 +72,7 @@ def test_every_form_of_model_gives_the_same_labels(
 def trained(request: pytest.FixtureRequest) -> tuple[Path, np.ndarray, np.ndarray]:
     """The shipped model or what it was made of, tiles of a scene, and the labels that ONNX Runtime gives them."""
     path = FP32_MODEL if request.param == "fp32" else models.shipped_model()
-    backend, manifest = open_backend(path, "onnxruntime")
+    backend, manifest = open_backend(path, backend="onnxruntime")
     assert manifest.precision == request.param
     height, width = manifest.tile
     picture = generate(11, 2 * height, width).image
@@ -79,11 +80,11 @@ def trained(request: pytest.FixtureRequest) -> tuple[Path, np.ndarray, np.ndarra
     return path, tiles, backend.run(tiles)["classes"]
 
 
-@pytest.mark.parametrize("precision", ["f32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_trained_models_agree_with_onnx_runtime(trained: tuple[Path, np.ndarray, np.ndarray], precision: str) -> None:
     path, tiles, expected = trained
     try:
-        backend = OpenVinoBackend(path, precision=precision)
+        backend = OpenVinoBackend(path, LoadOptions(precision=precision))
     except EmraError as error:
         if error.code != "backend-precision":
             raise
@@ -93,15 +94,15 @@ def test_trained_models_agree_with_onnx_runtime(trained: tuple[Path, np.ndarray,
     # Around INT8 products, two libraries round the same FP32 sums to different bytes.
     least = 0.98 if precision == "bf16" else 0.9999 if path == FP32_MODEL else 0.99
     assert float(np.mean(labels == expected)) >= least
-    assert backend.describe()["precision"] == precision
-    if precision == "f32":
+    assert backend.describe()["precision"] == precision.replace("fp", "f")
+    if precision == "fp32":
         different = self_test(backend, backend.manifest)
         assert different is not None
         assert different <= backend.manifest.golden.tolerance  # type: ignore[union-attr]
 
 
 def test_an_fp32_model_is_computed_in_fp32_unless_told_otherwise(model: Path) -> None:
-    facts = OpenVinoBackend(model, threads=2).describe()
+    facts = OpenVinoBackend(model, LoadOptions(threads=2)).describe()
     assert facts["precision"] == "f32"
     assert facts["threads"] == "2"
     assert facts["backend"] == "openvino"
@@ -142,15 +143,15 @@ def test_a_quantised_model_runs_in_the_precision_of_the_processor(tmp_path: Path
     onnx.checker.check_model(graph, full_check=True)
     path.write_bytes(graph.SerializeToString())
     pictures = np.stack([scene(32, 32, seed) for seed in range(3)])
-    found = OpenVinoBackend(path, manifest=make_manifest(golden=False)).run(pictures)["classes"]
-    expected = open_backend(path, "onnxruntime")[0].run(pictures)["classes"]
+    found = OpenVinoBackend(path).run(pictures)["classes"]
+    expected = open_backend(path, backend="onnxruntime")[0].run(pictures)["classes"]
     assert float(np.mean(found == expected)) > 0.999
     assert float(np.mean(found == np.stack([nearest_colour(p) for p in pictures]))) > 0.98
 
 
 def test_what_the_processor_cannot_do_is_refused(model: Path) -> None:
     with pytest.raises(EmraError) as caught:
-        OpenVinoBackend(model, precision="f64")
+        open_backend(model, precision="f64")
     assert caught.value.code == "backend-precision"
 
 
@@ -175,7 +176,7 @@ def test_functions_are_inlined(tmp_path: Path) -> None:
 
 
 def test_threads_may_share_one(model: Path) -> None:
-    backend = OpenVinoBackend(model, threads=1)
+    backend = OpenVinoBackend(model, LoadOptions(threads=1))
     pictures = [scene(32, 32, seed) for seed in range(24)]
     with ThreadPoolExecutor(4) as pool:
         labels = list(pool.map(lambda picture: backend.run(picture[None])["classes"][0], pictures))

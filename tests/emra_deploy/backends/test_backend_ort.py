@@ -13,6 +13,7 @@ import pytest
 
 from emra_deploy import models
 from emra_deploy.backends.opening import open_backend
+from emra_deploy.backends.options import LoadOptions
 from emra_deploy.backends.ort import OnnxRuntimeBackend
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import ClassSet
@@ -32,7 +33,7 @@ def batch_of(count: int, size: int = 32) -> np.ndarray:
 
 def expect_refusal(path: Path, code: str) -> EmraError:
     with pytest.raises(EmraError) as caught:
-        open_backend(path, "onnxruntime")
+        open_backend(path, backend="onnxruntime")
     assert caught.value.code == code, str(caught.value)
     assert caught.value.path == os.fspath(path)
     assert len(str(caught.value)) < 1200
@@ -49,7 +50,7 @@ def test_every_form_of_model_gives_the_same_labels(
 ) -> None:
     path = tmp_path / "model.onnx"
     manifest = build_model(path, size=(16, 24), batch=fixed, input_kind=kind, heads=heads)
-    backend, read = open_backend(path, "onnxruntime", threads=1)
+    backend, read = open_backend(path, backend="onnxruntime", threads=1)
     assert read == manifest
     assert backend.input_shape == (fixed, 16, 24)
     pictures = np.stack([scene(16, 24, seed) for seed in range(4)])
@@ -65,7 +66,7 @@ def test_every_form_of_model_gives_the_same_labels(
 
 
 def test_a_view_of_a_larger_picture_can_be_run(model: Path) -> None:
-    backend, _ = open_backend(model, "onnxruntime")
+    backend, _ = open_backend(model, backend="onnxruntime")
     picture = scene(64, 64)
     view = picture[None, 10:42, 5:37]
     np.testing.assert_array_equal(backend.run(view)["classes"][0], nearest_colour(picture[10:42, 5:37]))
@@ -83,12 +84,12 @@ def test_a_view_of_a_larger_picture_can_be_run(model: Path) -> None:
 )
 def test_what_is_no_batch_is_refused(model: Path, batch: np.ndarray) -> None:
     with pytest.raises(EmraError) as caught:
-        open_backend(model, "onnxruntime")[0].run(batch)
+        open_backend(model, backend="onnxruntime")[0].run(batch)
     assert caught.value.code == "batch-shape"
 
 
 def test_the_backend_describes_itself(model: Path) -> None:
-    facts = OnnxRuntimeBackend(model, threads=2).describe()
+    facts = OnnxRuntimeBackend(model, LoadOptions(threads=2)).describe()
     assert facts["backend"] == "onnxruntime"
     assert facts["threads"] == "2"
     assert facts["version"]
@@ -96,10 +97,10 @@ def test_the_backend_describes_itself(model: Path) -> None:
 
 def test_bad_arguments_are_refused(model: Path, tmp_path: Path) -> None:
     with pytest.raises(EmraError) as caught:
-        open_backend(model, name="caffe")
+        open_backend(model, backend="caffe")
     assert caught.value.code == "backend-unknown"
     with pytest.raises(EmraError) as caught:
-        open_backend(model, "onnxruntime", threads=0)
+        open_backend(model, backend="onnxruntime", threads=0)
     assert caught.value.code == "threads"
     expect_refusal(tmp_path / "none.onnx", "model-missing")
     (tmp_path / "folder.onnx").mkdir()
@@ -113,7 +114,7 @@ def test_a_truncated_model_is_refused(model: Path, share: float) -> None:
     content = model.read_bytes()
     model.write_bytes(content[: int(len(content) * share)])
     with pytest.raises(EmraError) as caught:
-        open_backend(model, "onnxruntime")
+        open_backend(model, backend="onnxruntime")
     assert caught.value.code in {"model-unreadable", "manifest-missing", "manifest-json"}
 
 
@@ -133,7 +134,7 @@ def test_a_damaged_model_loads_or_is_an_emra_error(model: Path) -> None:
             damaged[dice.randrange(min(len(content), 1200))] = dice.randrange(256)
         model.write_bytes(bytes(damaged))
         try:
-            backend, _ = open_backend(model, "onnxruntime")
+            backend, _ = open_backend(model, backend="onnxruntime")
         except EmraError:
             continue
         assert backend.input_shape == (None, 32, 32)
@@ -145,7 +146,7 @@ def test_a_damaged_name_is_an_error_and_prints_nothing(model: Path, capfd: pytes
     model.write_bytes(content.replace(b"Transpose", b"Tra\xffspose"))
     assert model.read_bytes() != content
     with pytest.raises(EmraError) as caught:
-        open_backend(model, "onnxruntime")
+        open_backend(model, backend="onnxruntime")
     assert caught.value.code == "model-unreadable"
     assert capfd.readouterr().out == ""
 
@@ -214,7 +215,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_external_weights_in_the_folder_are_read(folder: Path) -> None:
-    backend, _ = open_backend(external(folder, "weights.bin"), "onnxruntime")
+    backend, _ = open_backend(external(folder, "weights.bin"), backend="onnxruntime")
     picture = scene(32, 32)
     np.testing.assert_array_equal(backend.run(picture[None])["classes"][0], nearest_colour(picture))
 

@@ -16,6 +16,7 @@ import onnxruntime
 import pytest
 
 from emra_deploy.backends.opening import open_backend
+from emra_deploy.backends.options import LoadOptions
 from emra_deploy.backends.ort import OnnxRuntimeBackend
 from emra_deploy.backends.ort_gpu import OnnxRuntimeGpuBackend
 from emra_deploy.backends.providers import PROVIDERS
@@ -45,7 +46,7 @@ def batch_of(count: int) -> np.ndarray:
 
 def refused(path: Path, name: str, code: str, **options: Any) -> EmraError:
     with pytest.raises(EmraError) as caught:
-        open_backend(path, name, **options)
+        open_backend(path, backend=name, **options)
     assert caught.value.code == code, caught.value
     return caught.value
 
@@ -105,7 +106,7 @@ def test_simulated_providers_are_told_what_they_need(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, expected: list[Any]
 ) -> None:
     fake = install(monkeypatch, *GPU)
-    backend, _ = open_backend(model, name, device=1, batch=4)
+    backend, _ = open_backend(model, backend=name, device=1, batch=4)
     assert fake.asked == [expected]
     assert backend.name == name
     assert backend.describe()["device"] == "gpu 1"
@@ -122,24 +123,27 @@ def test_simulated_engines_are_kept_only_where_asked(
 ) -> None:
     fake = install(monkeypatch, *GPU)
     folder = tmp_path / "a" / "engines"
-    open_backend(model, "onnxruntime-tensorrt", cache=folder)
-    open_backend(model, "onnxruntime-tensorrt-rtx", cache=folder)
+    open_backend(model, backend="onnxruntime-tensorrt", engine_cache=folder)
+    open_backend(model, backend="onnxruntime-tensorrt-rtx", engine_cache=folder)
     first, second = (asked[0][1] for asked in fake.asked)
     assert folder.is_dir()
     assert first["trt_engine_cache_enable"] == "True"
     assert first["trt_engine_cache_path"] == str(folder)
     assert second["nv_runtime_cache_path"] == str(folder)
     for name in ("onnxruntime-cuda", "onnxruntime", "openvino"):
-        refused(model, name, "backend-option", cache=folder)
+        refused(model, name, "backend-option", engine_cache=folder)
     (tmp_path / "file").write_text("")
-    assert "cannot be made" in refused(model, "onnxruntime-tensorrt", "backend-option", cache=tmp_path / "file").cause
+    assert (
+        "cannot be made"
+        in refused(model, "onnxruntime-tensorrt", "backend-option", engine_cache=tmp_path / "file").cause
+    )
 
 
 def test_simulated_fixed_batches_and_float_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = install(monkeypatch, *GPU)
     path = tmp_path / "fixed.onnx"
     build_model(path, size=(16, 24), batch=3, input_kind="float")
-    backend, _ = open_backend(path, "onnxruntime-tensorrt", batch=8)
+    backend, _ = open_backend(path, backend="onnxruntime-tensorrt", batch=8)
     shapes = {value for key, value in fake.asked[0][0][1].items() if "shapes" in key}
     assert shapes == {"image:3x3x16x24"}
     pictures = np.stack([scene(16, 24, seed) for seed in range(4)])
@@ -162,7 +166,7 @@ def test_a_simulated_provider_that_takes_no_node_is_an_error(model: Path, monkey
     fake.nodes = {CPU: 7}
     assert "none of the 7 nodes" in refused(model, "onnxruntime-cuda", "backend-provider").cause
     fake.nodes = {CPU: 1, "CUDAExecutionProvider": 6}
-    assert open_backend(model, "onnxruntime-cuda")[0].describe()["nodes"] == "6 of 7"
+    assert open_backend(model, backend="onnxruntime-cuda")[0].describe()["nodes"] == "6 of 7"
 
 
 def test_simulated_providers_refuse_the_same_files(
@@ -184,7 +188,7 @@ def test_a_provider_in_a_library_of_its_own_runs(model: Path, monkeypatch: pytes
     stand_in = type(chosen)(**{**vars(chosen), "ep": CPU})
     monkeypatch.setitem(PROVIDERS, chosen.name, stand_in)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["AzureExecutionProvider"])
-    backend = OnnxRuntimeGpuBackend(model, chosen.name)
+    backend = OnnxRuntimeGpuBackend(model, LoadOptions(chosen.name))
     # Told by 1.24 and later.
     mine, _, every = backend.describe().get("nodes", "").partition(" of ")
     assert mine == every

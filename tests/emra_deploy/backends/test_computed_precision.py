@@ -36,11 +36,11 @@ def processor(*able: str) -> Any:
         ("x86_64", ("FP32", "INT8", "FP16"), "fp16", None, "f32"),
         ("x86_64", ("FP32", "INT8"), "int8", None, "f32"),
         ("x86_64", ("FP32", "BF16"), "fp32", "bf16", "bf16"),
-        ("x86_64", ("FP32", "FP16"), "fp16", "f16", "f16"),
-        ("x86_64", ("FP32", "BF16"), "int8", "f32", "f32"),
+        ("x86_64", ("FP32", "FP16"), "fp16", "fp16", "f16"),
+        ("x86_64", ("FP32", "BF16"), "int8", "fp32", "f32"),
         ("aarch64", ("FP32", "FP16"), "fp16", None, "f16"),
         ("aarch64", ("FP32", "FP16"), "int8", None, "f32"),
-        ("aarch64", ("FP32", "FP16"), "int8", "f16", "f16"),
+        ("aarch64", ("FP32", "FP16"), "int8", "fp16", "f16"),
         ("aarch64", ("FP32", "BF16", "FP16"), "int8", None, "bf16"),
     ],
 )
@@ -56,12 +56,12 @@ def test_on_simulated_processors(
 def test_what_takes_minutes_is_refused(monkeypatch: pytest.MonkeyPatch, able: tuple[str, ...], instead: str) -> None:
     monkeypatch.setattr("emra_deploy.backends.openvino.platform.machine", lambda: "x86_64")
     with pytest.raises(EmraError, match="INT8 beside FP16") as caught:
-        _choose_precision(processor(*able), make_manifest(), "f16", True)
+        _choose_precision(processor(*able), make_manifest(), "fp16", True)
     assert caught.value.code == "backend-precision"
     assert f"--precision {instead}" in caught.value.remedy
 
 
-@pytest.mark.parametrize("asked", ["bf16", "f16"])
+@pytest.mark.parametrize("asked", ["bf16", "fp16"])
 def test_a_simulated_processor_without_it_says_what_it_has(asked: str) -> None:
     with pytest.raises(EmraError, match="FP32, INT8") as caught:
         _choose_precision(processor("FP32", "INT8"), make_manifest(), asked, False)
@@ -107,12 +107,12 @@ def test_the_precision_reaches_the_backend(tmp_path: Path) -> None:
     with Segmenter.open(model, precision="fp32") as segmenter:
         assert segmenter.backend.describe()["precision"] == "f32"
     with pytest.raises(EmraError) as caught:
-        open_backend(model, "openvino", precision="fp8")
+        open_backend(model, backend="openvino", precision="fp8")
     assert caught.value.code == "backend-precision"
     if platform.machine() == "x86_64":
         # Where the processor has FP16 it would take minutes; where it has none it is refused as well.
         with pytest.raises(EmraError) as caught:
-            open_backend(shipped_model(), "openvino", precision="fp16")
+            open_backend(shipped_model(), backend="openvino", precision="fp16")
         assert caught.value.code == "backend-precision"
     picture = save_png(tmp_path / "a.png", scene(40, 40))
     arguments = ("segment", picture, "--output", tmp_path / "a.tif", "--model", model)

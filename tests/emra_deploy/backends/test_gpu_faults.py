@@ -131,7 +131,7 @@ def simulate(path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
 
 def test_simulated_faults_of_onnx_runtime_on_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = simulate(tmp_path / "model.onnx", monkeypatch)
-    backend, _ = open_backend(tmp_path / "model.onnx", "onnxruntime-cuda")
+    backend, _ = open_backend(tmp_path / "model.onnx", backend="onnxruntime-cuda")
 
     def full(batch: int) -> None:
         if batch > 2:
@@ -197,7 +197,7 @@ def test_a_stream_on_a_simulated_lost_gpu_has_failed(tmp_path: Path, monkeypatch
             raise RuntimeError("CUDA failure 719: unspecified launch failure")
 
     fake.before_run = broken
-    segmenter = Segmenter.open(tmp_path / "model.onnx", "onnxruntime-cuda")
+    segmenter = Segmenter.open(tmp_path / "model.onnx", backend="onnxruntime-cuda")
     pictures: list[Any] = [scene(32, 32, seed) for seed in range(6)]
     seen: list[Any] = []
     with Stream(segmenter, pictures) as stream, pytest.raises(EmraError) as caught:

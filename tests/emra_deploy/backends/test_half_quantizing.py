@@ -119,7 +119,7 @@ def old(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("old")
 def test_an_old_release_refuses_and_auto_takes_openvino(model: Path) -> None:
     with pytest.raises(EmraError, match=r"1\.23\.2 truncates") as caught:
-        open_backend(model, "onnxruntime")
+        open_backend(model, backend="onnxruntime")
     assert caught.value.code == "backend-rounding"
     assert "--backend openvino" in caught.value.remedy
     assert caught.value.path == str(model)
@@ -147,5 +147,5 @@ def test_without_another_backend_it_is_refused(
 
 def test_a_new_release_runs_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "__version__", "1.30.0")
-    backend, _ = open_backend(model, "onnxruntime")
+    backend, _ = open_backend(model, backend="onnxruntime")
     backend.close()

@@ -12,13 +12,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from emra_deploy.backends.contract import MAX_THREADS
 from emra_deploy.backends.opening import open_backend
+from emra_deploy.backends.options import MAX_BATCH, MAX_THREADS
 from emra_deploy.cli.main import main
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.golden import GoldenTile
 from emra_deploy.model_file.manifest import METADATA_KEY
-from emra_deploy.segmenting.segmenter import MAX_BATCH, Segmenter
+from emra_deploy.segmenting.segmenter import Segmenter
 from tests.onnx_models import build_graph, build_model, make_manifest, scene
 
 
@@ -110,7 +110,7 @@ def test_graph_that_asks_for_terabytes(tmp_path: Path) -> None:
     ]
     path = graph_of(nodes, [integers("huge", 10**6, 10**6, 10), integers("axis", 3)], tmp_path / "model.onnx")
     with pytest.raises(EmraError) as caught:
-        open_backend(path, "onnxruntime")[0].run(np.zeros((1, 32, 32, 3), np.uint8))
+        open_backend(path, backend="onnxruntime")[0].run(np.zeros((1, 32, 32, 3), np.uint8))
     # ONNX Runtime 1.23 computes constants when it loads.
     assert (caught.value.code, caught.value.path) == ("model-run", str(path))
 
@@ -126,7 +126,7 @@ def test_graph_that_answers_another_size_than_it_was_asked(tmp_path: Path) -> No
         helper.make_node("Cast", ["zeros"], ["classes"], to=TensorProto.UINT8),
     ]
     path = graph_of(nodes, [integers("axis", 3), integers("ones", 1, 1)], tmp_path / "model.onnx")
-    backend, _ = open_backend(path, "onnxruntime")
+    backend, _ = open_backend(path, backend="onnxruntime")
     with pytest.raises(EmraError) as caught:
         backend.run(np.ones((1, 32, 32, 3), np.uint8))
     assert (caught.value.code, caught.value.path) == ("model-mismatch", str(path))
@@ -135,7 +135,7 @@ def test_graph_that_answers_another_size_than_it_was_asked(tmp_path: Path) -> No
 def test_slips_of_the_keyboard_do_not_hang_the_machine(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     build_model(path)
-    for options, code in (({"threads": MAX_THREADS + 1}, "threads"), ({"batch_size": MAX_BATCH + 1}, "batch-size")):
+    for options, code in (({"threads": MAX_THREADS + 1}, "threads"), ({"batch": MAX_BATCH + 1}, "batch-size")):
         with pytest.raises(EmraError) as caught:
             Segmenter.open(path, **options)
         assert caught.value.code == code

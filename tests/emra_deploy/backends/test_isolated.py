@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from emra_deploy.backends.isolated import MOST_LOSSES, IsolatedBackend
 from emra_deploy.backends.opening import open_backend
+from emra_deploy.backends.options import LoadOptions
 from emra_deploy.backends.shared_memory import ALIGNMENT, place
 from emra_deploy.errors import EmraError
 from emra_deploy.segmenting.segmenter import Segmenter
@@ -51,7 +53,7 @@ if "EMRA_TEST_FAULTS" in os.environ:
 
     ort.OnnxRuntimeBackend._run = run
 """
-OPTIONS: dict[str, Any] = {"threads": 1, "cache": None}
+OPTIONS = LoadOptions("onnxruntime", threads=1)
 
 
 @pytest.fixture
@@ -68,7 +70,7 @@ def faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "site" / "sitecustomize.py").write_text(SIMULATION)
     folder = tmp_path / "faults"
     folder.mkdir()
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), *sys.path]))
     monkeypatch.setenv("EMRA_TEST_FAULTS", str(folder))
     return folder
 
@@ -78,8 +80,8 @@ def batch_of(count: int) -> np.ndarray:
 
 
 def test_it_answers_as_the_backend_does_for_any_batch(model: Path) -> None:
-    backend, manifest = open_backend(model, "onnxruntime", threads=1, isolate=True)
-    expected, same = open_backend(model, "onnxruntime", threads=1)
+    backend, manifest = open_backend(model, backend="onnxruntime", threads=1, isolate=True)
+    expected, same = open_backend(model, backend="onnxruntime", threads=1)
     assert manifest == same
     assert backend.input_shape == expected.input_shape
     assert backend.describe() == {**expected.describe(), "isolated": "yes"}
@@ -107,12 +109,12 @@ def test_errors_of_loading_are_the_backends_own(tmp_path: Path, model: Path) -> 
         (model, "onnxruntime-cuda", "backend-missing"),
     ):
         with pytest.raises(EmraError) as caught:
-            open_backend(path, name, isolate=True)
+            open_backend(path, backend=name, isolate=True)
         assert caught.value.code == code
 
 
 def test_simulated_faults_replace_the_process(model: Path, faults: Path, caplog: pytest.LogCaptureFixture) -> None:
-    backend = IsolatedBackend(model, "onnxruntime", OPTIONS)
+    backend = IsolatedBackend(model, OPTIONS)
     expected = np.stack([nearest_colour(picture) for picture in batch_of(3)])
     for restarts, (kind, told) in enumerate((("crash", "SIGSEGV"), ("lost", "illegal memory access")), 1):
         (faults / f"once-{kind}").touch()
@@ -127,7 +129,7 @@ def test_simulated_faults_replace_the_process(model: Path, faults: Path, caplog:
 
 
 def test_a_simulated_hang_is_noticed(model: Path, faults: Path) -> None:
-    backend = IsolatedBackend(model, "onnxruntime", OPTIONS, patience=2.0)
+    backend = IsolatedBackend(model, OPTIONS, patience=2.0)
     (faults / "once-hang").touch()
     np.testing.assert_array_equal(backend.run(batch_of(1))["classes"][0], nearest_colour(batch_of(1)[0]))
     assert backend.restarts == 1
@@ -137,7 +139,7 @@ def test_a_simulated_hang_is_noticed(model: Path, faults: Path) -> None:
 def test_the_answer_to_an_interrupted_run_is_not_taken_for_the_next(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend = IsolatedBackend(model, "onnxruntime", OPTIONS)
+    backend = IsolatedBackend(model, OPTIONS)
     pictures = batch_of(2)
     connection: Any = backend._connection
 
@@ -153,7 +155,7 @@ def test_the_answer_to_an_interrupted_run_is_not_taken_for_the_next(
 
 
 def test_simulated_errors_that_do_not_last_replace_nothing(model: Path, faults: Path) -> None:
-    backend = IsolatedBackend(model, "onnxruntime", OPTIONS)
+    backend = IsolatedBackend(model, OPTIONS)
     (faults / "once-refuse").touch()
     with pytest.raises(EmraError) as caught:
         backend.run(batch_of(1))
@@ -167,7 +169,7 @@ def test_simulated_errors_that_do_not_last_replace_nothing(model: Path, faults: 
 
 
 def test_simulated_faults_without_end_are_given_up(model: Path, faults: Path) -> None:
-    backend = IsolatedBackend(model, "onnxruntime", OPTIONS)
+    backend = IsolatedBackend(model, OPTIONS)
     (faults / "always-lost").touch()
     for told in ("twice with the same batch", f"{MOST_LOSSES} times in a row", f"{MOST_LOSSES} times in a row"):
         with pytest.raises(EmraError, match=told) as caught:
@@ -179,7 +181,7 @@ def test_simulated_faults_without_end_are_given_up(model: Path, faults: Path) ->
 
 def test_a_stream_survives_a_simulated_lost_gpu(model: Path, faults: Path) -> None:
     pictures = list(batch_of(5))
-    with Segmenter.open(model, "onnxruntime", isolate=True) as segmenter, Stream(segmenter, pictures) as stream:
+    with Segmenter.open(model, backend="onnxruntime", isolate=True) as segmenter, Stream(segmenter, pictures) as stream:
         first = next(stream)
         (faults / "once-lost").touch()
         rest = list(stream)
@@ -191,7 +193,7 @@ def test_a_stream_survives_a_simulated_lost_gpu(model: Path, faults: Path) -> No
 
 
 def test_a_stream_counts_only_its_own_restarts_even_of_the_last_frame(model: Path, faults: Path) -> None:
-    with Segmenter.open(model, "onnxruntime", isolate=True) as segmenter:
+    with Segmenter.open(model, backend="onnxruntime", isolate=True) as segmenter:
         (faults / "once-crash").touch()
         segmenter.segment(batch_of(1)[0])
         with Stream(segmenter, list(batch_of(2))) as stream:

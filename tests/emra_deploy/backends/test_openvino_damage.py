@@ -24,7 +24,7 @@ def test_a_type_that_numpy_does_not_have_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(graph.SerializeToString())
     with pytest.raises(EmraError) as caught:
-        open_backend(path, "openvino")
+        open_backend(path, backend="openvino")
     assert caught.value.code in {"model-mismatch", "model-unreadable"}
     assert caught.value.path == str(path)
 
@@ -41,7 +41,7 @@ def test_damaged_models_load_or_are_refused(tmp_path: Path) -> None:
         damaged[dice.randrange(end)] = dice.randrange(256)
         path.write_bytes(bytes(damaged))
         try:
-            backend, manifest = open_backend(path, "openvino", threads=1)
+            backend, manifest = open_backend(path, backend="openvino", threads=1)
             backend.run(np.zeros((1, *manifest.tile, 3), np.uint8))
             ran += 1
         except EmraError as error:

@@ -22,7 +22,7 @@ from emra_deploy import Segmenter, Stream
 
 picture = np.zeros((40, 40, 3), np.uint8)
 frames = [picture] * 3
-segmenter = Segmenter.open(sys.argv[1], "onnxruntime", threads=2, isolate=sys.argv[2] == "isolated")
+segmenter = Segmenter.open(sys.argv[1], backend="onnxruntime", threads=2, isolate=sys.argv[2] == "isolated")
 before = segmenter.segment(picture).labels
 stream = Stream(segmenter, frames)
 next(stream)

@@ -45,7 +45,7 @@ def test_a_flipped_bit_that_no_self_test_would_notice(sealed: Path, tmp_path: Pa
     copy = tmp_path / "model.onnx"
     copy.write_bytes(data)
     with pytest.raises(EmraError) as caught:
-        open_backend(copy, backend)
+        open_backend(copy, backend=backend)
     assert (caught.value.code, caught.value.path) == ("model-damaged", str(copy))
 
 
@@ -104,5 +104,5 @@ def test_openvino_does_not_hang_over_a_version_of_operators_that_does_not_exist(
     model.opset_import[0].version = -(2**31)
     path.write_bytes(model.SerializeToString())
     with pytest.raises(EmraError) as caught:
-        open_backend(path, "openvino")
+        open_backend(path, backend="openvino")
     assert caught.value.code == "model-unreadable"

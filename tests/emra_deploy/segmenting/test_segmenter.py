@@ -234,7 +234,7 @@ def test_masks_that_do_not_fit_are_refused() -> None:
 
 
 def test_settings_out_of_range_are_refused(model: Path) -> None:
-    for setting, code in (({"halo": 16}, "halo"), ({"halo": -1}, "halo"), ({"batch_size": 0}, "batch-size")):
+    for setting, code in (({"halo": 16}, "halo"), ({"halo": -1}, "halo"), ({"batch": 0}, "batch-size")):
         with pytest.raises(EmraError) as caught:
             Segmenter.open(model, **setting)
         assert caught.value.code == code

@@ -35,7 +35,7 @@ def test_a_faithful_model_passes(tmp_path: Path, kind: str) -> None:
 def test_the_tolerance_is_the_limit(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     build_model(path)
-    backend, manifest = open_backend(path, "onnxruntime")
+    backend, manifest = open_backend(path, backend="onnxruntime")
     assert self_test(backend, replace(manifest, golden=golden(10, 10 / 1024))) == pytest.approx(10 / 1024)
     with pytest.raises(EmraError, match="onnxruntime") as caught:
         self_test(backend, replace(manifest, golden=golden(11, 10 / 1024)))

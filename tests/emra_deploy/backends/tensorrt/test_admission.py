@@ -72,6 +72,8 @@ def test_an_engine_that_is_not_the_sidecars_is_not_loaded(make: Make) -> None:
     assert "sha256" in bench.refused("engine-mismatch").cause
     bench.engine.write_bytes(data[:-5])
     assert "bytes" in bench.refused("engine-mismatch").cause
+    bench.engine.write_bytes(data)
+    assert open_backend(bench.engine, trust_engine=True)[1] == bench.manifest
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_memory_is_reserved_once_and_given_back(make: Make) -> None:
 def test_a_segmenter_runs_engines(make: Make) -> None:
     bench = make(1, 2)
     picture = scene(70, 90, seed=3)
-    with Segmenter.open(bench.engine, batch_size=2) as segmenter:
+    with Segmenter.open(bench.engine, batch=2) as segmenter:
         assert segmenter.backend.name == "tensorrt"
         assert segmenter.backend.describe()["version"] == "10.13.0.35"
         assert segmenter.backend.describe()["device"] == "Orin (sm_87)"
@@ -171,9 +171,9 @@ def test_plugins_are_loaded_by_absolute_path_and_hash(make: Make) -> None:
 def test_names_and_formats(make: Make, tmp_path: Path) -> None:
     bench = make()
     with pytest.raises(EmraError, match=r"onnxruntime does not run \.engine files"):
-        open_backend(bench.engine, name="onnxruntime")
+        open_backend(bench.engine, backend="onnxruntime")
     with pytest.raises(EmraError, match=r"tensorrt does not run \.onnx files: they are for onnxruntime, openvino, "):
-        open_backend(bench.onnx, name="tensorrt")
+        open_backend(bench.onnx, backend="tensorrt")
     for content, code in ((b"", "model-unreadable"), (b"ftrt", "model-unreadable"), (b"x" * 100, "model-unreadable")):
         (tmp_path / "bad.engine").write_bytes(content)
         with pytest.raises(EmraError) as caught:

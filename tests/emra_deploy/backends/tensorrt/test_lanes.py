@@ -162,7 +162,7 @@ def test_one_lane_will_do_where_there_is_no_room_for_two(
 def test_a_segmenter_keeps_the_gpu_busy(make: Make) -> None:  # noqa: F811
     bench = make(1, 2)
     picture = scene(150, 190, seed=3)
-    with Segmenter.open(bench.engine, batch_size=2) as segmenter:
+    with Segmenter.open(bench.engine, batch=2) as segmenter:
         began: list[str] = []
         begin = segmenter.backend.begin  # type: ignore[attr-defined]
 

@@ -1,0 +1,92 @@
+"""How a model file is opened: one object, handed on unchanged from the command line to the backend."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from dataclasses import dataclass, field
+
+from emra_deploy.backends.names import BACKENDS, PRECISIONS
+from emra_deploy.errors import EmraError
+
+MAX_BATCH, MAX_THREADS, MAX_DEVICE, MAX_TILES = 4096, 1024, 63, 2**40
+"""Larger numbers are slips of the keyboard. Starting more threads takes minutes."""
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How to open a model file.
+
+    Each attribute is a flag of the command line, with its text here as the help; see `emra_deploy.cli.model_options`.
+
+    Attributes:
+        backend: Library that runs the model. By default, ``auto``, file and machine decide.
+        precision: What OpenVINO computes in where the model leaves it the choice. By default what suits the model.
+        device: Number of the GPU, for ONNX Runtime.
+        engine_cache: Folder that keeps the engines which ONNX Runtime's TensorRT providers build. Without one they
+            build for seconds to minutes at each load. Loading an engine runs its code: nobody else should be able to
+            write there.
+        trust_engine: Load a TensorRT engine without a matching sidecar, such as one of trtexec. Loading it runs its
+            code. Its Manifest is then that of the ONNX file of the same name beside it.
+        isolate: Run the model in a process of its own, which is replaced when it crashes, hangs or loses its GPU.
+        threads: Threads of one run. By default the backend's choice. GPUs ignore it.
+        batch: Tiles run at once. By default the model's choice.
+        tiles: Tiles that will be run in all, by default many: ``auto`` weighs slow starts against fast runs.
+
+    Raises:
+        EmraError: ``backend-unknown``, ``backend-precision``, ``backend-option``, ``threads``, ``batch-size``.
+    """
+
+    backend: str = field(default="auto", metadata={"one_of": ("auto", *BACKENDS)})
+    precision: str | None = field(default=None, metadata={"one_of": PRECISIONS})
+    device: int = 0
+    engine_cache: str | os.PathLike[str] | None = None
+    trust_engine: bool = False
+    isolate: bool = False
+    threads: int | None = None
+    batch: int | None = None
+    tiles: int | None = field(default=None, metadata={"flag": False})
+
+    def __post_init__(self) -> None:
+        if self.backend != "auto" and self.backend not in BACKENDS:
+            raise EmraError(
+                "backend-unknown", f"There is no backend {self.backend!r}", f"Use auto or {', '.join(BACKENDS)}"
+            )
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise EmraError(
+                "backend-precision",
+                f"precision {self.precision!r}, expected one of {', '.join(PRECISIONS)}",
+                "Leave it out for the one that suits the model",
+            )
+        _check_range("device", self.device, 0, MAX_DEVICE, "0 is the first GPU", code="backend-option")
+        _check_range("threads", self.threads, 1, MAX_THREADS, "Give as many as cores, or leave it out", code="threads")
+        check_batch_size(self.batch)
+        _check_range("tiles", self.tiles, 0, MAX_TILES, "Leave it out for many", code="backend-option")
+        if self.engine_cache is not None:
+            object.__setattr__(self, "engine_cache", os.fsdecode(self.engine_cache))
+
+
+def check_batch_size(batch: int | None) -> None:
+    """Refuse a number of tiles that cannot be run at once.
+
+    Raises:
+        EmraError: ``batch-size``.
+    """
+    _check_range("batch size", batch, 1, MAX_BATCH, "Give fewer tiles at once", code="batch-size")
+
+
+def help_texts() -> dict[str, str]:
+    """The text of each attribute of `LoadOptions`, from its docstring; empty where Python dropped docstrings."""
+    _, _, described = (inspect.getdoc(LoadOptions) or "").partition("Attributes:\n")
+    found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", described.partition("\n\n")[0], re.MULTILINE)
+    return {name: " ".join(text.replace("`", "").split()) for name, text in found}
+
+
+def _check_range(what: str, value: object, low: int, high: int, remedy: str, *, code: str) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high):
+        raise EmraError(code, f"{what} is {value!r}, expected {low} to {high}", remedy)
+
+
+DEFAULTS = LoadOptions()
+"""Open a file with whatever suits it and this machine."""
