@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         OutputError,
         StoppedError,
     )
+    from emra_deploy.maps.job import MapJob
+    from emra_deploy.maps.run import estimate_map, make_map
     from emra_deploy.model_file.classes import ClassSet
     from emra_deploy.model_file.manifest import Manifest
     from emra_deploy.pictures.images import read_image
@@ -41,6 +43,7 @@ __all__ = [
     "EmraError",
     "InputError",
     "Manifest",
+    "MapJob",
     "ModelFileError",
     "OptionError",
     "OutputError",
@@ -51,6 +54,8 @@ __all__ = [
     "StreamOptions",
     "Window",
     "__version__",
+    "estimate_map",
+    "make_map",
     "read_image",
 ]
 
@@ -63,6 +68,7 @@ _HOMES = {
     "EmraError": "emra_deploy.errors",
     "InputError": "emra_deploy.errors",
     "Manifest": "emra_deploy.model_file.manifest",
+    "MapJob": "emra_deploy.maps.job",
     "ModelFileError": "emra_deploy.errors",
     "OptionError": "emra_deploy.errors",
     "OutputError": "emra_deploy.errors",
@@ -72,6 +78,8 @@ _HOMES = {
     "Stream": "emra_deploy.stream",
     "StreamOptions": "emra_deploy.stream",
     "Window": "emra_deploy.pictures.windows",
+    "estimate_map": "emra_deploy.maps.run",
+    "make_map": "emra_deploy.maps.run",
     "read_image": "emra_deploy.pictures.images",
 }
 

@@ -51,6 +51,6 @@ def add_model_arguments(parser: ArgumentParser) -> None:
 
 
 def model_options(options: Namespace) -> dict[str, Any]:
-    """What `Segmenter.open` and `segment_file` are told alike, by the names they share."""
+    """Arguments of `Segmenter.open`, by their names."""
     names = ("backend", "precision", "device", "trust_engine", "isolate", "threads", "halo")
     return {**{name: options[name] for name in names}, "cache": options.engine_cache}

@@ -1,4 +1,4 @@
-"""What a long job has done so far, kept beside its output, so that a job that was killed goes on where it stopped."""
+"""The finished rows of a long map, kept beside its output, so that a killed job resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -9,21 +9,16 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy._version import __version__
 from emra_deploy.errors import EmraError
 from emra_deploy.pictures.windows import Window
-
-if TYPE_CHECKING:
-    from emra_deploy.pictures.scaling import Scale
-    from emra_deploy.segmenting.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)
 
@@ -31,30 +26,6 @@ SYNC_SECONDS = 5.0
 """Longest stretch of work that a kill or a power cut undoes: rows count once they are on the disk."""
 
 _REPLAY_BYTES = 16 * 2**20
-
-
-def describe_job(
-    input: str | os.PathLike[str],
-    model: str | os.PathLike[str],
-    segmenter: Segmenter,
-    bands: Sequence[int] | None,
-    scale: Scale | None,
-    factor: float,
-) -> dict[str, Any]:
-    """Everything that decides what the labels of a map are, as JSON values."""
-    file = Path(input).stat()
-    return {
-        "input": [os.path.realpath(input), file.st_size, file.st_mtime_ns],
-        "model": hashlib.sha256(Path(model).read_bytes()).hexdigest(),
-        "backend": segmenter.backend.describe(),
-        "batch": segmenter.batch_size,
-        "halo": segmenter.halo,
-        "blend": segmenter.blend,
-        "bands": None if bands is None else list(bands),
-        "scale": None if scale is None else [scale.low, scale.high],
-        "factor": factor,
-        "emra-deploy": __version__,
-    }
 
 
 class Journal:
@@ -99,7 +70,7 @@ class Journal:
         self._key = key
         self._synced = time.monotonic()
         if self.rows:
-            _log.info("going on at row %d of %d of %s", self.rows, height, output)
+            _log.info("resuming at row %d of %d of %s", self.rows, height, output)
 
     def _take_lock(self, output: Path) -> IO[bytes]:
         lock = (self.folder / "lock").open("wb")
@@ -184,7 +155,7 @@ class Journal:
     ) -> None:
         self.close(done=kind is None)
 
-    def go_on(
+    def resume(
         self, run: Callable[[int], Iterator[tuple[Window, npt.NDArray[np.uint8]]]]
     ) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
         """All rows of the map: those that it holds, then what ``run`` gives from there on, which it keeps."""
@@ -194,11 +165,11 @@ class Journal:
             yield window, labels
 
     def close(self, done: bool) -> None:
-        """Let go of it, and remove it when the job is done; an unfinished one keeps its last rows."""
+        """Close it, and remove it when the job is done or has no rows; an unfinished one keeps its last rows."""
         with contextlib.suppress(OSError):
             if not done and self.rows:
                 self.sync()
         self._stream.close()
-        if done:
+        if done or not self.rows:
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()

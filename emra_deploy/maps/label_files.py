@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emra_deploy.errors import EmraError
-from emra_deploy.maps.cog import COPY_CACHE_BYTES, copy_levels
+from emra_deploy.maps.cog import COPY_CACHE_BYTES, copy_to_cog
 from emra_deploy.maps.label_check import check_content, facts
 from emra_deploy.maps.label_levels import BLOCK, LabelLevels
 from emra_deploy.model_file.classes import IGNORE, ClassSet
@@ -20,7 +20,7 @@ from emra_deploy.pictures.raster import gdal_session
 from emra_deploy.segmenting.overlay import colour_table
 
 
-class LabelSink(Protocol):
+class LabelWriter(Protocol):
     """What takes a label map, rows from the top."""
 
     def write(self, labels: NDArray[np.uint8]) -> None:
@@ -36,7 +36,7 @@ class LabelSink(Protocol):
         ...
 
 
-class LabelWriter:
+class RasterWriter:
     """A label raster as cloud-optimised GeoTIFF (COG): uint8, nodata 255, palette, georeference, names, overviews.
 
     A COG has its overviews in front of the blocks, so rows go to plain GeoTIFFs beside it first and are copied when all
@@ -47,7 +47,7 @@ class LabelWriter:
         height: Rows of the whole map.
         width: Columns of the whole map.
         classes: Names and colours, kept as tags ``EMRA_CLASSES`` (JSON) and ``CLASS_<label>``, and as palette.
-        georeference: That of the picture, kept exactly, or None.
+        georeference: That of the picture, kept exactly.
         tags: More tags of the file.
 
     Raises:
@@ -60,8 +60,8 @@ class LabelWriter:
         height: int,
         width: int,
         classes: ClassSet,
-        georeference: GeoReference | None = None,
-        tags: dict[str, str] | None = None,
+        georeference: GeoReference,
+        tags: dict[str, str],
     ) -> None:
         self._path, self._height = path, height
         self._levels: LabelLevels | None = None
@@ -69,7 +69,7 @@ class LabelWriter:
             # Nothing beside the file: a side-car would keep the temporary name.
             with gdal_session() as rasterio, rasterio.Env(GDAL_PAM_ENABLED="NO"), _writing(path):
                 self._levels = LabelLevels(rasterio, path.with_name(f"{path.stem}.rows{path.suffix}"), height, width)
-                _describe(self._levels.dataset, classes, georeference, tags or {})
+                _describe(self._levels.dataset, classes, georeference, tags)
         except BaseException:
             self.close()
             raise
@@ -96,7 +96,7 @@ class LabelWriter:
             with rasterio.Env(GDAL_PAM_ENABLED="NO"):
                 expected = facts(levels.dataset)
                 levels.finish()
-            copy_levels(levels.paths, self._path, BLOCK)
+            copy_to_cog(levels.paths[0], self._path, BLOCK)
             # Each block is read once: a large cache would hold what nobody asks for again.
             with rasterio.Env(GDAL_CACHEMAX=COPY_CACHE_BYTES):
                 check_content(rasterio, self._path, levels.sums, BLOCK, expected)
@@ -113,7 +113,7 @@ class LabelWriter:
                 self._levels.close()
 
 
-class PictureWriter:
+class PngWriter:
     """A label map as a palette PNG, gathered in memory; 255, no data, is transparent.
 
     Args:
@@ -150,23 +150,22 @@ class PictureWriter:
         self._labels = np.empty((0, 0), np.uint8)
 
 
-def _describe(dataset: Any, classes: ClassSet, georeference: GeoReference | None, tags: dict[str, str]) -> None:
+def _describe(dataset: Any, classes: ClassSet, georeference: GeoReference, tags: dict[str, str]) -> None:
     table = colour_table(classes)
     alpha = np.full(256, 255)
     alpha[IGNORE] = 0
     colours = {value: (*map(int, table[value]), int(alpha[value])) for value in range(256)}
     dataset.write_colormap(1, colours)
-    if georeference is not None:
-        if georeference.area_or_point is not None:
-            dataset.update_tags(AREA_OR_POINT=georeference.area_or_point)
-        if georeference.gcps:
-            dataset.gcps = (list(georeference.gcps), georeference.gcp_crs)
-        elif not georeference.transform.is_identity:
-            dataset.transform = georeference.transform
-        if georeference.crs is not None:
-            dataset.crs = georeference.crs
-        if georeference.rpcs is not None:
-            dataset.rpcs = georeference.rpcs
+    if georeference.area_or_point is not None:
+        dataset.update_tags(AREA_OR_POINT=georeference.area_or_point)
+    if georeference.gcps:
+        dataset.gcps = (list(georeference.gcps), georeference.gcp_crs)
+    elif georeference.has_transform:
+        dataset.transform = georeference.transform
+    if georeference.crs is not None:
+        dataset.crs = georeference.crs
+    if georeference.rpcs is not None:
+        dataset.rpcs = georeference.rpcs
     names = {f"CLASS_{label}": name for label, name in enumerate(classes.names)}
     dataset.update_tags(EMRA_CLASSES=json.dumps(classes.names, ensure_ascii=False), **names, **tags)
     dataset.set_band_description(1, "classes")

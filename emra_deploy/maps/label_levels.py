@@ -60,7 +60,7 @@ class LabelLevels:
 
     Args:
         rasterio: The module, within a session.
-        path: Of the map; overviews get names made from it.
+        path: Of the map; each overview has the name of the level above and ``.ovr``, where GDAL finds it.
         height: Rows of the whole map.
         width: Columns of the whole map.
 
@@ -74,7 +74,7 @@ class LabelLevels:
         block = BLOCK
         try:
             while True:
-                place = path.with_name(f"{path.stem}{len(self._levels)}{path.suffix}")
+                place = path.with_name(path.name + ".ovr" * len(self._levels))
                 self._levels.append(_Level(rasterio, place, height, width, max(block, _SMALLEST_BLOCK)))
                 if max(height, width) <= BLOCK:
                     break

@@ -13,7 +13,6 @@ from emra_deploy.errors import EmraError
 from emra_deploy.pictures.windows import Window
 
 if TYPE_CHECKING:
-    from emra_deploy.pictures.georeference import GeoReference
     from emra_deploy.pictures.sources import ImageSource
     from emra_deploy.segmenting.segmenter import Segmenter
 
@@ -24,29 +23,6 @@ FACTORS = (1 / 16, 16.0)
 """Beyond these, picture and model have nothing in common, or one of the two sizes is wrong."""
 
 _PIECE_BYTES = 4 * 2**20
-
-
-def picture_gsd(georeference: GeoReference | None) -> float | None:
-    """Metres a pixel: the side of a square of a pixel's area; None where that is not known."""
-    if georeference is None:
-        return None
-    area, _ = georeference.pixel_area_m2()
-    return None if area is None else math.sqrt(area)
-
-
-def parse_gsd(value: float | str) -> float:
-    """Metres a pixel, as a user gave them.
-
-    Raises:
-        EmraError: ``gsd``.
-    """
-    try:
-        metres = float(value)
-    except ValueError:
-        metres = math.nan
-    if not 0 < metres < math.inf:
-        raise EmraError("gsd", f"GSD {value!r}, expected metres a pixel, auto or off", "Correct --gsd")
-    return metres
 
 
 def scale_factor(picture: float | None, model: float | None) -> float:

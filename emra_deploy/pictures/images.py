@@ -39,21 +39,9 @@ _DECODING = (
     MemoryError,
     struct.error,
 )
+_Decoded = tuple[NDArray[np.uint8], NDArray[np.bool_] | None]
 # Neither zeros, which libjpeg would put there itself, nor the first byte of a marker.
 _MORE_DATA = bytes(1 + step * 89 % 253 for step in range(4096))
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A decoded picture.
-
-    Attributes:
-        image: H x W x 3 uint8 RGB, turned the way a viewer shows it.
-        valid: H x W bool, False where there is no data (transparent or not a number), or None when all is data.
-    """
-
-    image: NDArray[np.uint8]
-    valid: NDArray[np.bool_] | None
 
 
 def image_format(path: str | os.PathLike[str]) -> str:
@@ -114,10 +102,10 @@ def tiff_header(path: str | os.PathLike[str]) -> TiffHeader:
 
 def read_image(path: str | os.PathLike[str], scale: Scale | None = None) -> NDArray[np.uint8]:
     """The pixels of `read_picture`: H x W x 3 uint8 RGB."""
-    return read_picture(path, scale).image
+    return read_picture(path, scale)[0]
 
 
-def read_picture(path: str | os.PathLike[str], scale: Scale | None = None) -> Picture:
+def read_picture(path: str | os.PathLike[str], scale: Scale | None = None) -> _Decoded:
     """Decode a whole JPEG, PNG or TIFF.
 
     Grey is replicated, palettes are looked up, CMYK is converted, fully transparent pixels are no data and the EXIF
@@ -126,6 +114,10 @@ def read_picture(path: str | os.PathLike[str], scale: Scale | None = None) -> Pi
     Args:
         path: The file.
         scale: Range of values to stretch; pictures of more than 8 bits are refused without it.
+
+    Returns:
+        The picture as a viewer turns it, H x W x 3 uint8 RGB; and H x W bool, False where there is no data (transparent
+        or not a number), or None when all is data.
 
     Raises:
         EmraError: ``not-an-image``, ``image-empty``, ``image-truncated``, ``image-unreadable``, ``image-too-large``,
@@ -210,7 +202,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_strict_decoding.after_fork)
 
 
-def _convert(picture: Any, scale: Scale | None, path: str | os.PathLike[str]) -> Picture:
+def _convert(picture: Any, scale: Scale | None, path: str | os.PathLike[str]) -> _Decoded:
     mode = picture.mode
     if mode.startswith(("I", "F")):
         return _convert_deep(picture, scale, path)
@@ -228,17 +220,17 @@ def _convert(picture: Any, scale: Scale | None, path: str | os.PathLike[str]) ->
         )
     if scale is not None:
         image = scale.apply(image)
-    return Picture(image, None if valid is None or valid.all() else valid)
+    return image, None if valid is None or valid.all() else valid
 
 
-def _convert_deep(picture: Any, scale: Scale | None, path: str | os.PathLike[str]) -> Picture:
+def _convert_deep(picture: Any, scale: Scale | None, path: str | os.PathLike[str]) -> _Decoded:
     values = np.array(picture)
     what = {"I": "32-bit", "F": "float"}.get(picture.mode, "16-bit")
     if scale is None:
         raise depth_error(what, path)
     finite = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
     grey = scale.apply(values)
-    return Picture(np.repeat(grey[..., None], 3, axis=2), None if finite.all() else finite)
+    return np.repeat(grey[..., None], 3, axis=2), None if finite.all() else finite
 
 
 def _check_png(path: str | os.PathLike[str]) -> None:

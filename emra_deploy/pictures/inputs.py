@@ -12,10 +12,13 @@ from emra_deploy.pictures.raster import RasterSource
 from emra_deploy.pictures.scaling import Scale
 from emra_deploy.pictures.sources import ArraySource
 
+OpenPicture = ArraySource | RasterSource
+"""A picture file that was opened: its pixels, what is known of its place, and ``close``."""
+
 
 def open_input(
     path: str | os.PathLike[str], *, bands: Sequence[int] | None = None, scale: Scale | None = None
-) -> ArraySource | RasterSource:
+) -> OpenPicture:
     """Open an image file for segmentation.
 
     A TIFF is read by windows; without rasterio, or when an EXIF orientation has to be applied, one without
@@ -42,5 +45,4 @@ def open_input(
             return RasterSource(path, bands=bands, scale=scale)
     elif bands is not None:
         raise EmraError("image-bands", "--bands is for TIFF, not for JPEG and PNG", "Leave it out", path)
-    picture = read_picture(path, scale)
-    return ArraySource(picture.image, picture.valid)
+    return ArraySource(*read_picture(path, scale))

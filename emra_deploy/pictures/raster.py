@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
 from emra_deploy.host.files import check_input
+from emra_deploy.pictures.bands import choose_bands
 from emra_deploy.pictures.block_sums import DeflateSums
 from emra_deploy.pictures.georeference import GeoReference
 from emra_deploy.pictures.images import image_format
@@ -85,12 +86,16 @@ class RasterSource:
     Attributes:
         height: Rows of pixels.
         width: Columns of pixels.
-        dataset: The open rasterio dataset, for CRS and transform.
+        dataset: The open rasterio dataset.
+        georeference: Where the raster lies on the earth.
+        identity: Real path, size in bytes and time of change, by which a journal knows the file.
 
     Raises:
         EmraError: ``raster-extra``, ``raster-format``, ``raster-name``, ``raster-implausible``, ``raster-layout``,
             ``image-depth``, ``image-bands``, ``image-unreadable``, and those of `image_format`.
     """
+
+    in_memory = False
 
     def __init__(
         self, path: str | os.PathLike[str], *, bands: Sequence[int] | None = None, scale: Scale | None = None
@@ -104,13 +109,17 @@ class RasterSource:
         with gdal_session() as rasterio, self._errors():
             self.dataset: Any = open_dataset(rasterio, place)
         try:
+            state = place.stat()
+            self.identity = (os.path.realpath(place), state.st_size, state.st_mtime_ns)
             self.height, self.width = int(self.dataset.height), int(self.dataset.width)
             # GDAL reads parts of a damaged header only when it is asked for them.
             with self._errors():
-                self._check_size(place.stat().st_size)
+                self._check_size(state.st_size)
                 self._scale = scale
                 self._factor = self._check_depth(scale)
-                self._bands = self._choose_bands(bands)
+                self.georeference = GeoReference.of(self.dataset)
+                names = [interpretation.name for interpretation in self.dataset.colorinterp]
+                self._bands = choose_bands(names, bands, self.path)
                 self._prepare_validity()
                 self._sums = self._open_sums(place)
         except BaseException:
@@ -192,11 +201,6 @@ class RasterSource:
             values: NDArray[Any] = self.dataset.read(list(self._bands), window=_rasterio_window(rasterio, window))
             return values
 
-    @property
-    def georeference(self) -> GeoReference:
-        """Where the raster lies on the earth."""
-        return GeoReference.of(self.dataset)
-
     @contextmanager
     def _errors(self) -> Iterator[None]:
         from rasterio._err import CPLE_BaseError
@@ -253,31 +257,6 @@ class RasterSource:
             names = " and ".join(sorted(kind.name for kind in kinds))
             raise depth_error(names, self.path, f"0 {2**bits - 1}" if whole else "")
         return 1
-
-    def _choose_bands(self, wanted: Sequence[int] | None) -> tuple[int, ...]:
-        count = self.dataset.count
-        if wanted is not None:
-            if len(wanted) != 3 or not all(1 <= band <= count for band in wanted):
-                raise EmraError(
-                    "image-bands",
-                    f"bands {','.join(map(str, wanted))} of a raster with {count}, expected three of 1 to {count}",
-                    "Correct --bands R,G,B",
-                    self.path,
-                )
-            return tuple(wanted)
-        names = [interpretation.name for interpretation in self.dataset.colorinterp]
-        if {"red", "green", "blue"} <= set(names):
-            return tuple(names.index(colour) + 1 for colour in ("red", "green", "blue"))
-        if count == 1 or (count == 2 and names[1] == "alpha"):
-            return (1,)
-        if count == 3:
-            return (1, 2, 3)
-        raise EmraError(
-            "image-bands",
-            f"{count} bands ({', '.join(names)}), and the file does not say which are red, green and blue",
-            "Name them with --bands R,G,B, such as --bands 3,2,1",
-            self.path,
-        )
 
     def _prepare_validity(self) -> None:
         from rasterio.enums import MaskFlags

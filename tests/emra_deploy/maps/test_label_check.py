@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from emra_deploy.errors import EmraError
-from emra_deploy.maps.cog import copy_levels
-from emra_deploy.maps.label_files import LabelWriter
+from emra_deploy.maps.cog import copy_to_cog
+from emra_deploy.maps.label_files import RasterWriter
 from emra_deploy.maps.label_levels import BLOCK
 from emra_deploy.pictures.georeference import GeoReference
 from tests.onnx_models import CLASSES
@@ -24,7 +24,7 @@ HEIGHT, WIDTH = BLOCK + 90, BLOCK + 40
 def write(path: Path) -> None:
     labels = np.random.default_rng(0).integers(0, 5, (HEIGHT, WIDTH), np.uint8)
     place = GeoReference(rasterio.crs.CRS.from_epsg(32640), rasterio.transform.from_origin(3e5, 2.7e6, 0.5, 0.5))
-    writer = LabelWriter(path, HEIGHT, WIDTH, CLASSES, place)
+    writer = RasterWriter(path, HEIGHT, WIDTH, CLASSES, place, {})
     try:
         writer.write(labels)
         writer.finish()
@@ -75,11 +75,11 @@ def another_overview(path: Path) -> None:
 def test_what_came_otherwise_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], None], told: str
 ) -> None:
-    def careless(levels: Sequence[Path], path: Path, block: int) -> None:
-        copy_levels(levels, path, block)
+    def careless(raster: Path, path: Path, block: int) -> None:
+        copy_to_cog(raster, path, block)
         harm(path)
 
-    monkeypatch.setattr("emra_deploy.maps.label_files.copy_levels", careless)
+    monkeypatch.setattr("emra_deploy.maps.label_files.copy_to_cog", careless)
     with pytest.raises(EmraError, match=told) as caught:
         write(tmp_path / "map.tif")
     assert caught.value.code == "output-write"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from emra_deploy.errors import EmraError
-from emra_deploy.maps.label_files import LabelWriter
+from emra_deploy.maps.label_files import RasterWriter
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.pictures.georeference import GeoReference
 from emra_deploy.pictures.inputs import open_input
@@ -69,9 +69,9 @@ def make_labels(height: int, width: int) -> np.ndarray:
     return labels
 
 
-def write_labels(path: Path, labels: np.ndarray, georeference: GeoReference | None, step: int) -> None:
+def write_labels(path: Path, labels: np.ndarray, georeference: GeoReference, step: int) -> None:
     """Write labels by ``step`` rows at a time."""
-    writer = LabelWriter(path, *labels.shape, CLASSES, georeference, {"EMRA_MODEL": "test"})
+    writer = RasterWriter(path, *labels.shape, CLASSES, georeference, {"EMRA_MODEL": "test"})
     for top in range(0, labels.shape[0], step):
         writer.write(labels[top : top + step])
     writer.finish()

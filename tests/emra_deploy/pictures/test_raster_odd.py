@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from emra_deploy.errors import EmraError
-from emra_deploy.maps.job import segment_file
 from emra_deploy.maps.preview import MAX_SIDE, STREAMED_SIDE
 from emra_deploy.pictures import raster
 from emra_deploy.pictures.raster import RasterSource, gdal_session
 from emra_deploy.pictures.scaling import Scale
 from emra_deploy.pictures.windows import Window
+from tests.emra_deploy.maps.map_jobs import run_job
 from tests.onnx_models import build_model, nearest_colour, scene
 
 rasterio = pytest.importorskip("rasterio")
@@ -57,7 +57,7 @@ def pixels() -> np.ndarray:
 def mapped(source: Path, model: Path, **options) -> np.ndarray:
     """The labels that the file gives, after the map's georeference was compared with that of the picture."""
     output = source.with_name("map.tif")
-    segment_file(source, output, model=model, overwrite=True, threads=1, **options)
+    run_job(source, output, model, overwrite=True, **options)
     with rasterio.open(source) as before, rasterio.open(output) as after:
         assert after.crs == before.crs
         assert tuple(after.transform) == tuple(before.transform)
@@ -171,7 +171,7 @@ def test_name_that_is_no_text(model: Path, tmp_path: Path) -> None:
         if source == odd:
             path.rename(odd)
         with pytest.raises(EmraError) as caught:
-            segment_file(source, output, model=model)
+            run_job(source, output, model)
         assert caught.value.code == "raster-name"
         if source == odd:
             odd.rename(path)
@@ -181,13 +181,8 @@ def test_name_that_is_no_text(model: Path, tmp_path: Path) -> None:
 def test_overlay_of_a_large_raster_stays_small(model: Path, tmp_path: Path) -> None:
     assert STREAMED_SIDE < MAX_SIDE
     bands = np.repeat(np.repeat(scene(4, 300).transpose(2, 0, 1), 8, axis=1), 8, axis=2)
-    report = segment_file(
-        write(tmp_path / "a.tif", bands, compress="deflate"),
-        tmp_path / "map.tif",
-        model=model,
-        overlay=tmp_path / "overlay.png",
-        threads=1,
-    )
+    source = write(tmp_path / "a.tif", bands, compress="deflate")
+    report = run_job(source, tmp_path / "map.tif", model, overlay=tmp_path / "overlay.png")
     assert report.overlay_factor == -(-2400 // STREAMED_SIDE) == 2
 
 

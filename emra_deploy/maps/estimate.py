@@ -1,4 +1,4 @@
-"""What a map would cost, found out before hours are spent on it: tiles, memory, time."""
+"""Tiles, memory and time of a map, estimated before hours are spent on it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ TRIALS = 5
 
 
 @dataclass(frozen=True)
-class MapPlan:
-    """What `plan_map` found.
+class MapEstimate:
+    """What a map will take.
 
     Attributes:
         height: Rows of the map.
@@ -61,8 +61,8 @@ class MapPlan:
         return {**self.__dict__, "tile": list(self.tile), "dry_run": True}
 
 
-def plan_map(source: ImageSource, segmenter: Segmenter) -> MapPlan:
-    """Count the tiles of a picture and run a few of them.
+def estimate(source: ImageSource, segmenter: Segmenter) -> MapEstimate:
+    """Count the tiles of a picture and time a few of them.
 
     Args:
         source: The picture, as the model would see it.
@@ -74,7 +74,7 @@ def plan_map(source: ImageSource, segmenter: Segmenter) -> MapPlan:
     with step(f"timing {TRIALS} runs of {batch} tile{'s' if batch > 1 else ''}"):
         seconds = _seconds_per_tile(source, segmenter, batch)
     peak = peak_memory()
-    return MapPlan(
+    return MapEstimate(
         height=source.height,
         width=source.width,
         tile=(height, width),
