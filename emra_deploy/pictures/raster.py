@@ -100,7 +100,8 @@ class RasterSource:
     def __init__(
         self, path: str | os.PathLike[str], *, bands: Sequence[int] | None = None, scale: Scale | None = None
     ) -> None:
-        place = check_input(path).resolve()
+        # Links are not followed: GDAL looks for world files and .aux.xml beside the name that was given.
+        place = check_input(path).absolute()
         if image_format(place) != "tiff":
             raise EmraError("raster-format", "not a TIFF", "Give a GeoTIFF", path)
         self.path = os.fspath(path)
