@@ -100,6 +100,8 @@ class PreparedMap:
 
     def estimate(self, segmenter: Segmenter) -> MapEstimate:
         """As `estimate_map`."""
+        # Refuses classes that the model does not have, as `make` does.
+        MapOutputs(self.job, self.source, segmenter.manifest, self.pixel_area)
         return estimate(self._resampled(segmenter) or self.source, segmenter)
 
     def make(self, segmenter: Segmenter, progress: Callable[[int, int], None] | None = None) -> MapReport:
@@ -156,7 +158,7 @@ class PreparedMap:
         job, source = self.job, self.source
         pixels = source.height * source.width
         wanted = job.journal == "on" or (job.journal == "auto" and pixels >= JOURNAL_PIXELS)
-        # Without its file, a model cannot be told from another one.
+        # A model without a file cannot be identified by a later run.
         if not wanted or source.in_memory or not job.writes_raster or segmenter.path is None:
             return nullcontext()
         settings = {
@@ -181,7 +183,7 @@ def _write(
     progress: Callable[[int, int], None] | None,
     watch: ThrottleWatch,
 ) -> None:
-    """Bring all rows to the outputs."""
+    """Write all rows to the outputs."""
 
     def report(bottom: int) -> None:
         watch.look()

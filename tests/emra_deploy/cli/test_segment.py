@@ -29,13 +29,6 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "model.onnx"
-    build_model(path, size=(64, 64))
-    return path
-
-
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The code of the error that a run in this process ends with."""
     assert main(["segment", *map(str, arguments)]) == 2

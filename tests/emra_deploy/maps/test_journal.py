@@ -14,9 +14,9 @@ from emra_deploy.errors import EmraError
 from emra_deploy.maps import journal
 from emra_deploy.maps.journal import Journal
 from tests.emra_deploy.maps.map_jobs import run_job
+from tests.emra_deploy.pictures.raster_files import UTM, write
 from tests.onnx_models import build_model, scene
 
-rasterio = pytest.importorskip("rasterio")
 pytest.importorskip("onnxruntime")
 
 HEIGHT, WIDTH = 700, 300
@@ -30,10 +30,7 @@ class Stop(Exception):
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("in")
     build_model(made / "model.onnx", size=(64, 64), heads=("classes", "logits"))
-    profile = {"driver": "GTiff", "count": 3, "dtype": "uint8", "crs": "EPSG:32640", "tiled": True}
-    transform = rasterio.transform.from_origin(300_000, 2_780_000, 0.5, 0.5)
-    with rasterio.open(made / "in.tif", "w", height=HEIGHT, width=WIDTH, transform=transform, **profile) as raster:
-        raster.write(scene(HEIGHT, WIDTH).transpose(2, 0, 1))
+    write(made / "in.tif", scene(HEIGHT, WIDTH).transpose(2, 0, 1), **UTM)
     return made
 
 

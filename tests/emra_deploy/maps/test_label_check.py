@@ -62,25 +62,25 @@ def another_overview(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("harm", "message"),
     [
-        # GDAL before 3.10 also takes the mark of a COG away from a file that was changed.
-        (one_pixel, "block 0, 1 is not as it was written|no cloud-optimised GeoTIFF"),
+        # GDAL before 3.10 also removes the mark of a COG from a file that was changed.
+        (one_pixel, "block 0, 1 differs from what was written|not a cloud-optimised GeoTIFF"),
         (another_place, "transform did not come back"),
-        (no_cog, "no cloud-optimised GeoTIFF"),
+        (no_cog, "not a cloud-optimised GeoTIFF"),
         (half, "cannot be written"),
-        (another_overview, "block 0, 0 of overview 1 is not as it was written"),
+        (another_overview, "block 0, 0 of overview 1 differs from what was written"),
     ],
 )
 def test_what_came_otherwise_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], None], told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], None], message: str
 ) -> None:
     def careless(raster: Path, path: Path, block: int) -> None:
         copy_to_cog(raster, path, block)
         harm(path)
 
     monkeypatch.setattr("emra_deploy.maps.label_files.copy_to_cog", careless)
-    with pytest.raises(EmraError, match=told) as caught:
+    with pytest.raises(EmraError, match=message) as caught:
         write(tmp_path / "map.tif")
     assert caught.value.code == "output-write"
 

@@ -19,7 +19,7 @@ from emra_deploy.pictures.georeference import GeoReference
 from tests.emra_deploy.maps.map_jobs import run_job
 from tests.emra_deploy.pictures.raster_files import CLASSES, rasterio, write, write_labels
 from tests.onnx_models import CLASSES as FIVE
-from tests.onnx_models import build_model, nearest_colour, scene
+from tests.onnx_models import nearest_colour, scene
 
 pyogrio = pytest.importorskip("pyogrio")
 shapely = pytest.importorskip("shapely")
@@ -194,13 +194,6 @@ def test_square_metres_need_a_place(model: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["in.tif"]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "model.onnx"
-    build_model(path, size=(64, 64))
-    return path
-
-
 def write_raster(path: Path, image: np.ndarray, crs: object = UTM) -> Path:
     return write(path, image.transpose(2, 0, 1), tiled=False, crs=crs, transform=TRANSFORM)
 
@@ -258,6 +251,7 @@ def test_a_full_disk_names_the_output_that_it_met(
         (["--polygons", "p.shp"], "map.tif", "output-suffix"),
         (["--polygons", "p.gpkg"], "map.png", "output-suffix"),
         (["--polygons", "p.gpkg", "--polygon-classes", "moon"], "map.tif", "polygon-class"),
+        (["--polygons", "p.gpkg", "--polygon-classes", "moon", "--dry-run"], "map.tif", "polygon-class"),
         (["--polygons", "p.geojson", "--min-pixels", "0"], "map.tif", "polygon-area"),
         (["--polygons", "there.gpkg"], "map.tif", "output-exists"),
         (["--journal", "on", "--polygons", "missing/p.gpkg"], "map.tif", "output-folder-missing"),

@@ -13,16 +13,9 @@ from emra_deploy.pictures import raster
 from tests.emra_deploy.cli.cli_helpers import save_png
 from tests.emra_deploy.maps.map_jobs import run_job
 from tests.emra_deploy.pictures.raster_files import UTM, write
-from tests.onnx_models import build_model, nearest_colour, scene
+from tests.onnx_models import nearest_colour, scene
 
 pytest.importorskip("onnxruntime")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "model.onnx"
-    build_model(path, size=(64, 64))
-    return path
 
 
 def test_one_segmenter_makes_many_maps(model: Path, tmp_path: Path) -> None:

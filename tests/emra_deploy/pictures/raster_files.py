@@ -24,13 +24,22 @@ CLASSES = ClassSet(("ground", "rivière", "roof"), ((10, 20, 30), (0, 0, 255), (
 UTM = {"crs": "EPSG:32633", "transform": Affine(0.25, 0, 500_000.125, 0, -0.25, 5_400_000.375)}
 
 
-def write(path: Path, bands: np.ndarray, colours: str = "", mask: np.ndarray | None = None, **options) -> Path:
-    """A GeoTIFF of ``bands``, with the colours' names and an internal mask if given; returns its path."""
+def write(
+    path: Path,
+    bands: np.ndarray,
+    colours: str = "",
+    mask: np.ndarray | None = None,
+    palette: dict[int, tuple[int, ...]] | None = None,
+    **options,
+) -> Path:
+    """A GeoTIFF of ``bands``, with the colours' names, an internal mask and a palette if given; returns its path."""
     profile = {"driver": "GTiff", "tiled": True, "blockxsize": 32, "blockysize": 32, "compress": "deflate"}
     profile.update(count=bands.shape[0], height=bands.shape[1], width=bands.shape[2], dtype=bands.dtype)
     with rasterio.open(path, "w", **{**profile, **options}) as dataset:
         if colours:
             dataset.colorinterp = [ColorInterp[name] for name in colours.split()]
+        if palette:
+            dataset.write_colormap(1, palette)
         dataset.write(bands)
         if mask is not None:
             with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):

@@ -16,7 +16,8 @@ from emra_deploy.pictures.raster import RasterSource, gdal_session
 from emra_deploy.pictures.scaling import Scale
 from emra_deploy.pictures.windows import Window
 from tests.emra_deploy.maps.map_jobs import run_job
-from tests.onnx_models import build_model, nearest_colour, scene
+from tests.emra_deploy.pictures import raster_files
+from tests.onnx_models import nearest_colour, scene
 
 rasterio = pytest.importorskip("rasterio")
 from rasterio.crs import CRS  # noqa: E402
@@ -26,28 +27,11 @@ HEIGHT, WIDTH = 75, 66
 PLACE = {"crs": "EPSG:32632", "transform": Affine(0.3, 0, 412345.678901234, 0, -0.3, 5654321.123456789)}
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    path = tmp_path / "model.onnx"
-    build_model(path)
-    return path
-
-
 def write(
     path: Path, bands: np.ndarray, palette: dict | None = None, mask: np.ndarray | None = None, **options
 ) -> Path:
-    profile = {"driver": "GTiff", "photometric": "RGB" if len(bands) >= 3 else "MINISBLACK", **PLACE}
-    profile.update(count=bands.shape[0], height=bands.shape[1], width=bands.shape[2], dtype=bands.dtype)
-    with (
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        rasterio.open(path, "w", **{**profile, **options}) as dataset,
-    ):
-        if palette:
-            dataset.write_colormap(1, palette)
-        dataset.write(bands)
-        if mask is not None:
-            dataset.write_mask(mask)
-    return path
+    profile = {"photometric": "RGB" if len(bands) >= 3 else "MINISBLACK", "tiled": False, "compress": None, **PLACE}
+    return raster_files.write(path, bands, palette=palette, mask=mask, **{**profile, **options})
 
 
 def pixels() -> np.ndarray:
@@ -175,7 +159,7 @@ def test_name_that_is_no_text(model: Path, tmp_path: Path) -> None:
         assert caught.value.code == "raster-name"
         if source == odd:
             odd.rename(path)
-    assert sorted(found.name for found in tmp_path.iterdir()) == ["a.tif", "model.onnx"]
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["a.tif"]
 
 
 def test_overlay_of_a_large_raster_stays_small(model: Path, tmp_path: Path) -> None:
