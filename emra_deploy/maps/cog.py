@@ -1,4 +1,4 @@
-"""Copying a label raster and its overviews into one cloud-optimised GeoTIFF (COG), by GDAL in a process of its own.
+"""Copies a label raster and its overviews into one cloud-optimised GeoTIFF (COG), by GDAL in a child process.
 
 GDAL 3.10's COG driver crashes when the disk fails at a certain write, and a full disk must not end a drone's pipeline.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from emra_deploy.pictures.raster import gdal_session, open_dataset
 
 COPY_CACHE_BYTES = 16 * 2**20
-"""GDAL's cache where each block is read once."""
+"""Size of GDAL's cache where each block is read once."""
 
 _CODE = "import sys; sys.path[:] = {path!r}; from emra_deploy.maps.cog import main; sys.exit(main(*{words!r}))"
 
@@ -22,7 +22,7 @@ _CODE = "import sys; sys.path[:] = {path!r}; from emra_deploy.maps.cog import ma
 def copy_to_cog(raster: Path, path: Path, block: int) -> None:
     """Copy a GeoTIFF and its overviews into a COG.
 
-    Where Python is part of another program, which cannot be started as an interpreter, this process does it.
+    Where Python is embedded in another program, which cannot be started as an interpreter, this process copies.
 
     Args:
         raster: The GeoTIFF; its overviews are the files of its name with ``.ovr``, ``.ovr.ovr`` and so on.
@@ -30,14 +30,14 @@ def copy_to_cog(raster: Path, path: Path, block: int) -> None:
         block: Side of its blocks in pixels.
 
     Raises:
-        OSError: It failed, or GDAL crashed.
+        OSError: Copying failed, or GDAL crashed.
     """
     words = [os.fspath(raster), os.fspath(path), str(block)]
     if not Path(sys.executable or "").name.lower().startswith(("python", "pypy")):
         copy_here(raster, path, block)
         return
     command = [sys.executable, "-c", _CODE.format(path=sys.path, words=words)]
-    # The other process ends when this one is gone, which its standard input tells.
+    # The child ends with this process: its standard input closes.
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as child:
         try:
             said = child.stderr.read().decode(errors="replace").strip() if child.stderr else ""
@@ -74,7 +74,7 @@ def copy_here(raster: Path, path: Path, block: int) -> None:
 
 
 def main(raster: str, path: str, block: str) -> int:
-    """The other process: an exit status, and a line on standard error where it is not 0."""
+    """Entry point of the child process; returns its exit status and prints one line on failure."""
 
     def watch() -> None:
         os.read(0, 1)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from emra_deploy.segmenting.segmenter import Segmenter
 
 TRIALS = 5
-"""Batches that are run to see how long one takes; their median counts."""
+"""Batches that are timed; the estimate uses their median."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,10 @@ class MapEstimate:
         seconds_per_tile: Median of `TRIALS` batches of the picture's middle, on this machine, now.
         seconds: Of running the model on all tiles. Reading and writing happen meanwhile, for the most part.
         memory_bytes: Peak of this process so far, with the model and a batch, and what the rows of this map add; None
-            where the system does not tell.
+            where the system does not report it.
         output_bytes: The map before compression, which is the most that it can take on the disk beside its overviews.
         model: Name and precision.
-        backend: What runs the model.
+        backend: Facts about what runs the model.
     """
 
     height: int
@@ -65,8 +65,8 @@ def estimate(source: ImageSource, segmenter: Segmenter) -> MapEstimate:
     """Count the tiles of a picture and time a few of them.
 
     Args:
-        source: The picture, as the model would see it.
-        segmenter: As it would be used.
+        source: The picture as the model sees it, resampled where necessary.
+        segmenter: The model.
     """
     _, height, width = segmenter.backend.input_shape
     tiles = sum(1 for _ in iter_tiles(source.height, source.width, height, width, segmenter.halo))
@@ -92,7 +92,7 @@ def estimate(source: ImageSource, segmenter: Segmenter) -> MapEstimate:
 
 
 def _seconds_per_tile(source: ImageSource, segmenter: Segmenter, batch: int) -> float:
-    """By running the tile in the picture's middle; the golden tile's self-test has warmed the model up."""
+    """Time of the tile in the picture's middle; the self-test has warmed the model up."""
     from emra_deploy.pictures.windows import Window
 
     _, height, width = segmenter.backend.input_shape
@@ -109,7 +109,7 @@ def _seconds_per_tile(source: ImageSource, segmenter: Segmenter, batch: int) -> 
 
 
 def _row_bytes(width: int, segmenter: Segmenter) -> int:
-    """What is held of rows while a map is made, beyond what running one batch shows."""
+    """Memory for rows while a map is made, in addition to that of one batch."""
     from emra_deploy.maps.label_levels import BLOCK
 
     _, height, _ = segmenter.backend.input_shape

@@ -1,4 +1,4 @@
-"""Label maps out: as a cloud-optimised GeoTIFF by rows, or as a palette PNG."""
+"""Writers of label maps: a cloud-optimised GeoTIFF, written by rows, or a palette PNG."""
 
 from __future__ import annotations
 
@@ -21,26 +21,25 @@ from emra_deploy.segmenting.overlay import colour_table
 
 
 class LabelWriter(Protocol):
-    """What takes a label map, rows from the top."""
+    """A file that a label map is written to, by rows from the top."""
 
     def write(self, labels: NDArray[np.uint8]) -> None:
-        """Take the next rows: h x W uint8."""
+        """Write the next rows: h x W uint8."""
         ...
 
     def finish(self) -> None:
-        """All rows were written: make the file whole."""
+        """Complete the file, after the last row."""
         ...
 
     def close(self) -> None:
-        """Let go of the file, finished or not."""
+        """Close the file, complete or not, and remove what is beside it."""
         ...
 
 
 class RasterWriter:
     """A label raster as cloud-optimised GeoTIFF (COG): uint8, nodata 255, palette, georeference, names, overviews.
 
-    A COG has its overviews in front of the blocks, so rows go to plain GeoTIFFs beside it first and are copied when all
-    are there.
+    A COG has its overviews in front of the blocks, so rows go to plain GeoTIFFs beside it, which are copied in the end.
 
     Args:
         path: File to write; give the temporary file of `atomic_output`.
@@ -66,7 +65,7 @@ class RasterWriter:
         self._path, self._height = path, height
         self._levels: LabelLevels | None = None
         try:
-            # Nothing beside the file: a side-car would keep the temporary name.
+            # No side-car files: they would keep the temporary name.
             with gdal_session() as rasterio, rasterio.Env(GDAL_PAM_ENABLED="NO"), _writing(path):
                 self._levels = LabelLevels(rasterio, path.with_name(f"{path.stem}.rows{path.suffix}"), height, width)
                 _describe(self._levels.dataset, classes, georeference, tags)
@@ -75,7 +74,7 @@ class RasterWriter:
             raise
 
     def write(self, labels: NDArray[np.uint8]) -> None:
-        """Take the next rows: h x W uint8.
+        """Write the next rows: h x W uint8.
 
         Raises:
             EmraError: ``output-write``.
@@ -84,7 +83,7 @@ class RasterWriter:
             self._open_levels().write(rasterio, labels)
 
     def finish(self) -> None:
-        """Make the COG and see that every block of it is in the file as it was written.
+        """Make the COG, and check that every block of it reads back as it was written.
 
         Raises:
             EmraError: ``output-write``.
@@ -97,7 +96,7 @@ class RasterWriter:
                 expected = facts(levels.dataset)
                 levels.finish()
             copy_to_cog(levels.paths[0], self._path, BLOCK)
-            # Each block is read once: a large cache would hold what nobody asks for again.
+            # Each block is read once: a large cache would be useless.
             with rasterio.Env(GDAL_CACHEMAX=COPY_CACHE_BYTES):
                 check_content(rasterio, self._path, levels.sums, BLOCK, expected)
 
@@ -107,7 +106,7 @@ class RasterWriter:
         return self._levels
 
     def close(self) -> None:
-        """Let go of the file, finished or not."""
+        """Close the file, complete or not, and remove what is beside it."""
         if self._levels is not None:
             with gdal_session() as rasterio, rasterio.Env(GDAL_PAM_ENABLED="NO"):
                 self._levels.close()
@@ -129,7 +128,7 @@ class PngWriter:
         self._top = 0
 
     def write(self, labels: NDArray[np.uint8]) -> None:
-        """Take the next rows: h x W uint8."""
+        """Write the next rows: h x W uint8."""
         self._labels[self._top : self._top + labels.shape[0]] = labels
         self._top += labels.shape[0]
 
@@ -146,7 +145,7 @@ class PngWriter:
         picture.save(self._path, format="PNG", transparency=IGNORE, pnginfo=about)
 
     def close(self) -> None:
-        """Let go of the pixels."""
+        """Free the pixels."""
         self._labels = np.empty((0, 0), np.uint8)
 
 
@@ -172,7 +171,7 @@ def _describe(dataset: Any, classes: ClassSet, georeference: GeoReference, tags:
 
 
 class _writing:
-    """Turns the errors of GDAL's writing into ``output-write``."""
+    """Turns errors of GDAL while writing into ``output-write``."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,4 +1,4 @@
-"""The files of a map: whether they can be written, and the rows of labels on their way into them."""
+"""The output files of a map: the checks before the work, and the writing."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def check_map(job: MapJob, source: OpenPicture, area_note: str | None) -> None:
 
 
 class MapOutputs:
-    """The outputs of a map while it is made: context manager that gives them their names when all went well.
+    """The output files of a map in the making; a context manager that publishes them unless its block fails.
 
     Args:
         job: Which outputs.
@@ -126,7 +126,7 @@ class MapOutputs:
         self._stack.__exit__(kind, error, trace)
 
     def add(self, window: Window, labels: npt.NDArray[np.uint8]) -> int:
-        """Take the next rows: uint8 h×W. Returns the row after their last."""
+        """Write the next rows, uint8 h×W, to all files; return the row after their last."""
         self._writer.write(labels)
         self.counts += count_labels(labels)
         if self.preview is not None:

@@ -1,4 +1,4 @@
-"""The outlines of classes as vector features, for GIS: GeoPackage or GeoJSON."""
+"""Outlines of classes as vector features for GIS: GeoPackage or GeoJSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from emra_deploy.pictures.georeference import GeoReference
 from emra_deploy.pictures.raster import gdal_session, open_dataset
 
 _AT_ONCE = 4096
-"""Features that are transformed and written together."""
+"""Number of features that are transformed and written together."""
 
 Ring = NDArray[np.float64]
 """Corners of a closed ring, n×2: column and row, or x and y; the last is the first again."""
@@ -71,7 +71,7 @@ def write_polygons(
 ) -> int:
     """Trace a finished label raster.
 
-    GDAL traces it row by row; what has to fit into memory are the polygons, not the raster. A GeoPackage keeps the
+    GDAL traces it row by row: the polygons have to fit into memory, the raster has not. A GeoPackage keeps the
     raster's coordinates. GeoJSON is in longitude and latitude (RFC 7946). Where the raster has no transform, both hold
     columns and rows.
 
@@ -97,7 +97,7 @@ def write_polygons(
 
 
 def trace(raster: Path) -> Iterator[Polygon]:
-    """The connected areas of a label raster, no data left out, in columns and rows."""
+    """The connected areas of a label raster, without no data, in columns and rows."""
     from rasterio.features import shapes
 
     with gdal_session() as rasterio, open_dataset(rasterio, raster) as dataset:
@@ -144,7 +144,7 @@ def _write_geojson(
     from rasterio.crs import CRS
 
     degrees = CRS.from_epsg(4326) if georeference.crs is not None and georeference.has_transform else None
-    # A centimetre, in degrees; metres, when they are not known to be any.
+    # About a centimetre in degrees, a thousandth of any other unit.
     digits = 7 if degrees is not None else 3
     count = 0
     with output.open("w", encoding="utf-8") as stream:
@@ -172,7 +172,7 @@ def _write_geopackage(
     from pyogrio._err import CPLE_BaseError
 
     crs = georeference.crs.to_wkt() if georeference.crs is not None and georeference.has_transform else None
-    # The library wants to make the file itself.
+    # The library creates the file itself.
     output.unlink(missing_ok=True)
     count = 0
     for group in _groups_or_one_empty(polygons):
@@ -186,7 +186,7 @@ def _write_geopackage(
             np.array([np.nan if row["area_m2"] is None else row["area_m2"] for row in rows], np.float64),
         ]
         try:
-            # A raster without a coordinate system is nothing to warn of.
+            # A raster without a coordinate system needs no warning.
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "'crs' was not provided")
                 pyogrio.raw.write(
@@ -209,7 +209,7 @@ def _write_geopackage(
 
 
 def _check_geopackage(path: Path, count: int) -> None:
-    """SQLite goes on after some errors of the disk, and GDAL passes over them: read the file back."""
+    """Read the file back: SQLite continues after some errors of the disk, and GDAL ignores them."""
     import sqlite3
 
     try:
@@ -225,7 +225,7 @@ def _check_geopackage(path: Path, count: int) -> None:
 
 
 def _drop_journals(path: Path) -> None:
-    """Remove what SQLite leaves beside a file that it could not finish."""
+    """Remove the files that SQLite leaves beside one that it could not complete."""
     for ending in ("-journal", "-wal", "-shm"):
         path.with_name(path.name + ending).unlink(missing_ok=True)
 
@@ -240,7 +240,7 @@ def _unwritten(output: Path, reason: str) -> EmraError:
 
 
 def _groups_or_one_empty(polygons: Iterable[Polygon]) -> Iterator[list[Polygon]]:
-    """A file without features has a layer all the same."""
+    """As `_groups`, with one empty group for no polygons: a file without features has a layer, too."""
     first = True
     for group in _groups(polygons):
         first = False

@@ -17,10 +17,10 @@ class MapReport:
 
     Attributes:
         job: The request, with the names of all files.
-        overlay_factor: By how much the overlay is reduced; 1 is not at all.
+        overlay_factor: Factor by which the overlay is reduced; 1 for full size.
         polygon_count: Polygons that were written.
         resumed_rows: Rows taken from the journal of an earlier, unfinished run.
-        scale_factor: By how much the model saw the picture enlarged, to its ground sample distance; 1 for not at all.
+        scale_factor: Factor by which the picture was enlarged for the model, to its ground sample distance; 1 for none.
         height: Rows of the map.
         width: Columns of the map.
         classes: Names and colours.
@@ -28,8 +28,8 @@ class MapReport:
         no_data_pixels: Pixels without data.
         area_note: Why there are no square metres, or None.
         model: Path, name and precision.
-        backend: What ran the model.
-        throttled: What slowed the machine down meanwhile, by the names of kernel and driver.
+        backend: Facts about what ran the model.
+        throttled: What slowed the machine down during the run, as kernel and driver call it.
         seconds: Of ``load`` (picture and model), ``segment`` (reading, running, writing rows) and ``total``.
     """
 

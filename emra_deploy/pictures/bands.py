@@ -12,7 +12,7 @@ def choose_bands(names: Sequence[str], wanted: Sequence[int] | None, path: str) 
 
     Args:
         names: What the file calls each of its bands: GDAL's colour interpretations.
-        wanted: Three numbers from the user, who knows best, or None.
+        wanted: Three numbers that the user gave, or None.
         path: Of the file, for errors.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where a raster lies on the earth, and how large its pixels are there."""
+"""The location of a raster on the earth, and the size of its pixels there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class GeoReference:
-    """Everything of a dataset that ties pixels to places, in rasterio's types; by default, nothing.
+    """Everything in a dataset that locates its pixels, in rasterio's types; by default, nothing.
 
     Attributes:
         crs: Coordinate reference system, or None.
@@ -20,7 +20,7 @@ class GeoReference:
         gcps: Ground control points, for rasters that have these instead of a transform.
         gcp_crs: Their coordinate reference system, or None.
         rpcs: Rational polynomial coefficients, or None.
-        area_or_point: The tag of that name, or None: whether the stored coordinates mean corners or centres of pixels.
+        area_or_point: The tag of that name, or None: whether coordinates are those of corners or centres of pixels.
     """
 
     crs: Any = None

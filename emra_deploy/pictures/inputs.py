@@ -1,4 +1,4 @@
-"""The one place that decides how an image file is read: by windows or whole."""
+"""Opens image files: the one place that decides whether a file is read by windows or whole."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def open_input(
         except EmraError:
             if not has_rasterio:
                 raise
-            # Pillow reads fewer kinds of TIFF than GDAL, whose word is the last one.
+            # Pillow reads fewer kinds of TIFF than GDAL, so GDAL decides.
             return RasterSource(path, bands=bands, scale=scale)
         if header.georeferenced or bands is not None or (has_rasterio and header.orientation == 1):
             return RasterSource(path, bands=bands, scale=scale)

@@ -1,4 +1,4 @@
-"""Where pictures come from, as the segmenter sees them: something that can be read by windows."""
+"""Sources of pixels for the segmenter, which reads them by windows."""
 
 from __future__ import annotations
 
