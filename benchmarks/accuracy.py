@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from emra_deploy.cli.model_options import add_load_arguments, load_options
+from emra_deploy.backends.options import LoadOptions
+from emra_deploy.cli.flags import add_flags, read_flags
 from emra_deploy.evaluation.command import add_arguments, check_outputs, exit_status, score
 from emra_deploy.segmenting.segmenter import Segmenter
 from training.data import KINDS, open_dataset
@@ -21,7 +22,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="accuracy.py", description="Score a model file on a labelled data set.")
     made.add_argument("model", metavar="MODEL", help="model file")
-    add_load_arguments(made)
+    add_flags(made, LoadOptions)
     add_arguments(made, KINDS)
     return made
 
@@ -35,7 +36,7 @@ def run(arguments: argparse.Namespace) -> None:
     check_outputs(arguments, inputs=(arguments.model,))
     path = Path(arguments.model)
     data = open_dataset(arguments.kind, arguments.data, arguments.split)
-    load = load_options(arguments)
+    load = read_flags(arguments, LoadOptions)
     with Segmenter.open(path, load, halo=arguments.halo, blend=arguments.blend) as segmenter:
         manifest = segmenter.manifest
         model = {

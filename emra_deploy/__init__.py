@@ -25,6 +25,8 @@ if TYPE_CHECKING:
         OutputError,
         StoppedError,
     )
+    from emra_deploy.maps.job import MapJob
+    from emra_deploy.maps.run import estimate_map, make_map
     from emra_deploy.model_file.classes import ClassSet
     from emra_deploy.model_file.manifest import Manifest
     from emra_deploy.pictures.images import read_image
@@ -43,6 +45,7 @@ __all__ = [
     "InputError",
     "LoadOptions",
     "Manifest",
+    "MapJob",
     "ModelFileError",
     "OptionError",
     "OutputError",
@@ -53,6 +56,8 @@ __all__ = [
     "StreamOptions",
     "Window",
     "__version__",
+    "estimate_map",
+    "make_map",
     "read_image",
 ]
 
@@ -66,6 +71,7 @@ _HOMES = {
     "InputError": "emra_deploy.errors",
     "LoadOptions": "emra_deploy.backends.options",
     "Manifest": "emra_deploy.model_file.manifest",
+    "MapJob": "emra_deploy.maps.job",
     "ModelFileError": "emra_deploy.errors",
     "OptionError": "emra_deploy.errors",
     "OutputError": "emra_deploy.errors",
@@ -75,6 +81,8 @@ _HOMES = {
     "Stream": "emra_deploy.stream",
     "StreamOptions": "emra_deploy.stream",
     "Window": "emra_deploy.pictures.windows",
+    "estimate_map": "emra_deploy.maps.run",
+    "make_map": "emra_deploy.maps.run",
     "read_image": "emra_deploy.pictures.images",
 }
 

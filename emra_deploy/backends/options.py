@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-import re
 from dataclasses import dataclass, field
 
 from emra_deploy.backends.names import BACKENDS, PRECISIONS
@@ -18,7 +16,7 @@ MAX_BATCH, MAX_THREADS, MAX_DEVICE, MAX_TILES = 4096, 1024, 63, 2**40
 class LoadOptions:
     """How to open a model file.
 
-    Each attribute is a flag of the command line, with its text here as the help; see `emra_deploy.cli.model_options`.
+    Each attribute is a flag of the command line, with its text here as the help; see `emra_deploy.cli.flags`.
 
     Attributes:
         backend: Library that runs the model. By default, ``auto``, file and machine decide.
@@ -46,7 +44,7 @@ class LoadOptions:
     isolate: bool = False
     threads: int | None = None
     batch: int | None = None
-    tiles: int | None = field(default=None, metadata={"flag": False})
+    tiles: int | None = field(default=None, metadata={"flag": None})
 
     def __post_init__(self) -> None:
         if self.backend != "auto" and self.backend not in BACKENDS:
@@ -74,13 +72,6 @@ def check_batch_size(batch: int | None) -> None:
         EmraError: ``batch-size``.
     """
     _check_range("batch size", batch, 1, MAX_BATCH, "Give fewer tiles at once", code="batch-size")
-
-
-def help_texts() -> dict[str, str]:
-    """The text of each attribute of `LoadOptions`, from its docstring; empty where Python dropped docstrings."""
-    _, _, described = (inspect.getdoc(LoadOptions) or "").partition("Attributes:\n")
-    found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", described.partition("\n\n")[0], re.MULTILINE)
-    return {name: " ".join(text.replace("`", "").split()) for name, text in found}
 
 
 def _check_range(what: str, value: object, low: int, high: int, remedy: str, *, code: str) -> None:

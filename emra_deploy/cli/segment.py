@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from emra_deploy.cli.model_options import add_model_arguments, load_options
-from emra_deploy.errors import EmraError
+from emra_deploy.backends.options import LoadOptions
+from emra_deploy.cli.flags import add_flags, read_flags
+from emra_deploy.cli.model_options import add_model_arguments
+from emra_deploy.maps.job import MapJob
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from jsonargparse import ArgumentParser, Namespace
 
+    from emra_deploy.maps.estimate import MapEstimate
     from emra_deploy.maps.report import MapReport
+    from emra_deploy.maps.run import PreparedMap
+    from emra_deploy.segmenting.segmenter import Segmenter
 
 LINES_EVERY = 60.0
 """Seconds from one line of progress to the next, where there is no terminal for a bar."""
@@ -26,53 +35,10 @@ HELP = "Segment a JPEG, PNG, TIFF or GeoTIFF into a label map."
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the arguments of the verb."""
     add = parser.add_argument
-    add("input", type=str, help="JPEG, PNG, TIFF or GeoTIFF; EXIF rotation is applied, transparency is no data")
-    add("--output", "-o", type=str, required=True, help="label map: .tif (GeoTIFF, nodata 255) or .png (palette)")
-    add("--model", "-m", type=str, default=None, help="model file (default: the one that comes with the package)")
-    add(
-        "--overlay",
-        type=str,
-        default=None,
-        help=".png of the classes over the picture, with legend, of at most 4096 pixels a side (TIFF: 2048)",
-    )
-    add(
-        "--polygons",
-        type=str,
-        default=None,
-        help=".gpkg (in the raster's coordinates) or .geojson (in degrees) of the outlines of classes",
-    )
-    add("--polygon-classes", type=str, metavar="NAME,NAME", default=None, help="classes to outline (default: all)")
-    add("--min-area", type=float, metavar="M2", default=0.0, help="least area of a polygon in square metres")
-    add("--min-pixels", type=int, metavar="N", default=1, help="least area of a polygon in pixels (default: 1)")
-    add("--opacity", type=float, default=0.5, help="weight of the overlay's colours, 0 to 1 (default: 0.5)")
-    add("--dry-run", action="store_true", help="say how many tiles, how much memory and how long; write nothing")
-    add("--overwrite", action="store_true", help="replace existing outputs, which are kept otherwise")
+    add_flags(parser, MapJob)
+    add("--dry-run", action="store_true", help="estimate tiles, memory and time; write nothing")
     add("--json", action="store_true", help="print one JSON object on stdout; progress stays on stderr")
-    add(
-        "--scale",
-        type=float,
-        nargs=2,
-        metavar=("MIN", "MAX"),
-        default=None,
-        help="for 16-bit and float pictures: the values that become black and white",
-    )
-    add("--bands", type=str, metavar="R,G,B", default=None, help="band numbers of a TIFF, from 1, such as 3,2,1")
-    add(
-        "--gsd",
-        type=str,
-        metavar="METRES|auto|off",
-        default="auto",
-        help="size of a pixel on the ground; where it and the model's are known (auto: from the georeference) and "
-        "differ, the model sees the picture at its own",
-    )
-    add(
-        "--journal",
-        type=str,
-        choices=("auto", "on", "off"),
-        default="auto",
-        help="keep the finished rows of a .tif beside the output, so that the same command goes on after a kill "
-        "(default: auto, for rasters of 64 megapixels and more)",
-    )
+    add("--model", "-m", type=str, default=None, help="model file (default: the one that comes with the package)")
     add_model_arguments(parser)
     add(
         "--blend",
@@ -83,58 +49,46 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Do it and print the result."""
-    bands = None if options.bands is None else _parse_bands(options.bands)
-    if options.dry_run:
-        return _dry_run(options, bands)
+    job = read_flags(options, MapJob)
     from emra_deploy.cli.allocator import return_large_arrays
-    from emra_deploy.maps.job import segment_file
+    from emra_deploy.maps.report import MapReport
+    from emra_deploy.maps.run import PreparedMap
+    from emra_deploy.models import shipped_model
 
     return_large_arrays()
-    with _progress() as progress:
-        report = segment_file(
-            **_settings(options, bands),
-            opacity=options.opacity,
-            polygon_classes=_parse_names(options.polygon_classes),
-            min_pixels=options.min_pixels,
-            min_area=options.min_area,
-            journal=options.journal,
-            progress=progress,
-        )
+    model = shipped_model() if options.model is None else options.model
+    with _progress() as progress, PreparedMap(job, model) as prepared, _open(options, model, prepared) as segmenter:
+        result = prepared.estimate(segmenter) if options.dry_run else prepared.make(segmenter, progress)
     if options.json:
-        print(json.dumps(report.to_dict()))
+        print(json.dumps(result.to_dict()))
+    elif isinstance(result, MapReport):
+        _show(result)
     else:
-        _show(report)
+        _show_estimate(result)
     return 0
 
 
-def _settings(options: Namespace, bands: tuple[int, ...] | None) -> dict[str, Any]:
-    """What a map and the plan of it are told alike."""
-    from emra_deploy.pictures.scaling import Scale
+def _open(options: Namespace, model: str | Path, prepared: PreparedMap) -> Segmenter:
+    from emra_deploy.maps.tiles import estimate_tiles
+    from emra_deploy.segmenting.segmenter import Segmenter
 
-    files = ("input", "output", "model", "overlay", "polygons", "overwrite")
-    names = (*files, "halo", "blend", "gsd")
-    scale = None if options.scale is None else Scale(*options.scale)
-    chosen = {name: options[name] for name in names}
-    return {**chosen, "options": load_options(options), "bands": bands, "scale": scale}
+    tiles = estimate_tiles(prepared.source, model, options.halo, options.blend)
+    load = replace(read_flags(options, LoadOptions), tiles=tiles)
+    return Segmenter.open(model, load, halo=options.halo, blend=options.blend)
 
 
-def _dry_run(options: Namespace, bands: tuple[int, ...] | None) -> int:
-    from emra_deploy.maps.job import plan_file
-
-    plan = plan_file(**_settings(options, bands))
-    if options.json:
-        print(json.dumps(plan.to_dict()))
-        return 0
-    how = "averaged" if plan.blend else "joined"
-    memory = "unknown on this system" if plan.memory_bytes is None else f"about {plan.memory_bytes / 2**20:,.0f} MiB"
-    print(f"picture  {plan.width:,} x {plan.height:,} pixels")
-    print(f"tiles    {plan.tiles:,} of {plan.tile[1]} x {plan.tile[0]} pixels, overlapping by {2 * plan.halo}, {how}")
-    print(f"model    {plan.model['name']} ({plan.model['precision']}), {1000 * plan.seconds_per_tile:.1f} ms a tile")
-    print(f"time     about {_duration(plan.seconds)}, less for tiles without data")
-    print(f"memory   {memory}")
-    print(f"disk     at most {plan.output_bytes / 2**20:,.0f} MiB for the map, before compression")
+def _show_estimate(estimate: MapEstimate) -> None:
+    joined = "averaged" if estimate.blend else "joined"
+    memory = estimate.memory_bytes
+    height, width = estimate.tile
+    model = estimate.model
+    print(f"picture  {estimate.width:,} x {estimate.height:,} pixels")
+    print(f"tiles    {estimate.tiles:,} of {width} x {height} pixels, overlapping by {2 * estimate.halo}, {joined}")
+    print(f"model    {model['name']} ({model['precision']}), {1000 * estimate.seconds_per_tile:.1f} ms a tile")
+    print(f"time     about {_duration(estimate.seconds)}, less for tiles without data")
+    print(f"memory   {'unknown on this system' if memory is None else f'about {memory / 2**20:,.0f} MiB'}")
+    print(f"disk     at most {estimate.output_bytes / 2**20:,.0f} MiB for the map, before compression")
     print("nothing was written")
-    return 0
 
 
 def _duration(seconds: float) -> str:
@@ -142,19 +96,6 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes = seconds / 60
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
-
-
-def _parse_bands(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise EmraError(
-            "image-bands", f"bands {text!r}, expected three numbers such as 3,2,1", "Correct --bands"
-        ) from error
-
-
-def _parse_names(text: str | None) -> list[str] | None:
-    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
 @contextmanager
@@ -194,6 +135,7 @@ def _show(report: MapReport) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    job = report.job
     metres = any(area.square_metres is not None for area in report.areas)
     table = Table(title=None, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading, justify in (("", "left"), ("class", "left"), ("pixels", "right"), ("per cent", "right")):
@@ -212,16 +154,16 @@ def _show(report: MapReport) -> None:
     console.print(table)
     if report.area_note is not None:
         console.print(f"no square metres: {report.area_note}")
-    console.print(f"map      {report.output}  ({report.width} x {report.height} pixels)")
-    if report.overlay is not None:
+    console.print(f"map      {os.fspath(job.output)}  ({report.width} x {report.height} pixels)")
+    if job.overlay is not None:
         reduced = f"  (reduced {report.overlay_factor} times)" if report.overlay_factor > 1 else ""
-        console.print(f"overlay  {report.overlay}{reduced}")
-    if report.polygons is not None:
-        console.print(f"polygons {report.polygons}  ({report.polygon_count:,})")
+        console.print(f"overlay  {os.fspath(job.overlay)}{reduced}")
+    if job.polygons is not None:
+        console.print(f"polygons {os.fspath(job.polygons)}  ({report.polygon_count:,})")
     if report.scale_factor != 1:
         console.print(f"scale    the model saw the picture enlarged {report.scale_factor:.3g} times, to its own GSD")
     if report.resumed_rows:
-        console.print(f"journal  {report.resumed_rows:,} of {report.height:,} rows were done by an earlier run")
+        console.print(f"journal  {report.resumed_rows:,} of {report.height:,} rows were resumed from an earlier run")
     if report.throttled:
         console.print(f"slowed   by {', '.join(report.throttled)}")
     ran = f"{report.backend.get('backend', '')} {report.backend.get('version', '')}".strip()

@@ -1,4 +1,4 @@
-"""What a long job has done so far, kept beside its output, so that a job that was killed goes on where it stopped."""
+"""The finished rows of a long map, kept beside its output, so that a killed job resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -9,59 +9,30 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy._version import __version__
 from emra_deploy.errors import EmraError
 from emra_deploy.pictures.windows import Window
-
-if TYPE_CHECKING:
-    from emra_deploy.pictures.scaling import Scale
-    from emra_deploy.segmenting.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)
 
 SYNC_SECONDS = 5.0
-"""Longest stretch of work that a kill or a power cut undoes: rows count once they are on the disk."""
+"""Longest stretch of work that a kill or a power cut can lose: rows count once they are on the disk."""
 
 _REPLAY_BYTES = 16 * 2**20
-
-
-def describe_job(
-    input: str | os.PathLike[str],
-    model: str | os.PathLike[str],
-    segmenter: Segmenter,
-    bands: Sequence[int] | None,
-    scale: Scale | None,
-    factor: float,
-) -> dict[str, Any]:
-    """Everything that decides what the labels of a map are, as JSON values."""
-    file = Path(input).stat()
-    return {
-        "input": [os.path.realpath(input), file.st_size, file.st_mtime_ns],
-        "model": hashlib.sha256(Path(model).read_bytes()).hexdigest(),
-        "backend": segmenter.backend.describe(),
-        "batch": segmenter.batch_size,
-        "halo": segmenter.halo,
-        "blend": segmenter.blend,
-        "bands": None if bands is None else list(bands),
-        "scale": None if scale is None else [scale.low, scale.high],
-        "factor": factor,
-        "emra-deploy": __version__,
-    }
 
 
 class Journal:
     """Rows of labels, from the top, in a hidden folder beside the output.
 
-    A journal belongs to one job: the same picture, model, settings and versions. One of another job is thrown away.
-    While it is open no other process can open it, so two jobs cannot write one output.
+    A journal belongs to one job: the same picture, model, settings and versions. That of another job is discarded.
+    While a journal is open no other process can open it, so two jobs cannot write one output.
 
     Args:
         output: The job's output.
@@ -70,10 +41,10 @@ class Journal:
         width: Columns of the whole map.
 
     Attributes:
-        rows: Rows that it holds.
+        rows: Number of rows in it.
 
     Raises:
-        EmraError: ``output-busy`` when another process works on this output, ``output-unwritable`` when no folder can
+        EmraError: ``output-busy`` when another process writes this output, ``output-unwritable`` when no folder can
             be made there.
     """
 
@@ -99,11 +70,11 @@ class Journal:
         self._key = key
         self._synced = time.monotonic()
         if self.rows:
-            _log.info("going on at row %d of %d of %s", self.rows, height, output)
+            _log.info("resuming at row %d of %d of %s", self.rows, height, output)
 
     def _take_lock(self, output: Path) -> IO[bytes]:
         lock = (self.folder / "lock").open("wb")
-        # Not on every system, and not on every network folder; without it all else still works.
+        # Some systems and network folders have no locks; everything else works without them.
         with contextlib.suppress(ImportError):
             import fcntl
 
@@ -119,7 +90,7 @@ class Journal:
         return lock
 
     def _recover(self, key: str) -> int:
-        """Rows that can be kept; there is a file of labels afterwards."""
+        """Number of rows that can be kept; the file of labels exists afterwards."""
         state: Any = None
         with contextlib.suppress(OSError, ValueError):
             state = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
@@ -130,13 +101,13 @@ class Journal:
             if isinstance(rows, int) and 0 <= rows <= min(held, self._height):
                 return rows
         elif state is not None:
-            _log.info("the journal in %s is of another job; starting again", self.folder)
+            _log.info("the journal in %s belongs to another job; starting from the top", self.folder)
         labels.write_bytes(b"")
         (self.folder / "state.json").unlink(missing_ok=True)
         return 0
 
     def append(self, labels: npt.NDArray[np.uint8]) -> None:
-        """Take the next rows: uint8 h×W.
+        """Add the next rows: uint8 h×W.
 
         Raises:
             EmraError: ``output-write`` when the disk is full or fails.
@@ -155,7 +126,7 @@ class Journal:
             ) from error
 
     def sync(self) -> None:
-        """Put on the disk what was appended, then the number of its rows."""
+        """Write the appended rows to the disk, then their number."""
         self._stream.flush()
         os.fsync(self._stream.fileno())
         fresh = self.folder / "state.json.new"
@@ -167,7 +138,7 @@ class Journal:
         self._synced = time.monotonic()
 
     def replay(self) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
-        """The rows it held when it was opened, in windows of the picture's full width, from the top."""
+        """The rows from an earlier run, in windows of the picture's full width, from the top."""
         step = max(1, _REPLAY_BYTES // self._width)
         held = self.rows
         with (self.folder / "labels").open("rb") as stream:
@@ -184,21 +155,21 @@ class Journal:
     ) -> None:
         self.close(done=kind is None)
 
-    def go_on(
+    def resume(
         self, run: Callable[[int], Iterator[tuple[Window, npt.NDArray[np.uint8]]]]
     ) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
-        """All rows of the map: those that it holds, then what ``run`` gives from there on, which it keeps."""
+        """All rows of the map: those of an earlier run, then those of ``run``, called with the first one missing."""
         yield from self.replay()
         for window, labels in run(self.rows):
             self.append(labels)
             yield window, labels
 
     def close(self, done: bool) -> None:
-        """Let go of it, and remove it when the job is done; an unfinished one keeps its last rows."""
+        """Close it, and remove it when the job is done or has no rows; an unfinished one keeps its last rows."""
         with contextlib.suppress(OSError):
             if not done and self.rows:
                 self.sync()
         self._stream.close()
-        if done:
+        if done or not self.rows:
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.close()

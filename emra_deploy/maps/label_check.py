@@ -1,6 +1,6 @@
-"""Reading a finished label raster back: what is in the file is what was written.
+"""Read-back check of a finished label raster: the file holds what was written.
 
-GDAL loses some errors of the disk, and a rename must not make their result the map.
+GDAL loses some errors of the disk, so a file is verified before it gets its name.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from emra_deploy.pictures.raster import open_dataset
 
 
 def facts(dataset: Any) -> dict[str, Any]:
-    """What a copy of a label raster must have in common with it."""
+    """Properties that a copy of a label raster must share with it."""
     tags = {name: value for name, value in dataset.tags().items() if name.startswith(("EMRA_", "CLASS_", "AREA_"))}
-    # A file that says nothing of it is read as one that says this.
+    # The default of files without this tag.
     tags.setdefault("AREA_OR_POINT", "Area")
     return {
         "size": (dataset.height, dataset.width, dataset.count, dataset.dtypes),
@@ -49,10 +49,10 @@ def check_content(rasterio: Any, path: Path, sums: list[list[int]], block: int, 
         if unlike:
             raise OSError(f"{', '.join(unlike)} did not come back as written")
         if written.tags(ns="IMAGE_STRUCTURE").get("LAYOUT") != "COG":
-            raise OSError("it is no cloud-optimised GeoTIFF")
+            raise OSError("it is not a cloud-optimised GeoTIFF")
         _check_level(rasterio, written, sums[0], block, "")
         if len(written.overviews(1)) != len(sums) - 1:
-            raise OSError(f"it has {len(written.overviews(1))} overviews and not {len(sums) - 1}")
+            raise OSError(f"it has {len(written.overviews(1))} overviews, expected {len(sums) - 1}")
     for level, wanted in enumerate(sums[1:]):
         with open_dataset(rasterio, path, overview_level=level) as overview:
             _check_level(rasterio, overview, wanted, block, f" of overview {level + 1}")
@@ -63,7 +63,7 @@ def _check_level(rasterio: Any, dataset: Any, sums: list[int], block: int, name:
     for window, values in _blocks(rasterio, dataset, block):
         if zlib.crc32(values.data) != next(wanted, None):
             place = f"block {window.col_off // block}, {window.row_off // block}{name}"
-            raise OSError(f"{place} is not as it was written")
+            raise OSError(f"{place} differs from what was written")
 
 
 def _blocks(rasterio: Any, dataset: Any, block: int) -> Any:

@@ -1,4 +1,4 @@
-"""Label maps out: as a cloud-optimised GeoTIFF by rows, or as a palette PNG."""
+"""Writers of label maps: a cloud-optimised GeoTIFF, written by rows, or a palette PNG."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emra_deploy.errors import EmraError
-from emra_deploy.maps.cog import COPY_CACHE_BYTES, copy_levels
+from emra_deploy.maps.cog import COPY_CACHE_BYTES, copy_to_cog
 from emra_deploy.maps.label_check import check_content, facts
 from emra_deploy.maps.label_levels import BLOCK, LabelLevels
 from emra_deploy.model_file.classes import IGNORE, ClassSet
@@ -20,34 +20,33 @@ from emra_deploy.pictures.raster import gdal_session
 from emra_deploy.segmenting.overlay import colour_table
 
 
-class LabelSink(Protocol):
-    """What takes a label map, rows from the top."""
+class LabelWriter(Protocol):
+    """A file that a label map is written to, by rows from the top."""
 
     def write(self, labels: NDArray[np.uint8]) -> None:
-        """Take the next rows: h x W uint8."""
+        """Write the next rows: h x W uint8."""
         ...
 
     def finish(self) -> None:
-        """All rows were written: make the file whole."""
+        """Complete the file, after the last row."""
         ...
 
     def close(self) -> None:
-        """Let go of the file, finished or not."""
+        """Close the file, complete or not, and remove what is beside it."""
         ...
 
 
-class LabelWriter:
+class RasterWriter:
     """A label raster as cloud-optimised GeoTIFF (COG): uint8, nodata 255, palette, georeference, names, overviews.
 
-    A COG has its overviews in front of the blocks, so rows go to plain GeoTIFFs beside it first and are copied when all
-    are there.
+    A COG has its overviews in front of the blocks, so rows go to plain GeoTIFFs beside it, which are copied in the end.
 
     Args:
         path: File to write; give the temporary file of `atomic_output`.
         height: Rows of the whole map.
         width: Columns of the whole map.
         classes: Names and colours, kept as tags ``EMRA_CLASSES`` (JSON) and ``CLASS_<label>``, and as palette.
-        georeference: That of the picture, kept exactly, or None.
+        georeference: That of the picture, kept exactly.
         tags: More tags of the file.
 
     Raises:
@@ -60,22 +59,22 @@ class LabelWriter:
         height: int,
         width: int,
         classes: ClassSet,
-        georeference: GeoReference | None = None,
-        tags: dict[str, str] | None = None,
+        georeference: GeoReference,
+        tags: dict[str, str],
     ) -> None:
         self._path, self._height = path, height
         self._levels: LabelLevels | None = None
         try:
-            # Nothing beside the file: a side-car would keep the temporary name.
+            # No side-car files: they would keep the temporary name.
             with gdal_session() as rasterio, rasterio.Env(GDAL_PAM_ENABLED="NO"), _writing(path):
                 self._levels = LabelLevels(rasterio, path.with_name(f"{path.stem}.rows{path.suffix}"), height, width)
-                _describe(self._levels.dataset, classes, georeference, tags or {})
+                _describe(self._levels.dataset, classes, georeference, tags)
         except BaseException:
             self.close()
             raise
 
     def write(self, labels: NDArray[np.uint8]) -> None:
-        """Take the next rows: h x W uint8.
+        """Write the next rows: h x W uint8.
 
         Raises:
             EmraError: ``output-write``.
@@ -84,7 +83,7 @@ class LabelWriter:
             self._open_levels().write(rasterio, labels)
 
     def finish(self) -> None:
-        """Make the COG and see that every block of it is in the file as it was written.
+        """Make the COG, and check that every block of it reads back as it was written.
 
         Raises:
             EmraError: ``output-write``.
@@ -96,8 +95,8 @@ class LabelWriter:
             with rasterio.Env(GDAL_PAM_ENABLED="NO"):
                 expected = facts(levels.dataset)
                 levels.finish()
-            copy_levels(levels.paths, self._path, BLOCK)
-            # Each block is read once: a large cache would hold what nobody asks for again.
+            copy_to_cog(levels.paths[0], self._path, BLOCK)
+            # Each block is read once: a large cache would be useless.
             with rasterio.Env(GDAL_CACHEMAX=COPY_CACHE_BYTES):
                 check_content(rasterio, self._path, levels.sums, BLOCK, expected)
 
@@ -107,13 +106,13 @@ class LabelWriter:
         return self._levels
 
     def close(self) -> None:
-        """Let go of the file, finished or not."""
+        """Close the file, complete or not, and remove what is beside it."""
         if self._levels is not None:
             with gdal_session() as rasterio, rasterio.Env(GDAL_PAM_ENABLED="NO"):
                 self._levels.close()
 
 
-class PictureWriter:
+class PngWriter:
     """A label map as a palette PNG, gathered in memory; 255, no data, is transparent.
 
     Args:
@@ -129,7 +128,7 @@ class PictureWriter:
         self._top = 0
 
     def write(self, labels: NDArray[np.uint8]) -> None:
-        """Take the next rows: h x W uint8."""
+        """Write the next rows: h x W uint8."""
         self._labels[self._top : self._top + labels.shape[0]] = labels
         self._top += labels.shape[0]
 
@@ -146,34 +145,33 @@ class PictureWriter:
         picture.save(self._path, format="PNG", transparency=IGNORE, pnginfo=about)
 
     def close(self) -> None:
-        """Let go of the pixels."""
+        """Free the pixels."""
         self._labels = np.empty((0, 0), np.uint8)
 
 
-def _describe(dataset: Any, classes: ClassSet, georeference: GeoReference | None, tags: dict[str, str]) -> None:
+def _describe(dataset: Any, classes: ClassSet, georeference: GeoReference, tags: dict[str, str]) -> None:
     table = colour_table(classes)
     alpha = np.full(256, 255)
     alpha[IGNORE] = 0
     colours = {value: (*map(int, table[value]), int(alpha[value])) for value in range(256)}
     dataset.write_colormap(1, colours)
-    if georeference is not None:
-        if georeference.area_or_point is not None:
-            dataset.update_tags(AREA_OR_POINT=georeference.area_or_point)
-        if georeference.gcps:
-            dataset.gcps = (list(georeference.gcps), georeference.gcp_crs)
-        elif not georeference.transform.is_identity:
-            dataset.transform = georeference.transform
-        if georeference.crs is not None:
-            dataset.crs = georeference.crs
-        if georeference.rpcs is not None:
-            dataset.rpcs = georeference.rpcs
+    if georeference.area_or_point is not None:
+        dataset.update_tags(AREA_OR_POINT=georeference.area_or_point)
+    if georeference.gcps:
+        dataset.gcps = (list(georeference.gcps), georeference.gcp_crs)
+    elif georeference.has_transform:
+        dataset.transform = georeference.transform
+    if georeference.crs is not None:
+        dataset.crs = georeference.crs
+    if georeference.rpcs is not None:
+        dataset.rpcs = georeference.rpcs
     names = {f"CLASS_{label}": name for label, name in enumerate(classes.names)}
     dataset.update_tags(EMRA_CLASSES=json.dumps(classes.names, ensure_ascii=False), **names, **tags)
     dataset.set_band_description(1, "classes")
 
 
 class _writing:
-    """Turns the errors of GDAL's writing into ``output-write``."""
+    """Turns errors of GDAL while writing into ``output-write``."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,7 +1,7 @@
-"""A label map and its overviews on their way to the disk: plain tiled GeoTIFFs, each half the size of the one before.
+"""The label map and its overviews before they become a COG: plain tiled GeoTIFFs, each half the size of the one before.
 
-Made here and not by GDAL, because GDAL loses some errors of the disk while it makes overviews: what is known before it
-is written can be compared with what came of it.
+Overviews are made here and not by GDAL, which loses some errors of the disk while it makes them: checksums that are
+known before writing can be compared with the finished file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ BLOCK = 512
 """Side of the blocks of a finished label raster in pixels; the smallest overview is no larger."""
 
 _SMALLEST_BLOCK = 16
-"""TIFF wants multiples of this."""
+"""Sides of TIFF blocks are multiples of this."""
 
 _PIECE = 8 * BLOCK
 """Columns written at once."""
@@ -31,7 +31,7 @@ _PIECE = 8 * BLOCK
 def halve_labels(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A label for each 2 x 2 pixels: the most frequent, and of equally frequent ones the first from the top left.
 
-    No data (255) has no vote where anything else is. A last odd row or column stands for itself.
+    No data (255) counts only where there is nothing else. A last odd row or column is halved by itself.
 
     Args:
         labels: H x W uint8.
@@ -43,7 +43,7 @@ def halve_labels(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         labels = np.pad(labels, [(0, side % 2) for side in labels.shape], constant_values=IGNORE)
     first, second, third, fourth = (labels[row::2, column::2] for row in (0, 1) for column in (0, 1))
     halved: NDArray[np.uint8] = first.copy()
-    # Of four, a second vote wins unless an earlier label has two as well; where all differ, the first one that votes.
+    # A label that occurs twice wins unless an earlier one does too; where all differ, the first that is data.
     for later in (second, third, fourth):
         np.copyto(halved, later, where=halved == IGNORE)
     pair = (first != IGNORE) & ((first == second) | (first == third) | (first == fourth))
@@ -54,19 +54,19 @@ def halve_labels(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 class LabelLevels:
-    """Writes a label map by rows, and its overviews.
+    """Writer of a label map, by rows, and of its overviews.
 
     Rows are gathered to whole rows of blocks: a compressed block that is written twice would leave a hole behind.
 
     Args:
         rasterio: The module, within a session.
-        path: Of the map; overviews get names made from it.
+        path: Of the map; each overview has the name of the level above and ``.ovr``, where GDAL finds it.
         height: Rows of the whole map.
         width: Columns of the whole map.
 
     Attributes:
         paths: Of the map and its overviews, from large to small.
-        dataset: The open map, to be described.
+        dataset: The open map, for its tags and georeference.
     """
 
     def __init__(self, rasterio: Any, path: Path, height: int, width: int) -> None:
@@ -74,7 +74,7 @@ class LabelLevels:
         block = BLOCK
         try:
             while True:
-                place = path.with_name(f"{path.stem}{len(self._levels)}{path.suffix}")
+                place = path.with_name(path.name + ".ovr" * len(self._levels))
                 self._levels.append(_Level(rasterio, place, height, width, max(block, _SMALLEST_BLOCK)))
                 if max(height, width) <= BLOCK:
                     break
@@ -97,7 +97,7 @@ class LabelLevels:
         return [level.sums for level in self._levels]
 
     def write(self, rasterio: Any, labels: NDArray[np.uint8]) -> None:
-        """Take the next rows: h x W uint8."""
+        """Write the next rows: h x W uint8."""
         self._write(rasterio, 0, labels)
 
     def _write(self, rasterio: Any, number: int, labels: NDArray[np.uint8]) -> None:
@@ -106,12 +106,12 @@ class LabelLevels:
                 self._write(rasterio, number + 1, halve_labels(whole))
 
     def finish(self) -> None:
-        """Bring all to the disk."""
+        """Write everything to the disk."""
         for level in self._levels:
             level.finish()
 
     def close(self) -> None:
-        """Let go of the files and delete them, all of them whatever happens to one."""
+        """Close the files and delete them, all of them even if one fails."""
         with ExitStack() as stack:
             for level in self._levels:
                 stack.callback(level.close)
@@ -147,7 +147,7 @@ class _Level:
         return self._top + self._filled
 
     def write(self, rasterio: Any, labels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-        """Whole rows of blocks as they were written; each is good until the next is asked for."""
+        """Whole rows of blocks as they were written; each is valid until the next is requested."""
         taken = 0
         while taken < labels.shape[0]:
             rows = min(len(self._rows) - self._filled, labels.shape[0] - taken)

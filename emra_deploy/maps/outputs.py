@@ -1,85 +1,166 @@
-"""The files that a map is written to: which ones are possible, and what takes its rows."""
+"""The output files of a map: the checks before the work, and the writing."""
 
 from __future__ import annotations
 
 import os
+import tempfile
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
 
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
-from emra_deploy.host.files import check_all_outputs
+from emra_deploy.host.files import atomic_output, check_all_outputs, check_input, writing
+from emra_deploy.host.slow_steps import step
+from emra_deploy.maps.job import MapJob
+from emra_deploy.maps.label_files import LabelWriter, PngWriter, RasterWriter
+from emra_deploy.maps.polygons import class_labels, load_geopackage_libraries, write_polygons
+from emra_deploy.maps.preview import MAX_SIDE, STREAMED_SIDE, Preview
+from emra_deploy.model_file.manifest import Manifest
+from emra_deploy.pictures.inputs import OpenPicture
+from emra_deploy.pictures.windows import Window
+from emra_deploy.segmenting.areas import ClassArea, class_areas, count_labels
 
-if TYPE_CHECKING:
-    from emra_deploy.maps.label_files import LabelSink
-    from emra_deploy.pictures.georeference import GeoReference
-    from emra_deploy.pictures.raster import RasterSource
-    from emra_deploy.pictures.sources import ArraySource
-    from emra_deploy.segmenting.segmenter import Segmenter
+MAX_PNG_PIXELS = 2**26
+"""Largest label map of a TIFF that is written as PNG, which has to be gathered in memory."""
 
 
-def check_outputs(
-    input: str | os.PathLike[str],
-    model: str | os.PathLike[str],
-    output: str | os.PathLike[str],
-    overlay: str | os.PathLike[str] | None,
-    polygons: str | os.PathLike[str] | None,
-    overwrite: bool,
-) -> bool:
-    """See that the outputs of a map can be written, and to none of its inputs.
-
-    Returns:
-        Whether the label map is a raster.
+def check_files(job: MapJob, model: str | os.PathLike[str] | None) -> None:
+    """Check that the input is a file, and that the outputs can be written and replace neither it nor the model.
 
     Raises:
-        EmraError: ``output-suffix``, ``output-is-input``, and ``raster-extra``, those of `check_all_outputs`.
+        EmraError: ``raster-extra`` and ``polygon-extra`` for libraries that are missing, ``output-unwritable``, and
+            those of `check_input` and `check_all_outputs`.
     """
-    suffix = Path(output).suffix.lower()
-    if suffix not in (".tif", ".tiff", ".png"):
-        raise EmraError(
-            "output-suffix",
-            f"the output ends in {repr(suffix) if suffix else 'no suffix'}, expected .tif or .png",
-            "Use .tif for a map with georeference, .png for a picture of the labels",
-            output,
-        )
-    if suffix != ".png":
+    check_input(job.input)
+    if job.writes_raster:
         need("raster", "rasterio", purpose="a .tif map, unlike a .png,", code="raster-extra")
-    if overlay is not None and Path(overlay).suffix.lower() != ".png":
-        raise EmraError("output-suffix", "the overlay does not end in .png", "Give it that suffix", overlay)
-    if polygons is not None:
-        from emra_deploy.maps.polygons import check_polygon_output
-
-        check_polygon_output(Path(polygons))
-        if suffix == ".png":
+    if job.polygons is not None and Path(job.polygons).suffix.lower() == ".gpkg":
+        load_geopackage_libraries()
+    outputs = [path for path in (job.output, job.overlay, job.polygons) if path is not None]
+    inputs = [job.input] if model is None else [job.input, model]
+    check_all_outputs(outputs, overwrite=job.overwrite, inputs=inputs)
+    for path in outputs:
+        folder = Path(os.path.realpath(path)).parent
+        try:
+            # Permissions are not the whole truth, and a model may take minutes to load before the first write.
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
             raise EmraError(
-                "output-suffix", "polygons are traced from a label raster", "Give an output that ends in .tif", output
-            )
-    check_all_outputs([output, overlay, polygons], overwrite=overwrite, inputs=[input, model])
-    return suffix != ".png"
+                "output-unwritable",
+                f"no file can be made in {folder} ({error.strerror})",
+                "Choose a folder that you may write to",
+                path,
+            ) from error
 
 
-def open_sink(
-    part: Path,
-    as_raster: bool,
-    source: ArraySource | RasterSource,
-    segmenter: Segmenter,
-    georeference: GeoReference | None,
-) -> LabelSink:
-    """What takes the rows of a label map, and writes it to a file.
+def check_map(job: MapJob, source: OpenPicture, area_note: str | None) -> None:
+    """Check that the outputs can hold the map of a picture.
 
     Args:
-        part: The temporary file.
-        as_raster: As `check_outputs` gave it.
+        job: The outputs.
         source: The picture.
-        segmenter: Whose labels they are.
-        georeference: Of the picture.
+        area_note: Why its pixels have no known area on the ground, or None.
 
     Raises:
-        EmraError: Those of `LabelWriter`.
+        EmraError: ``output-too-large``, ``polygon-area``.
     """
-    from emra_deploy.maps.label_files import LabelWriter, PictureWriter
+    if not job.writes_raster and not source.in_memory and source.height * source.width > MAX_PNG_PIXELS:
+        raise EmraError(
+            "output-too-large",
+            f"{source.width} x {source.height} pixels are too many for a PNG, which is made in memory",
+            "Give an output that ends in .tif, and --overlay for a picture of it",
+            job.output,
+        )
+    if job.polygons is not None and job.min_area and area_note is not None:
+        raise EmraError("polygon-area", f"no square metres: {area_note}", "Use --min-pixels instead of --min-area")
 
-    if not as_raster:
-        return PictureWriter(part, source.height, source.width, segmenter.classes)
-    tags = {"EMRA_MODEL": segmenter.manifest.name, "EMRA_PRECISION": segmenter.manifest.precision}
-    return LabelWriter(part, source.height, source.width, segmenter.classes, georeference, tags)
+
+class MapOutputs:
+    """The output files of a map in the making; a context manager that publishes them unless its block fails.
+
+    Args:
+        job: Which outputs.
+        source: The picture.
+        manifest: Of the model.
+        pixel_area: Square metres of a pixel on the ground, or None.
+
+    Attributes:
+        counts: How often each of the 256 label values occurs so far.
+        preview: The overlay, or None.
+        polygon_count: Polygons that were written.
+
+    Raises:
+        EmraError: ``polygon-class`` for a class that the model does not have.
+    """
+
+    def __init__(self, job: MapJob, source: OpenPicture, manifest: Manifest, pixel_area: float | None) -> None:
+        self._job, self._source, self._manifest, self._pixel_area = job, source, manifest, pixel_area
+        self._outlined = class_labels(manifest.classes, job.polygon_classes) if job.polygons is not None else ()
+        self._stack = ExitStack()
+        self.counts = np.zeros(256, np.int64)
+        self.preview: Preview | None = None
+        self.polygon_count = 0
+
+    def __enter__(self) -> MapOutputs:
+        job, source = self._job, self._source
+        with ExitStack() as stack:
+            self._map, self._overlay, self._polygons = (
+                None if path is None else stack.enter_context(atomic_output(path, overwrite=job.overwrite))
+                for path in (job.output, job.overlay, job.polygons)
+            )
+            assert self._map is not None
+            self._writer: LabelWriter = stack.enter_context(closing(self._open_writer(self._map)))
+            if job.overlay is not None:
+                side = MAX_SIDE if source.in_memory else STREAMED_SIDE
+                self.preview = Preview(source, self._manifest.classes, job.opacity, side)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def add(self, window: Window, labels: npt.NDArray[np.uint8]) -> int:
+        """Write the next rows, uint8 h×W, to all files; return the row after their last."""
+        self._writer.write(labels)
+        self.counts += count_labels(labels)
+        if self.preview is not None:
+            self.preview.add(window.top, labels)
+        return window.bottom
+
+    def areas(self) -> tuple[ClassArea, ...]:
+        """Areas of the classes in the rows so far."""
+        return class_areas(self.counts, self._manifest.classes, self._pixel_area)
+
+    def finish(self) -> None:
+        """Complete all files, after the last row."""
+        job = self._job
+        with step(f"finishing {os.fspath(job.output)}"), writing(job.output):
+            self._writer.finish()
+        if self.preview is not None and self._overlay is not None and job.overlay is not None:
+            with writing(job.overlay):
+                self.preview.save(self._overlay, self.areas())
+        if self._polygons is not None and self._map is not None and job.polygons is not None:
+            least = max(job.min_pixels, job.min_area / self._pixel_area if self._pixel_area else 0)
+            with step(f"outlining classes for {os.fspath(job.polygons)}"):
+                self.polygon_count = write_polygons(
+                    self._map,
+                    self._polygons,
+                    self._manifest.classes,
+                    labels=self._outlined,
+                    least=least,
+                    georeference=self._source.georeference,
+                    pixel_area=self._pixel_area,
+                )
+
+    def _open_writer(self, path: Path) -> LabelWriter:
+        source, manifest = self._source, self._manifest
+        if not self._job.writes_raster:
+            return PngWriter(path, source.height, source.width, manifest.classes)
+        tags = {"EMRA_MODEL": manifest.name, "EMRA_PRECISION": manifest.precision}
+        return RasterWriter(path, source.height, source.width, manifest.classes, source.georeference, tags)

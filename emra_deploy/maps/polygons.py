@@ -1,10 +1,10 @@
-"""The outlines of classes as vector features, for GIS: GeoPackage or GeoJSON."""
+"""Outlines of classes as vector features for GIS: GeoPackage or GeoJSON."""
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -20,69 +20,11 @@ from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.pictures.georeference import GeoReference
 from emra_deploy.pictures.raster import gdal_session, open_dataset
 
-SUFFIXES = (".gpkg", ".geojson")
-"""Of the files that can be written."""
-
 _AT_ONCE = 4096
-"""Features that are transformed and written together."""
+"""Number of features that are transformed and written together."""
 
 Ring = NDArray[np.float64]
 """Corners of a closed ring, n×2: column and row, or x and y; the last is the first again."""
-
-
-@dataclass(frozen=True)
-class PolygonRequest:
-    """Which outlines are wanted.
-
-    Attributes:
-        labels: Of the classes, distinct.
-        min_pixels: Smaller areas are left out.
-        min_area: Likewise, in square metres; needs a raster whose pixels have a known size.
-    """
-
-    labels: tuple[int, ...]
-    min_pixels: int = 1
-    min_area: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.min_pixels < 1 or not 0 <= self.min_area < float("inf"):
-            raise EmraError(
-                "polygon-area",
-                f"least area {self.min_area} m², {self.min_pixels} pixels; expected 0 or more, and 1 or more",
-                "Correct --min-area or --min-pixels",
-            )
-
-    def check(self, georeference: GeoReference | None) -> None:
-        """Refuse square metres of a raster without any.
-
-        Raises:
-            EmraError: ``polygon-area``.
-        """
-        if self.min_area:
-            why: str | None = "the picture has no coordinate reference system"
-            if georeference is not None:
-                _, why = georeference.pixel_area_m2()
-            if why is not None:
-                raise EmraError("polygon-area", f"no square metres: {why}", "Use --min-pixels instead of --min-area")
-
-    @classmethod
-    def of(
-        cls, classes: ClassSet, names: Sequence[str] | None, min_pixels: int = 1, min_area: float = 0.0
-    ) -> PolygonRequest:
-        """By the names of classes; None for all of them.
-
-        Raises:
-            EmraError: ``polygon-class`` for a name that the model does not know.
-        """
-        chosen = classes.names if names is None else names
-        unknown = [name for name in chosen if name not in classes.names]
-        if unknown or not chosen:
-            raise EmraError(
-                "polygon-class",
-                f"no class {', '.join(unknown) or 'was named'}; the model has {', '.join(classes.names)}",
-                "Correct --polygon-classes",
-            )
-        return cls(tuple(sorted({classes.names.index(name) for name in chosen})), min_pixels, min_area)
 
 
 @dataclass(frozen=True)
@@ -100,30 +42,36 @@ class Polygon:
     rings: tuple[Ring, ...]
 
 
-def check_polygon_output(path: Path) -> None:
-    """Refuse a file that cannot be written, before any work.
+def class_labels(classes: ClassSet, names: Sequence[str] | None) -> tuple[int, ...]:
+    """Labels of the classes of these names, or of all for None.
 
     Raises:
-        EmraError: ``output-suffix``, or ``polygon-extra`` without the library for it.
+        EmraError: ``polygon-class`` for a name that the model does not know, or for no name.
     """
-    suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
+    chosen = classes.names if names is None else names
+    unknown = [name for name in chosen if name not in classes.names]
+    if unknown or not chosen:
         raise EmraError(
-            "output-suffix",
-            f"the polygons' file ends in {repr(suffix) if suffix else 'no suffix'}, expected {' or '.join(SUFFIXES)}",
-            "Use .gpkg (any coordinate system) or .geojson (degrees)",
-            path,
+            "polygon-class",
+            f"no class {', '.join(unknown) or 'was named'}; the model has {', '.join(classes.names)}",
+            "Correct --polygon-classes",
         )
-    if suffix == ".gpkg":
-        _pyogrio()
+    return tuple(sorted({classes.names.index(name) for name in chosen}))
 
 
 def write_polygons(
-    raster: Path, output: Path, classes: ClassSet, georeference: GeoReference | None, request: PolygonRequest
+    raster: Path,
+    output: Path,
+    classes: ClassSet,
+    *,
+    labels: Collection[int],
+    least: float,
+    georeference: GeoReference,
+    pixel_area: float | None,
 ) -> int:
     """Trace a finished label raster.
 
-    GDAL traces it row by row; what has to fit into memory are the polygons, not the raster. A GeoPackage keeps the
+    GDAL traces it row by row: the polygons have to fit into memory, the raster has not. A GeoPackage keeps the
     raster's coordinates. GeoJSON is in longitude and latitude (RFC 7946). Where the raster has no transform, both hold
     columns and rows.
 
@@ -131,29 +79,25 @@ def write_polygons(
         raster: The label raster.
         output: File to write, ``.gpkg`` or ``.geojson``; give the temporary file of `atomic_output`.
         classes: Names of the labels.
-        georeference: The raster's, or None for a raster of a picture that has none.
-        request: Which polygons.
+        labels: Of the classes that are outlined.
+        least: Smaller polygons are left out, in pixels.
+        georeference: The raster's.
+        pixel_area: Square metres of a pixel on the ground, or None.
 
     Returns:
         How many were written.
 
     Raises:
-        EmraError: ``polygon-area`` for square metres of a raster without any, ``output-write``.
+        EmraError: ``output-write``.
     """
-    from affine import Affine
-
-    request.check(georeference)
-    georeference = georeference or GeoReference(None, Affine.identity())
-    pixel_area, _ = georeference.pixel_area_m2()
-    least = max(request.min_pixels, request.min_area / pixel_area if pixel_area else 0)
-    traced = (polygon for polygon in trace(raster) if polygon.label in request.labels and polygon.pixels >= least)
+    traced = (polygon for polygon in trace(raster) if polygon.label in labels and polygon.pixels >= least)
     writer = _write_geojson if output.suffix.lower() == ".geojson" else _write_geopackage
     with gdal_session():
         return writer(output, traced, classes, georeference, pixel_area)
 
 
 def trace(raster: Path) -> Iterator[Polygon]:
-    """The connected areas of a label raster, no data left out, in columns and rows."""
+    """The connected areas of a label raster, without no data, in columns and rows."""
     from rasterio.features import shapes
 
     with gdal_session() as rasterio, open_dataset(rasterio, raster) as dataset:
@@ -177,15 +121,7 @@ def signed_area(ring: Ring) -> float:
 def _placed(polygons: list[Polygon], georeference: GeoReference, crs: Any) -> list[tuple[Ring, ...]]:
     """The rings in coordinates, outlines counter-clockwise and holes clockwise."""
     rings = [ring for polygon in polygons for ring in polygon.rings]
-    points = np.concatenate(rings)
-    if not georeference.transform.is_identity:
-        a, b, c, d, e, f = georeference.transform[:6]
-        x, y = a * points[:, 0] + b * points[:, 1] + c, d * points[:, 0] + e * points[:, 1] + f
-        if crs is not None:
-            from rasterio.warp import transform
-
-            x, y = (np.asarray(values) for values in transform(georeference.crs, crs, x, y))
-        points = np.stack([x, y], axis=1)
+    points = georeference.coordinates(np.concatenate(rings), crs)
     parts = iter(np.split(points, np.cumsum([len(ring) for ring in rings])[:-1]))
     placed = []
     for polygon in polygons:
@@ -207,8 +143,8 @@ def _write_geojson(
 ) -> int:
     from rasterio.crs import CRS
 
-    degrees = None if georeference.crs is None or georeference.transform.is_identity else CRS.from_epsg(4326)
-    # A centimetre, in degrees; metres, when they are not known to be any.
+    degrees = CRS.from_epsg(4326) if georeference.crs is not None and georeference.has_transform else None
+    # About a centimetre in degrees, a thousandth of any other unit.
     digits = 7 if degrees is not None else 3
     count = 0
     with output.open("w", encoding="utf-8") as stream:
@@ -232,11 +168,11 @@ def _write_geojson(
 def _write_geopackage(
     output: Path, polygons: Iterable[Polygon], classes: ClassSet, georeference: GeoReference, pixel_area: float | None
 ) -> int:
-    pyogrio, shapely = _pyogrio()
+    pyogrio, shapely = load_geopackage_libraries()
     from pyogrio._err import CPLE_BaseError
 
-    crs = None if georeference.crs is None or georeference.transform.is_identity else georeference.crs.to_wkt()
-    # The library wants to make the file itself.
+    crs = georeference.crs.to_wkt() if georeference.crs is not None and georeference.has_transform else None
+    # The library creates the file itself.
     output.unlink(missing_ok=True)
     count = 0
     for group in _groups_or_one_empty(polygons):
@@ -250,7 +186,7 @@ def _write_geopackage(
             np.array([np.nan if row["area_m2"] is None else row["area_m2"] for row in rows], np.float64),
         ]
         try:
-            # A raster without a coordinate system is nothing to warn of.
+            # A raster without a coordinate system needs no warning.
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "'crs' was not provided")
                 pyogrio.raw.write(
@@ -273,7 +209,7 @@ def _write_geopackage(
 
 
 def _check_geopackage(path: Path, count: int) -> None:
-    """SQLite goes on after some errors of the disk, and GDAL passes over them: read the file back."""
+    """Read the file back: SQLite continues after some errors of the disk, and GDAL ignores them."""
     import sqlite3
 
     try:
@@ -289,7 +225,7 @@ def _check_geopackage(path: Path, count: int) -> None:
 
 
 def _drop_journals(path: Path) -> None:
-    """Remove what SQLite leaves beside a file that it could not finish."""
+    """Remove the files that SQLite leaves beside one that it could not complete."""
     for ending in ("-journal", "-wal", "-shm"):
         path.with_name(path.name + ending).unlink(missing_ok=True)
 
@@ -304,7 +240,7 @@ def _unwritten(output: Path, reason: str) -> EmraError:
 
 
 def _groups_or_one_empty(polygons: Iterable[Polygon]) -> Iterator[list[Polygon]]:
-    """A file without features has a layer all the same."""
+    """As `_groups`, with one empty group for no polygons: a file without features has a layer, too."""
     first = True
     for group in _groups(polygons):
         first = False
@@ -322,7 +258,12 @@ def _properties(polygon: Polygon, classes: ClassSet, pixel_area: float | None) -
     }
 
 
-def _pyogrio() -> tuple[Any, Any]:
+def load_geopackage_libraries() -> tuple[Any, Any]:
+    """The modules pyogrio and shapely.
+
+    Raises:
+        EmraError: ``polygon-extra`` when one is missing.
+    """
     need("vector", "pyogrio", "shapely", purpose="a .gpkg, unlike a .geojson,", code="polygon-extra")
     import pyogrio
     import pyogrio.raw

@@ -1,4 +1,4 @@
-"""The overlay of a map of any size, built while the map is made, at no more than a screen's worth of pixels."""
+"""The overlay of a map of any size, reduced to a few thousand pixels and drawn while the map is made."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ MAX_SIDE = 4096
 """Longest side of the overlay of a picture in memory in pixels, without its legend."""
 
 STREAMED_SIDE = 2048
-"""The same for a raster that is read by windows, of which the overlay is all that is held: at 4096 pixels it would
-need 170 MB, with the copies that the legend and the encoder make, and 40 MB so."""
+"""The same for a raster that is read by windows, where the overlay dominates memory: with the copies of the legend and
+the encoder, 170 MB at 4096 pixels and 40 MB at 2048."""
 
 _COLUMNS_AT_ONCE = 2048
 
@@ -30,7 +30,7 @@ _COLUMNS_AT_ONCE = 2048
 class Preview:
     """An overlay, reduced by a whole factor when the picture's longer side exceeds ``max_side``.
 
-    Colours are the means of the pixels that fall together, labels those of their middle pixel: an average of labels
+    A reduced pixel has the mean colour of its group and the label of the group's middle pixel: an average of labels
     would be another class.
 
     Args:
@@ -94,6 +94,6 @@ class Preview:
 
 
 def _middles(length: int, factor: int) -> NDArray[np.intp]:
-    """The middle pixel of each group of ``factor``, of the last one too, which may be short."""
+    """The middle pixel of each group of ``factor``; the last group may be shorter."""
     starts = np.arange(0, length, factor)
     return (starts + np.minimum(starts + factor, length) - 1) // 2

@@ -1,27 +1,26 @@
-"""What a finished map says of itself."""
+"""The report on a finished map."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
+from emra_deploy.maps.job import MapJob
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.segmenting.areas import ClassArea
 
 
 @dataclass(frozen=True)
 class MapReport:
-    """What `segment_file` made.
+    """A finished map.
 
     Attributes:
-        input: The picture.
-        output: The label map.
-        overlay: The overlay, or None.
-        overlay_factor: By how much the overlay is reduced; 1 is not at all.
-        polygons: The file of polygons, or None.
-        polygon_count: Polygons in it.
-        resumed_rows: Rows that an earlier, unfinished run had done.
-        scale_factor: By how much the model saw the picture enlarged, to its ground sample distance; 1 for not at all.
+        job: The request, with the names of all files.
+        overlay_factor: Factor by which the overlay is reduced; 1 for full size.
+        polygon_count: Polygons that were written.
+        resumed_rows: Rows taken from the journal of an earlier, unfinished run.
+        scale_factor: Factor by which the picture was enlarged for the model, to its ground sample distance; 1 for none.
         height: Rows of the map.
         width: Columns of the map.
         classes: Names and colours.
@@ -29,16 +28,13 @@ class MapReport:
         no_data_pixels: Pixels without data.
         area_note: Why there are no square metres, or None.
         model: Path, name and precision.
-        backend: What ran the model.
-        throttled: What slowed the machine down meanwhile, by the names of kernel and driver.
-        seconds: Of ``load`` (model and self-test), ``segment`` (reading, running, writing rows) and ``total``.
+        backend: Facts about what ran the model.
+        throttled: What slowed the machine down during the run, as kernel and driver call it.
+        seconds: Of ``load`` (picture and model), ``segment`` (reading, running, writing rows) and ``total``.
     """
 
-    input: str
-    output: str
-    overlay: str | None
+    job: MapJob
     overlay_factor: int
-    polygons: str | None
     polygon_count: int
     resumed_rows: int
     scale_factor: float
@@ -67,12 +63,12 @@ class MapReport:
             for label, area in enumerate(self.areas)
         ]
         return {
-            "input": self.input,
+            "input": os.fspath(self.job.input),
             "outputs": {
-                "labels": self.output,
-                "overlay": self.overlay,
+                "labels": os.fspath(self.job.output),
+                "overlay": _text(self.job.overlay),
                 "overlay_factor": self.overlay_factor,
-                "polygons": self.polygons,
+                "polygons": _text(self.job.polygons),
                 "polygon_count": self.polygon_count,
             },
             "resumed_rows": self.resumed_rows,
@@ -87,3 +83,7 @@ class MapReport:
             "throttled": list(self.throttled),
             "seconds": self.seconds,
         }
+
+
+def _text(path: str | os.PathLike[str] | None) -> str | None:
+    return None if path is None else os.fspath(path)

@@ -1,4 +1,4 @@
-"""A picture at another ground sample distance (GSD): a model knows a roof by its size in pixels."""
+"""A picture resampled to a model's ground sample distance (GSD): models know objects by their size in pixels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from emra_deploy.errors import EmraError
 from emra_deploy.pictures.windows import Window
 
 if TYPE_CHECKING:
-    from emra_deploy.pictures.georeference import GeoReference
     from emra_deploy.pictures.sources import ImageSource
     from emra_deploy.segmenting.segmenter import Segmenter
 
@@ -21,36 +20,13 @@ TOLERANCE = 0.1
 """Models are trained over a range of scales; a GSD that is off by less than this share is left as it is."""
 
 FACTORS = (1 / 16, 16.0)
-"""Beyond these, picture and model have nothing in common, or one of the two sizes is wrong."""
+"""Outside this range the model does not suit the picture, or one of the two sizes is wrong."""
 
 _PIECE_BYTES = 4 * 2**20
 
 
-def picture_gsd(georeference: GeoReference | None) -> float | None:
-    """Metres a pixel: the side of a square of a pixel's area; None where that is not known."""
-    if georeference is None:
-        return None
-    area, _ = georeference.pixel_area_m2()
-    return None if area is None else math.sqrt(area)
-
-
-def parse_gsd(value: float | str) -> float:
-    """Metres a pixel, as a user gave them.
-
-    Raises:
-        EmraError: ``gsd``.
-    """
-    try:
-        metres = float(value)
-    except ValueError:
-        metres = math.nan
-    if not 0 < metres < math.inf:
-        raise EmraError("gsd", f"GSD {value!r}, expected metres a pixel, auto or off", "Correct --gsd")
-    return metres
-
-
 def scale_factor(picture: float | None, model: float | None) -> float:
-    """By how much a picture has to be enlarged to look as a model's training data did.
+    """Factor by which a picture has to be enlarged to match the model's training data.
 
     Args:
         picture: GSD in metres a pixel, or None.
@@ -79,8 +55,8 @@ def scale_factor(picture: float | None, model: float | None) -> float:
 class ResampledSource:
     """A source enlarged or reduced, window by window; an `ImageSource`.
 
-    Pixels are interpolated linearly, and averaged where they are reduced. Every window gives the pixels that the whole
-    picture, resampled at once, would have, but for rounding.
+    Pixels are interpolated linearly, and averaged where they are reduced. Every window has the pixels of the
+    whole picture resampled at once, except for rounding.
 
     Args:
         source: The picture.
@@ -104,7 +80,7 @@ class ResampledSource:
             window.bottom * down,
             window.right * across,
         )
-        # What the filter reaches beyond the window: one old pixel, or one new one where that is larger.
+        # The filter's reach beyond the window: one old pixel, or one new one where that is larger.
         y0, y1 = _reach(top, bottom, down, self._source.height)
         x0, x1 = _reach(left, right, across, self._source.width)
         picture = Image.fromarray(self._source.read(Window(y0, x0, y1 - y0, x1 - x0)))
@@ -112,7 +88,7 @@ class ResampledSource:
         return np.asarray(picture.resize((window.width, window.height), Image.Resampling.BILINEAR, box))
 
     def valid(self, window: Window) -> npt.NDArray[np.bool_] | None:
-        """Which pixels hold data, of the old pixel in which the middle of the new one lies; None when all do."""
+        """Which pixels hold data: as the source's pixel at the middle of each; None when all do."""
         rows = _nearest(self.height, self._source.height)[window.top : window.bottom]
         columns = _nearest(self.width, self._source.width)[window.left : window.right]
         outer = Window(rows[0], columns[0], rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1)
@@ -120,7 +96,7 @@ class ResampledSource:
         return None if valid is None else valid[np.ix_(rows - rows[0], columns - columns[0])]
 
     def rows(self, segmenter: Segmenter, start: int = 0) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
-        """Segment it, and give the labels on the grid of the source, from its row ``start`` on.
+        """Segment the picture; yield labels on the grid of the source, from its row ``start`` on.
 
         Each pixel of the source gets the label of the new pixel in which its middle lies.
         """

@@ -1,4 +1,4 @@
-"""How many tiles a map will be made of, before its model is loaded."""
+"""The number of tiles of a map, before its model is loaded."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from emra_deploy.segmenting.blending import BLEND_DIVISOR
 
 
 def estimate_tiles(source: ImageSource, model: str | os.PathLike[str], halo: int | None, blend: bool) -> int | None:
-    """Tiles of a picture at its own scale; None for a model that does not say how large they are.
+    """Number of tiles of a picture at its own scale; None for a model without a readable Manifest.
 
     Args:
         source: The picture.
-        model: The model file, as yet unread.
+        model: The model file.
         halo: Overlap in pixels, None for the usual one.
         blend: Whether tiles are averaged.
     """
@@ -27,6 +27,6 @@ def estimate_tiles(source: ImageSource, model: str | os.PathLike[str], halo: int
     usual = min(height, width) // BLEND_DIVISOR if blend else default_halo(height, width)
     overlap = usual if halo is None else halo
     if not 0 <= 2 * overlap < min(height, width):
-        # Whoever uses it says what is wrong with it.
+        # The Segmenter refuses it.
         return None
     return count_tiles(source.height, source.width, height, width, overlap)

@@ -1,4 +1,4 @@
-"""The checksums of deflated TIFF blocks, which GDAL passes over.
+"""Verification of the checksums of deflated TIFF blocks, which GDAL ignores.
 
 A zlib stream ends with an Adler-32 of what it unpacks to (RFC 1950). libtiff stops reading when a block is full, so
 that a flipped bit may be read as other pixels without an error.
@@ -11,11 +11,11 @@ import zlib
 from pathlib import Path
 
 _PIECE = 2**20
-"""Bytes that are unpacked at a time: a block may be far larger than what should be held beside it."""
+"""Bytes that are unpacked at a time, which bounds the memory for blocks of any size."""
 
 
 class DeflateSums:
-    """Checks each block of a TIFF once.
+    """Verifier of the blocks of a TIFF, each of them once.
 
     Args:
         path: Of the file.
@@ -36,7 +36,7 @@ class DeflateSums:
         return bool(self._done[(plane * self._rows + row) * self._columns + column])
 
     def check(self, column: int, row: int, plane: int, start: int, size: int) -> None:
-        """Unpack a block that lies at ``start`` of the file and has ``size`` bytes, and forget it.
+        """Unpack a block that lies at ``start`` of the file and has ``size`` bytes, and discard the result.
 
         Raises:
             OSError: It is damaged, cut short, or holds more than a block.

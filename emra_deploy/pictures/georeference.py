@@ -1,26 +1,30 @@
-"""Where a raster lies on the earth, and how large its pixels are there."""
+"""The location of a raster on the earth, and the size of its pixels there."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
 class GeoReference:
-    """Everything of a dataset that ties pixels to places, in rasterio's types.
+    """Everything in a dataset that locates its pixels, in rasterio's types; by default, nothing.
 
     Attributes:
         crs: Coordinate reference system, or None.
-        transform: Affine, from column and row to coordinates; the identity when the raster has none.
+        transform: Affine, from column and row to coordinates; None or the identity when the raster has none.
         gcps: Ground control points, for rasters that have these instead of a transform.
         gcp_crs: Their coordinate reference system, or None.
         rpcs: Rational polynomial coefficients, or None.
-        area_or_point: The tag of that name, or None: whether the stored coordinates mean corners or centres of pixels.
+        area_or_point: The tag of that name, or None: whether coordinates are those of corners or centres of pixels.
     """
 
-    crs: Any
-    transform: Any
+    crs: Any = None
+    transform: Any = None
     gcps: tuple[Any, ...] = ()
     gcp_crs: Any = None
     rpcs: Any = None
@@ -30,14 +34,33 @@ class GeoReference:
     def of(cls, dataset: Any) -> GeoReference:
         """That of an open rasterio dataset."""
         gcps, gcp_crs = dataset.gcps
-        return cls(
-            dataset.crs,
-            dataset.transform,
-            tuple(gcps),
-            gcp_crs,
-            dataset.rpcs,
-            dataset.tags().get("AREA_OR_POINT"),
-        )
+        tag = dataset.tags().get("AREA_OR_POINT")
+        return cls(dataset.crs, dataset.transform, tuple(gcps), gcp_crs, dataset.rpcs, tag)
+
+    @property
+    def has_transform(self) -> bool:
+        """Whether pixels have coordinates."""
+        return self.transform is not None and not self.transform.is_identity
+
+    def coordinates(self, points: NDArray[np.float64], crs: Any = None) -> NDArray[np.float64]:
+        """Coordinates of points given as columns and rows.
+
+        Args:
+            points: n×2; whole numbers are corners of pixels.
+            crs: Coordinate reference system of the result; None for the raster's own.
+
+        Returns:
+            x and y, n×2; columns and rows as they were where the raster has no transform.
+        """
+        if not self.has_transform:
+            return points
+        a, b, c, d, e, f = self.transform[:6]
+        x, y = a * points[:, 0] + b * points[:, 1] + c, d * points[:, 0] + e * points[:, 1] + f
+        if crs is not None:
+            from rasterio.warp import transform
+
+            x, y = (np.asarray(values) for values in transform(self.crs, crs, x, y))
+        return np.stack([x, y], axis=1)
 
     def pixel_area_m2(self) -> tuple[float | None, str | None]:
         """The area of one pixel, or why there is none.
@@ -47,7 +70,7 @@ class GeoReference:
         """
         if self.crs is None:
             return None, "the picture has no coordinate reference system"
-        if self.transform.is_identity:
+        if not self.has_transform:
             return None, "the picture has no transform from pixels to coordinates"
         if self.crs.is_geographic:
             return None, "its coordinates are degrees; reproject it to metres, such as UTM, to get square metres"
@@ -59,3 +82,8 @@ class GeoReference:
         except Exception:
             return None, "its coordinate reference system has no known unit of length"
         return abs(self.transform.determinant) * float(metres) ** 2, None
+
+    def gsd(self) -> float | None:
+        """Metres a pixel: the side of a square of a pixel's area; None where that is not known."""
+        area, _ = self.pixel_area_m2()
+        return None if area is None else math.sqrt(area)

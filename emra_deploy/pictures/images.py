@@ -27,7 +27,7 @@ _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION, _GEO_KEYS = 274, (33550, 33922, 34264, 34735)
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _ARITHMETIC = range(0xC9, 0xD0)
-# What Pillow's readers were seen to raise over damaged files.
+# Exceptions of Pillow's readers for damaged files, as observed.
 _DECODING = (
     OSError,
     ValueError,
@@ -39,21 +39,9 @@ _DECODING = (
     MemoryError,
     struct.error,
 )
+_Decoded = tuple[NDArray[np.uint8], NDArray[np.bool_] | None]
 # Neither zeros, which libjpeg would put there itself, nor the first byte of a marker.
 _MORE_DATA = bytes(1 + step * 89 % 253 for step in range(4096))
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A decoded picture.
-
-    Attributes:
-        image: H x W x 3 uint8 RGB, turned the way a viewer shows it.
-        valid: H x W bool, False where there is no data (transparent or not a number), or None when all is data.
-    """
-
-    image: NDArray[np.uint8]
-    valid: NDArray[np.bool_] | None
 
 
 def image_format(path: str | os.PathLike[str]) -> str:
@@ -114,10 +102,10 @@ def tiff_header(path: str | os.PathLike[str]) -> TiffHeader:
 
 def read_image(path: str | os.PathLike[str], scale: Scale | None = None) -> NDArray[np.uint8]:
     """The pixels of `read_picture`: H x W x 3 uint8 RGB."""
-    return read_picture(path, scale).image
+    return read_picture(path, scale)[0]
 
 
-def read_picture(path: str | os.PathLike[str], scale: Scale | None = None) -> Picture:
+def read_picture(path: str | os.PathLike[str], scale: Scale | None = None) -> _Decoded:
     """Decode a whole JPEG, PNG or TIFF.
 
     Grey is replicated, palettes are looked up, CMYK is converted, fully transparent pixels are no data and the EXIF
@@ -126,6 +114,10 @@ def read_picture(path: str | os.PathLike[str], scale: Scale | None = None) -> Pi
     Args:
         path: The file.
         scale: Range of values to stretch; pictures of more than 8 bits are refused without it.
+
+    Returns:
+        The picture as a viewer turns it, H x W x 3 uint8 RGB; and H x W bool, False where there is no data (transparent
+        or not a number), or None when all is data.
 
     Raises:
         EmraError: ``not-an-image``, ``image-empty``, ``image-truncated``, ``image-unreadable``, ``image-too-large``,
@@ -158,16 +150,16 @@ def read_picture(path: str | os.PathLike[str], scale: Scale | None = None) -> Pi
 
 
 class _Strictness:
-    """Pillow fills up what is missing when a program around us has asked it to; here a missing part is an error.
+    """Context in which Pillow treats truncated data as an error, whatever ``LOAD_TRUNCATED_IMAGES`` says.
 
-    The wish is one flag for the whole process. It is put aside while anyone decodes here, and the lock is held only to
-    count these, so that threads decode side by side.
+    That flag belongs to the whole process. It is cleared while any thread decodes here; the lock is held only to count
+    these threads, so that they decode in parallel.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
-        self._wish = False
+        self._load_truncated = False
         self._quiet = warnings.catch_warnings()
 
     def __enter__(self) -> None:
@@ -177,7 +169,7 @@ class _Strictness:
             self._users += 1
             if self._users > 1:
                 return
-            self._wish, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
+            self._load_truncated, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
             self._quiet = warnings.catch_warnings()
             self._quiet.__enter__()
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -190,7 +182,7 @@ class _Strictness:
                 self._restore()
 
     def after_fork(self) -> None:
-        """In a child, whose only thread is the one that forked, the users of other threads will never leave."""
+        """Reset in a forked child, where the threads that were decoding do not exist."""
         self._lock = threading.Lock()
         if self._users:
             self._users = 0
@@ -201,7 +193,7 @@ class _Strictness:
     def _restore(self) -> None:
         from PIL import ImageFile
 
-        ImageFile.LOAD_TRUNCATED_IMAGES = self._wish
+        ImageFile.LOAD_TRUNCATED_IMAGES = self._load_truncated
         self._quiet.__exit__(None, None, None)
 
 
@@ -210,7 +202,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_strict_decoding.after_fork)
 
 
-def _convert(picture: Any, scale: Scale | None, path: str | os.PathLike[str]) -> Picture:
+def _convert(picture: Any, scale: Scale | None, path: str | os.PathLike[str]) -> _Decoded:
     mode = picture.mode
     if mode.startswith(("I", "F")):
         return _convert_deep(picture, scale, path)
@@ -228,26 +220,26 @@ def _convert(picture: Any, scale: Scale | None, path: str | os.PathLike[str]) ->
         )
     if scale is not None:
         image = scale.apply(image)
-    return Picture(image, None if valid is None or valid.all() else valid)
+    return image, None if valid is None or valid.all() else valid
 
 
-def _convert_deep(picture: Any, scale: Scale | None, path: str | os.PathLike[str]) -> Picture:
+def _convert_deep(picture: Any, scale: Scale | None, path: str | os.PathLike[str]) -> _Decoded:
     values = np.array(picture)
     what = {"I": "32-bit", "F": "float"}.get(picture.mode, "16-bit")
     if scale is None:
         raise depth_error(what, path)
     finite = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
     grey = scale.apply(values)
-    return Picture(np.repeat(grey[..., None], 3, axis=2), None if finite.all() else finite)
+    return np.repeat(grey[..., None], 3, axis=2), None if finite.all() else finite
 
 
 def _check_png(path: str | os.PathLike[str]) -> None:
     from PIL import Image
 
-    # Decoding ends with the last row, before the checksums; a flipped bit would only be a wrong picture.
+    # Decoding ends with the last row, before the checksums: a flipped bit would be a wrong picture without an error.
     with Image.open(path, formats=("PNG",)) as picture:
         picture.verify()
-    # Pillow cuts 16-bit colour down to its high byte without a word; only 16-bit grey reaches us whole.
+    # Pillow silently keeps only the high byte of 16-bit colour; only 16-bit grey keeps its depth.
     with Path(path).open("rb") as stream:
         header = stream.read(26)
     if len(header) == 26 and header[24] == 16 and header[25] != 0:
@@ -262,8 +254,8 @@ def _check_png(path: str | os.PathLike[str]) -> None:
 def _check_jpeg_end(picture: Any, path: str | os.PathLike[str]) -> None:
     """Refuse a JPEG whose data stop before its rows do, though its end marker is there.
 
-    libjpeg then paints the rest in middle grey, and Pillow passes its warning over. More data before the end marker
-    tell: a whole picture has no use for them, one that was cut takes them for the missing part.
+    libjpeg then paints the rest in middle grey, and Pillow ignores its warning. More data are inserted before the end
+    marker: a whole picture stays as it is, one that was cut decodes them as the missing part.
     """
     from PIL import Image
 
@@ -277,7 +269,7 @@ def _check_jpeg_end(picture: Any, path: str | os.PathLike[str]) -> None:
     longer = io.BytesIO(data[:end] + _MORE_DATA + data[end:])
     try:
         with Image.open(longer, formats=("JPEG",)) as other:
-            # The picture of a cut file may well fail here, which is an answer too.
+            # The picture of a cut file may fail to decode, which settles it, too.
             same = np.array_equal(np.asarray(other), np.asarray(picture))
     except (OSError, ValueError, SyntaxError):
         same = False
@@ -297,7 +289,7 @@ def _end_of_jpeg(data: bytes) -> int | None:
         if marker == 0xD9:
             return found.start()
         if marker in _ARITHMETIC:
-            # Its decoder reads beyond the end of whole pictures too.
+            # The arithmetic decoder reads beyond the end of whole pictures, too.
             return None
         place += int.from_bytes(data[place : place + 2], "big")
     return None

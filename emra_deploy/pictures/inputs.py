@@ -1,4 +1,4 @@
-"""The one place that decides how an image file is read: by windows or whole."""
+"""Opens image files: the one place that decides whether a file is read by windows or whole."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from emra_deploy.pictures.raster import RasterSource
 from emra_deploy.pictures.scaling import Scale
 from emra_deploy.pictures.sources import ArraySource
 
+OpenPicture = ArraySource | RasterSource
+"""A picture file that was opened: its pixels, what is known of its place, and ``close``."""
+
 
 def open_input(
     path: str | os.PathLike[str], *, bands: Sequence[int] | None = None, scale: Scale | None = None
-) -> ArraySource | RasterSource:
+) -> OpenPicture:
     """Open an image file for segmentation.
 
     A TIFF is read by windows; without rasterio, or when an EXIF orientation has to be applied, one without
@@ -36,11 +39,10 @@ def open_input(
         except EmraError:
             if not has_rasterio:
                 raise
-            # Pillow reads fewer kinds of TIFF than GDAL, whose word is the last one.
+            # Pillow reads fewer kinds of TIFF than GDAL, so GDAL decides.
             return RasterSource(path, bands=bands, scale=scale)
         if header.georeferenced or bands is not None or (has_rasterio and header.orientation == 1):
             return RasterSource(path, bands=bands, scale=scale)
     elif bands is not None:
         raise EmraError("image-bands", "--bands is for TIFF, not for JPEG and PNG", "Leave it out", path)
-    picture = read_picture(path, scale)
-    return ArraySource(picture.image, picture.valid)
+    return ArraySource(*read_picture(path, scale))

@@ -1,4 +1,4 @@
-"""GeoTIFF in, by windows, whatever its size."""
+"""GeoTIFFs of any size, read by windows."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
 from emra_deploy.host.files import check_input
+from emra_deploy.pictures.bands import choose_bands
 from emra_deploy.pictures.block_sums import DeflateSums
 from emra_deploy.pictures.georeference import GeoReference
 from emra_deploy.pictures.images import image_format
@@ -25,21 +26,21 @@ from emra_deploy.pictures.scaling import Scale, depth_error
 from emra_deploy.pictures.windows import Window
 
 CACHE_BYTES = 64 * 2**20
-"""GDAL keeps 5 % of the machine's memory in decoded blocks by default: not something to do unasked on a drone."""
+"""Size of GDAL's cache of decoded blocks; its default of 5 % of the memory is too much for a drone's computer."""
 
 _MAX_BLOCK_BYTES = 256 * 2**20
 _MAX_ROWS_BYTES = 512 * 2**20
 _IMPLAUSIBLE_BYTES, _IMPLAUSIBLE_RATIO = 2**30, 5000
 _OPTIONS = {
     "GDAL_CACHEMAX": CACHE_BYTES,
-    # libjpeg paints over what is missing and calls it a warning.
+    # libjpeg fills in missing data with only a warning.
     "GDAL_ERROR_ON_LIBJPEG_WARNING": "TRUE",
 }
 
 
 @contextmanager
 def gdal_session() -> Iterator[Any]:
-    """GDAL with bounded memory and strict decoding; gives the rasterio module.
+    """Environment of GDAL with bounded memory and strict decoding; yields the rasterio module.
 
     Raises:
         EmraError: ``raster-extra`` when rasterio is not installed.
@@ -65,7 +66,7 @@ def open_dataset(rasterio: Any, path: Path, *options: Any, **more: Any) -> Any:
         ) from error
     # Filters of warnings belong to the whole process, so they are changed here, not while threads read.
     with warnings.catch_warnings():
-        # A plain TIFF without georeference is nothing to warn of.
+        # A TIFF without georeference needs no warning.
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         # A Path, not text: text may name archives, sub-datasets and servers.
         return rasterio.open(path, *options, driver="GTiff", **more)
@@ -85,17 +86,22 @@ class RasterSource:
     Attributes:
         height: Rows of pixels.
         width: Columns of pixels.
-        dataset: The open rasterio dataset, for CRS and transform.
+        dataset: The open rasterio dataset.
+        georeference: Where the raster lies on the earth.
+        identity: Real path, size in bytes and time of change, by which a journal knows the file.
 
     Raises:
         EmraError: ``raster-extra``, ``raster-format``, ``raster-name``, ``raster-implausible``, ``raster-layout``,
             ``image-depth``, ``image-bands``, ``image-unreadable``, and those of `image_format`.
     """
 
+    in_memory = False
+
     def __init__(
         self, path: str | os.PathLike[str], *, bands: Sequence[int] | None = None, scale: Scale | None = None
     ) -> None:
-        place = check_input(path).resolve()
+        # Links are not followed: GDAL looks for world files and .aux.xml beside the name that was given.
+        place = check_input(path).absolute()
         if image_format(place) != "tiff":
             raise EmraError("raster-format", "not a TIFF", "Give a GeoTIFF", path)
         self.path = os.fspath(path)
@@ -104,13 +110,17 @@ class RasterSource:
         with gdal_session() as rasterio, self._errors():
             self.dataset: Any = open_dataset(rasterio, place)
         try:
+            state = place.stat()
+            self.identity = (os.path.realpath(place), state.st_size, state.st_mtime_ns)
             self.height, self.width = int(self.dataset.height), int(self.dataset.width)
-            # GDAL reads parts of a damaged header only when it is asked for them.
+            # GDAL reads parts of a damaged header only on demand.
             with self._errors():
-                self._check_size(place.stat().st_size)
+                self._check_size(state.st_size)
                 self._scale = scale
                 self._factor = self._check_depth(scale)
-                self._bands = self._choose_bands(bands)
+                self.georeference = GeoReference.of(self.dataset)
+                names = [interpretation.name for interpretation in self.dataset.colorinterp]
+                self._bands = choose_bands(names, bands, self.path)
                 self._prepare_validity()
                 self._sums = self._open_sums(place)
         except BaseException:
@@ -166,7 +176,7 @@ class RasterSource:
         """``load(window)``, by way of whole rows where strips are too wide for GDAL to keep those of one window.
 
         Each window would decode all of them again: 2.6 s for 512 x 512 pixels of a raster 60,000 pixels wide. Two sets
-        of rows are kept, as an overlay is drawn of those before.
+        of rows are kept, because the overlay is drawn from the set before.
         """
         if not CACHE_BYTES // 2 < self._row_bytes * window.height <= _MAX_ROWS_BYTES:
             return load(window)
@@ -192,11 +202,6 @@ class RasterSource:
             values: NDArray[Any] = self.dataset.read(list(self._bands), window=_rasterio_window(rasterio, window))
             return values
 
-    @property
-    def georeference(self) -> GeoReference:
-        """Where the raster lies on the earth."""
-        return GeoReference.of(self.dataset)
-
     @contextmanager
     def _errors(self) -> Iterator[None]:
         from rasterio._err import CPLE_BaseError
@@ -204,9 +209,9 @@ class RasterSource:
 
         try:
             yield
-        # Some ways into rasterio let GDAL's own errors through.
+        # Some functions of rasterio let GDAL's own errors through.
         except (RasterioError, CPLE_BaseError, OSError) as error:
-            # rasterio says only "read failed"; what GDAL said is the cause.
+            # rasterio only says "read failed"; the innermost cause is GDAL's message.
             deepest: BaseException = error
             while deepest.__cause__ is not None:
                 deepest = deepest.__cause__
@@ -246,7 +251,7 @@ class RasterSource:
         if any(kind.kind not in "uif" for kind in kinds):
             raise EmraError("image-depth", "the raster holds complex values", "Give an RGB raster", self.path)
         if kinds == {np.dtype(np.uint8)}:
-            # Two-, 16- and other few-valued greys span 0 to 255 in viewers; a palette's values are no brightness.
+            # Viewers stretch greys of 1 to 7 bits to 0 to 255; the values of a palette are not brightness.
             return 255 // (2**bits - 1) if scale is None else 1
         if scale is None:
             whole = next(iter(kinds)).kind == "u" and bits < 16
@@ -254,35 +259,10 @@ class RasterSource:
             raise depth_error(names, self.path, f"0 {2**bits - 1}" if whole else "")
         return 1
 
-    def _choose_bands(self, wanted: Sequence[int] | None) -> tuple[int, ...]:
-        count = self.dataset.count
-        if wanted is not None:
-            if len(wanted) != 3 or not all(1 <= band <= count for band in wanted):
-                raise EmraError(
-                    "image-bands",
-                    f"bands {','.join(map(str, wanted))} of a raster with {count}, expected three of 1 to {count}",
-                    "Correct --bands R,G,B",
-                    self.path,
-                )
-            return tuple(wanted)
-        names = [interpretation.name for interpretation in self.dataset.colorinterp]
-        if {"red", "green", "blue"} <= set(names):
-            return tuple(names.index(colour) + 1 for colour in ("red", "green", "blue"))
-        if count == 1 or (count == 2 and names[1] == "alpha"):
-            return (1,)
-        if count == 3:
-            return (1, 2, 3)
-        raise EmraError(
-            "image-bands",
-            f"{count} bands ({', '.join(names)}), and the file does not say which are red, green and blue",
-            "Name them with --bands R,G,B, such as --bands 3,2,1",
-            self.path,
-        )
-
     def _prepare_validity(self) -> None:
         from rasterio.enums import MaskFlags
 
-        # GDAL offers a huge strip as blocks of one row, which then have no place of their own in the file.
+        # GDAL presents a huge strip as blocks of one row, which then have no offsets of their own in the file.
         rows = self.dataset.block_shapes[0][0]
         strips = -(-self.height // rows)
         last = self.dataset.get_tag_item(f"BLOCK_OFFSET_0_{strips - 1}", "TIFF", bidx=1)
@@ -310,9 +290,9 @@ class RasterSource:
         return DeflateSums(place, across, down, self._planes, block)
 
     def _clear_missing_blocks(self, window: Window, valid: NDArray[np.bool_]) -> None:
-        """GDAL reads a block that was never written as zeros, as black ground; it is no data.
+        """Mark blocks that were never written, which GDAL reads as zeros, as no data.
 
-        An interrupted writer leaves such blocks too, so that half a picture would pass for a whole one.
+        An interrupted writer leaves such blocks, too, so half a picture would pass for a whole one.
         """
         rows, columns = self.dataset.block_shapes[0]
         if self._split:
@@ -349,7 +329,7 @@ _jpeg_warning = threading.local()
 
 
 class _JpegFilter(logging.Filter):
-    """Takes libjpeg's warnings out of rasterio's log."""
+    """Removes libjpeg's warnings from rasterio's log, and keeps the last one."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
@@ -364,7 +344,7 @@ _jpeg_filter = _JpegFilter()
 
 @contextmanager
 def _jpeg_warnings_are_errors() -> Iterator[None]:
-    """A JPEG block that ends early is filled with grey and a warning, and no option of GDAL makes that an error."""
+    """Raise libjpeg's warnings: GDAL fills a JPEG block that ends early with grey, and has no option to fail."""
     logging.getLogger("rasterio._err").addFilter(_jpeg_filter)
     _jpeg_warning.text = None
     yield

@@ -1,4 +1,4 @@
-"""From sensor values to the 8-bit RGB that models read, only ever by a range the user named."""
+"""Conversion of sensor values to the 8-bit RGB that models read, by a range that the user gave."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Scale:
             raise EmraError(
                 "scale-range",
                 f"scale {self.low} to {self.high}, expected two finite numbers, the smaller first",
-                "Give the values that shall become black and white",
+                "Give the values that become black and white",
             )
 
     def apply(self, values: NDArray[Any]) -> NDArray[np.uint8]:
@@ -59,7 +59,6 @@ def depth_error(what: str, path: object, hint: str = "") -> EmraError:
     return EmraError(
         "image-depth",
         f"the picture holds {what} values, expected 8-bit ones; guessing their range would change the result",
-        f"Give the range that the model shall see, --scale {span}, or convert it, "
-        f"gdal_translate -ot Byte -scale {span} 0 255",
+        f"Give the range to stretch, --scale {span}, or convert it, gdal_translate -ot Byte -scale {span} 0 255",
         str(path),
     )

@@ -1,4 +1,4 @@
-"""Where pictures come from, as the segmenter sees them: something that can be read by windows."""
+"""Sources of pixels for the segmenter, which reads them by windows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.errors import EmraError
+from emra_deploy.pictures.georeference import GeoReference
 from emra_deploy.pictures.windows import Window
 
 
@@ -42,12 +43,24 @@ class ArraySource:
     Args:
         image: uint8 H×W×3, RGB.
         valid: bool H×W, False where there is no data, or None.
+        georeference: Where the picture lies.
+
+    Attributes:
+        georeference: Where the picture lies.
 
     Raises:
         EmraError: ``image-array`` for another type or shape.
     """
 
-    def __init__(self, image: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_] | None = None) -> None:
+    in_memory = True
+    identity = None
+
+    def __init__(
+        self,
+        image: npt.NDArray[np.uint8],
+        valid: npt.NDArray[np.bool_] | None = None,
+        georeference: GeoReference | None = None,
+    ) -> None:
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise EmraError(
                 "image-array", f"image is {_describe(image)}, expected a uint8 array H×W×3 of RGB", "Convert it first"
@@ -60,6 +73,10 @@ class ArraySource:
             )
         self._image = image
         self._valid = valid
+        self.georeference = georeference or GeoReference()
+
+    def close(self) -> None:
+        """There is no file to close."""
 
     @property
     def height(self) -> int:

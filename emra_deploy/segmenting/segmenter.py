@@ -64,6 +64,9 @@ class Segmenter:
         blend: Average what overlapping tiles say of a pixel instead of taking it from the most central one. Slower
             and better; needs a model with the output ``logits``.
 
+    Attributes:
+        path: The file that `open` loaded the model from, or None.
+
     Raises:
         EmraError: ``halo`` or ``batch-size`` for values out of range, ``blend`` for a model without logits; when it is
             used, ``forked`` in another process than the one that made it.
@@ -82,6 +85,7 @@ class Segmenter:
         self._owner = Owner()
         self.backend = backend
         self.manifest = manifest
+        self.path: str | None = None
         self.blend = blend
         usual = min(height, width) // BLEND_DIVISOR if blend else default_halo(height, width)
         self.halo = usual if halo is None else halo
@@ -134,6 +138,7 @@ class Segmenter:
         options = replace(options, **changes)
         loaded, manifest = open_backend(model, options)
         segmenter = cls(loaded, manifest, halo=halo, batch_size=options.batch, blend=blend)
+        segmenter.path = os.fspath(model)
         if self_test:
             try:
                 run_self_test(loaded, manifest)

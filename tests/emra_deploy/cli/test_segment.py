@@ -9,13 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from emra_deploy.cli.main import main
+from emra_deploy.cli.flags import read_flags
+from emra_deploy.cli.main import build_parser, main
+from emra_deploy.maps.job import MapJob
+from emra_deploy.pictures.scaling import Scale
 from emra_deploy.pictures.windows import plan_tiles
 from emra_deploy.segmenting.overlay import overlay
 from tests.emra_deploy.cli.cli_helpers import emra, save_png
@@ -23,13 +27,6 @@ from tests.onnx_models import CLASSES, build_model, nearest_colour, scene
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "model.onnx"
-    build_model(path, size=(64, 64))
-    return path
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
@@ -278,6 +275,28 @@ def test_help_names_what_matters_and_imports_nothing_heavy() -> None:
         assert word in done.stdout
 
 
+def test_every_setting_of_a_job_is_an_option() -> None:
+    words = {
+        "overlay": "o.png",
+        "polygons": "p.gpkg",
+        "polygon-classes": "building, water",
+        "min-area": "2",
+        "min-pixels": "3",
+        "opacity": "0.25",
+        "bands": "3,2,1",
+        "gsd": "0.5",
+        "journal": "off",
+    }
+    arguments = ["segment", "in.tif", "-o", "map.tif", "--overwrite", "--scale", "0", "4095"]
+    options = build_parser().parse_args([*arguments, *(f"--{name}={value}" for name, value in words.items())])
+    expected = MapJob("in.tif", "map.tif", "o.png", "p.gpkg", ("building", "water"), 2.0, 3, 0.25, True)
+    expected = replace(expected, scale=Scale(0, 4095), bands=(3, 2, 1), gsd=0.5, journal="off")
+    assert read_flags(options.segment, MapJob) == expected
+    default = MapJob("in.tif", "map.tif")
+    assert read_flags(build_parser().parse_args(["segment", "in.tif", "-o", "map.tif"]).segment, MapJob) == default
+    assert all(getattr(expected, one.name) != one.default for one in fields(MapJob))
+
+
 def test_missing_arguments_are_a_usage_error(tmp_path: Path) -> None:
     done = emra("segment")
     assert done.returncode == 2
@@ -316,7 +335,7 @@ def test_memory_that_runs_out_is_one_line(
     def hungry(*arguments: object, **options: object) -> None:
         np.empty((2**20, 2**20, 2**10), np.uint8)
 
-    monkeypatch.setattr("emra_deploy.maps.job.segment_file", hungry)
+    monkeypatch.setattr("emra_deploy.maps.run.PreparedMap", hungry)
     assert fails(capsys, "a.png", "-m", model, "-o", tmp_path / "b.png") == "memory"
 
 
@@ -324,7 +343,7 @@ def test_a_bug_keeps_its_traceback(model: Path, tmp_path: Path, monkeypatch: pyt
     def broken(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("emra_deploy.maps.job.segment_file", broken)
+    monkeypatch.setattr("emra_deploy.maps.run.PreparedMap", broken)
     with pytest.raises(ZeroDivisionError):
         main(["segment", "a.png", "-m", str(model), "-o", "b.png"])
 

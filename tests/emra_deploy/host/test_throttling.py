@@ -108,13 +108,13 @@ def test_a_stream_tells_of_it(orin: Path) -> None:
 
 def test_a_map_tells_of_it(orin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
-    from emra_deploy.maps.job import segment_file
     from tests.emra_deploy.cli.cli_helpers import save_png
+    from tests.emra_deploy.maps.map_jobs import run_job
     from tests.onnx_models import build_model, scene
 
     build_model(tmp_path / "model.onnx")
     (orin / ALERT).write_text("1\n")
-    monkeypatch.setattr("emra_deploy.maps.job.ThrottleWatch", lambda: ThrottleWatch(orin))
+    monkeypatch.setattr("emra_deploy.maps.run.ThrottleWatch", lambda: ThrottleWatch(orin))
     picture = save_png(tmp_path / "a.png", scene(40, 40))
-    report = segment_file(picture, tmp_path / "b.png", model=tmp_path / "model.onnx", backend="onnxruntime")
+    report = run_job(picture, tmp_path / "b.png", tmp_path / "model.onnx")
     assert report.to_dict()["throttled"] == ["cpu-throttle-alert"]

@@ -13,8 +13,9 @@ import pytest
 
 from emra_deploy.errors import EmraError
 from emra_deploy.maps import cog
-from emra_deploy.maps.label_files import LabelWriter
+from emra_deploy.maps.label_files import RasterWriter
 from emra_deploy.maps.label_levels import BLOCK
+from emra_deploy.pictures.georeference import GeoReference
 from tests.onnx_models import CLASSES
 
 rasterio = pytest.importorskip("rasterio")
@@ -23,7 +24,7 @@ SIDE = BLOCK + 8
 
 
 def write(path: Path) -> None:
-    writer = LabelWriter(path, SIDE, SIDE, CLASSES)
+    writer = RasterWriter(path, SIDE, SIDE, CLASSES, GeoReference(), {})
     try:
         writer.write(np.random.default_rng(0).integers(0, 5, (SIDE, SIDE), np.uint8))
         writer.finish()
@@ -41,11 +42,11 @@ def test_a_crash_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_gdal_says_is_told(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"absent\.tif: No such file"):
-        cog.copy_levels([tmp_path / "absent.tif"], tmp_path / "map.tif", BLOCK)
+        cog.copy_to_cog(tmp_path / "absent.tif", tmp_path / "map.tif", BLOCK)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_name_with_characters_of_xml(tmp_path: Path) -> None:
+def test_a_name_with_odd_characters(tmp_path: Path) -> None:
     folder = tmp_path / "a & b <c>"
     folder.mkdir()
     write(folder / "map 'ü' \".tif")
@@ -69,7 +70,7 @@ def test_the_other_process_ends_with_this_one(tmp_path: Path) -> None:
         "from emra_deploy.maps import cog\n"
         "cog.copy_here = lambda *_: time.sleep(60)\n"
         "print('ready', flush=True)\n"
-        "sys.exit(cog.main('512', 'map.tif', 'rows0.tif'))\n"
+        "sys.exit(cog.main('rows.tif', 'map.tif', '512'))\n"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None

@@ -12,11 +12,11 @@ import pytest
 
 from emra_deploy.errors import EmraError
 from emra_deploy.maps import journal
-from emra_deploy.maps.job import segment_file
 from emra_deploy.maps.journal import Journal
+from tests.emra_deploy.maps.map_jobs import run_job
+from tests.emra_deploy.pictures.raster_files import UTM, write
 from tests.onnx_models import build_model, scene
 
-rasterio = pytest.importorskip("rasterio")
 pytest.importorskip("onnxruntime")
 
 HEIGHT, WIDTH = 700, 300
@@ -30,10 +30,7 @@ class Stop(Exception):
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("in")
     build_model(made / "model.onnx", size=(64, 64), heads=("classes", "logits"))
-    profile = {"driver": "GTiff", "count": 3, "dtype": "uint8", "crs": "EPSG:32640", "tiled": True}
-    transform = rasterio.transform.from_origin(300_000, 2_780_000, 0.5, 0.5)
-    with rasterio.open(made / "in.tif", "w", height=HEIGHT, width=WIDTH, transform=transform, **profile) as raster:
-        raster.write(scene(HEIGHT, WIDTH).transpose(2, 0, 1))
+    write(made / "in.tif", scene(HEIGHT, WIDTH).transpose(2, 0, 1), **UTM)
     return made
 
 
@@ -42,8 +39,8 @@ def run(folder: Path, out: Path, stop_at: int | None = None, **options: object):
         if stop_at is not None and done >= stop_at:
             raise Stop
 
-    settings = {"model": folder / "model.onnx", "threads": 1, "journal": "on", "progress": progress, **options}
-    return segment_file(folder / "in.tif", out / "map.tif", **settings)
+    settings = {"journal": "on", "progress": progress, **options}
+    return run_job(folder / "in.tif", out / "map.tif", folder / "model.onnx", **settings)
 
 
 def names(folder: Path) -> list[str]:
@@ -99,7 +96,7 @@ def test_short_jobs_leave_nothing(folder: Path, tmp_path: Path, choice: str) -> 
 
 
 def test_long_jobs_keep_a_journal_unasked(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("emra_deploy.maps.job.JOURNAL_PIXELS", HEIGHT * WIDTH)
+    monkeypatch.setattr("emra_deploy.maps.run.JOURNAL_PIXELS", HEIGHT * WIDTH)
     with pytest.raises(Stop):
         run(folder, tmp_path, 300, journal="auto")
     assert run(folder, tmp_path, journal="auto").resumed_rows >= 300
@@ -185,13 +182,14 @@ def test_killed_outright_and_called_again(folder: Path, tmp_path: Path) -> None:
     program = (
         "import sys, time\n"
         "from emra_deploy.maps import journal\n"
-        "from emra_deploy.maps.job import segment_file\n"
+        "from emra_deploy import MapJob, Segmenter, make_map\n"
         "journal.SYNC_SECONDS = 0\n"
         "def progress(done, total):\n"
         "    if done > 300:\n"
         "        print(done, flush=True)\n"
         "        time.sleep(60)\n"
-        "segment_file(sys.argv[1], sys.argv[2], model=sys.argv[3], threads=1, journal='on', progress=progress)\n"
+        "job = MapJob(sys.argv[1], sys.argv[2], journal='on')\n"
+        "make_map(job, Segmenter.open(sys.argv[3], 'onnxruntime', threads=1), progress)\n"
     )
     words = [str(folder / "in.tif"), str(out / "map.tif"), str(folder / "model.onnx")]
     with subprocess.Popen([sys.executable, "-c", program, *words], stdout=subprocess.PIPE, text=True) as process:

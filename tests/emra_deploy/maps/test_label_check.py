@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from emra_deploy.errors import EmraError
-from emra_deploy.maps.cog import copy_levels
-from emra_deploy.maps.label_files import LabelWriter
+from emra_deploy.maps.cog import copy_to_cog
+from emra_deploy.maps.label_files import RasterWriter
 from emra_deploy.maps.label_levels import BLOCK
 from emra_deploy.pictures.georeference import GeoReference
 from tests.onnx_models import CLASSES
@@ -24,7 +24,7 @@ HEIGHT, WIDTH = BLOCK + 90, BLOCK + 40
 def write(path: Path) -> None:
     labels = np.random.default_rng(0).integers(0, 5, (HEIGHT, WIDTH), np.uint8)
     place = GeoReference(rasterio.crs.CRS.from_epsg(32640), rasterio.transform.from_origin(3e5, 2.7e6, 0.5, 0.5))
-    writer = LabelWriter(path, HEIGHT, WIDTH, CLASSES, place)
+    writer = RasterWriter(path, HEIGHT, WIDTH, CLASSES, place, {})
     try:
         writer.write(labels)
         writer.finish()
@@ -62,25 +62,25 @@ def another_overview(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("harm", "message"),
     [
-        # GDAL before 3.10 also takes the mark of a COG away from a file that was changed.
-        (one_pixel, "block 0, 1 is not as it was written|no cloud-optimised GeoTIFF"),
+        # GDAL before 3.10 also removes the mark of a COG from a file that was changed.
+        (one_pixel, "block 0, 1 differs from what was written|not a cloud-optimised GeoTIFF"),
         (another_place, "transform did not come back"),
-        (no_cog, "no cloud-optimised GeoTIFF"),
+        (no_cog, "not a cloud-optimised GeoTIFF"),
         (half, "cannot be written"),
-        (another_overview, "block 0, 0 of overview 1 is not as it was written"),
+        (another_overview, "block 0, 0 of overview 1 differs from what was written"),
     ],
 )
 def test_what_came_otherwise_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], None], told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, harm: Callable[[Path], None], message: str
 ) -> None:
-    def careless(levels: Sequence[Path], path: Path, block: int) -> None:
-        copy_levels(levels, path, block)
+    def careless(raster: Path, path: Path, block: int) -> None:
+        copy_to_cog(raster, path, block)
         harm(path)
 
-    monkeypatch.setattr("emra_deploy.maps.label_files.copy_levels", careless)
-    with pytest.raises(EmraError, match=told) as caught:
+    monkeypatch.setattr("emra_deploy.maps.label_files.copy_to_cog", careless)
+    with pytest.raises(EmraError, match=message) as caught:
         write(tmp_path / "map.tif")
     assert caught.value.code == "output-write"
 

@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 
 from emra_deploy.errors import EmraError
-from emra_deploy.maps.label_files import LabelWriter
+from emra_deploy.maps.label_files import RasterWriter
 from emra_deploy.maps.label_levels import BLOCK
+from emra_deploy.pictures.georeference import GeoReference
 from tests.emra_deploy.pictures.raster_files import CLASSES, ColorInterp, make_labels, rasterio, write_labels
 
 
 @pytest.mark.parametrize("step", [1, 100, 448, BLOCK, 3000])
 def test_labels_come_back_whatever_the_rows(tmp_path: Path, step: int) -> None:
     labels = make_labels(BLOCK * 2 + 77, 700 if step > 1 else 30)
-    write_labels(tmp_path / "a.tif", labels, None, step)
+    write_labels(tmp_path / "a.tif", labels, GeoReference(), step)
     with rasterio.open(tmp_path / "a.tif") as dataset:
         np.testing.assert_array_equal(dataset.read(1), labels)
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.tif"]
@@ -27,7 +28,7 @@ def test_labels_come_back_whatever_the_rows(tmp_path: Path, step: int) -> None:
 
 def test_label_raster_describes_itself(tmp_path: Path) -> None:
     labels = make_labels(40, 50)
-    write_labels(tmp_path / "a.tif", labels, None, 40)
+    write_labels(tmp_path / "a.tif", labels, GeoReference(), 40)
     with rasterio.open(tmp_path / "a.tif") as dataset:
         assert (dataset.driver, dataset.dtypes, dataset.nodata) == ("GTiff", ("uint8",), 255)
         assert dataset.profile["tiled"]
@@ -45,7 +46,7 @@ def test_is_a_cloud_optimised_geotiff(tmp_path: Path, size: tuple[int, int]) -> 
     validate = pytest.importorskip("rio_cogeo").cog_validate
     labels = make_labels(*size)
     labels[: size[0] // 2] = 1
-    write_labels(tmp_path / "a.tif", labels, None, 64)
+    write_labels(tmp_path / "a.tif", labels, GeoReference(), 64)
     valid, errors, warnings = validate(tmp_path / "a.tif", strict=True, quiet=True)
     assert (valid, errors, warnings) == (True, [], [])
     with rasterio.open(tmp_path / "a.tif") as dataset:
@@ -60,7 +61,7 @@ def test_is_a_cloud_optimised_geotiff(tmp_path: Path, size: tuple[int, int]) -> 
 def test_the_same_labels_give_the_same_bytes(tmp_path: Path) -> None:
     labels = make_labels(900, 700)
     for name, step in (("a.tif", 900), ("b.tif", 33)):
-        write_labels(tmp_path / name, labels, None, step)
+        write_labels(tmp_path / name, labels, GeoReference(), step)
     assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 
 
@@ -72,12 +73,13 @@ def test_full_disk_is_an_error(tmp_path: Path, limit: int) -> None:
         "from emra_deploy.model_file.classes import ClassSet\n"
         "from emra_deploy.errors import EmraError\n"
         "from emra_deploy.host.files import atomic_output\n"
-        "from emra_deploy.maps.label_files import LabelWriter\n"
+        "from emra_deploy.maps.label_files import RasterWriter\n"
+        "from emra_deploy.pictures.georeference import GeoReference\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)\n"
         "labels = np.random.default_rng(0).integers(0, 200, (1024, 1024), np.uint8)\n"
         "try:\n"
         "    with atomic_output(sys.argv[1]) as part:\n"
-        "        writer = LabelWriter(part, 1024, 1024, ClassSet(('a',), ((1, 2, 3),)))\n"
+        "        writer = RasterWriter(part, 1024, 1024, ClassSet(('a',), ((1, 2, 3),)), GeoReference(), {})\n"
         "        try:\n"
         "            writer.write(labels)\n"
         "            writer.finish()\n"
@@ -98,5 +100,5 @@ def test_a_writer_that_cannot_start_leaves_nothing(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr("emra_deploy.maps.label_files._describe", fails)
     with pytest.raises(EmraError, match="Error writing TIFF header"):
-        LabelWriter(tmp_path / "map.part.tif", 600, 600, CLASSES)
+        RasterWriter(tmp_path / "map.part.tif", 600, 600, CLASSES, GeoReference(), {})
     assert list(tmp_path.iterdir()) == []

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from emra_deploy.cli.main import main
 from emra_deploy.errors import EmraError
-from emra_deploy.maps.job import segment_file
-from emra_deploy.maps.polygons import PolygonRequest, signed_area, trace, write_polygons
+from emra_deploy.maps.job import MapJob
+from emra_deploy.maps.polygons import class_labels, signed_area, trace, write_polygons
 from emra_deploy.pictures.georeference import GeoReference
-from tests.emra_deploy.pictures.raster_files import CLASSES, rasterio, write_labels
+from tests.emra_deploy.maps.map_jobs import run_job
+from tests.emra_deploy.pictures.raster_files import CLASSES, rasterio, write, write_labels
 from tests.onnx_models import CLASSES as FIVE
-from tests.onnx_models import build_model, nearest_colour, scene
+from tests.onnx_models import nearest_colour, scene
 
 pyogrio = pytest.importorskip("pyogrio")
 shapely = pytest.importorskip("shapely")
@@ -27,11 +28,23 @@ pytest.importorskip("pyogrio.raw")
 UTM = rasterio.crs.CRS.from_epsg(32640)
 TRANSFORM = rasterio.Affine(0.5, 0, 300_000, 0, -0.5, 2_780_000)
 TURNED = rasterio.Affine(0.433, 0.25, 300_000, 0.25, -0.433, 2_780_000)
-ALL = PolygonRequest((0, 1, 2))
 
 
 def place(transform: object = TRANSFORM, crs: object = UTM) -> GeoReference:
     return GeoReference(crs, transform)
+
+
+def write_all(
+    raster: Path,
+    output: Path,
+    georeference: GeoReference,
+    *,
+    labels: tuple[int, ...] = (0, 1, 2),
+    least: float = 1,
+) -> int:
+    area, _ = georeference.pixel_area_m2()
+    settings = {"labels": labels, "least": least, "georeference": georeference, "pixel_area": area}
+    return write_polygons(raster, output, CLASSES, **settings)
 
 
 def blobs(height: int, width: int, seed: int) -> np.ndarray:
@@ -73,7 +86,7 @@ def test_polygons_hold_every_labelled_pixel_once(tmp_path: Path, height: int, wi
 def test_geopackage_keeps_the_coordinates(tmp_path: Path, transform: object) -> None:
     labels = blobs(60, 90, 1)
     write_labels(tmp_path / "a.tif", labels, place(transform), 60)
-    count = write_polygons(tmp_path / "a.tif", tmp_path / "a.gpkg", CLASSES, place(transform), ALL)
+    count = write_all(tmp_path / "a.tif", tmp_path / "a.gpkg", place(transform))
     meta, _, geometry, columns = pyogrio.raw.read(tmp_path / "a.gpkg")
     names = list(meta["fields"])
     assert (names, meta["crs"], len(geometry)) == (["class", "label", "pixels", "area_m2"], "EPSG:32640", count)
@@ -92,7 +105,7 @@ def test_geojson_is_in_degrees_with_outlines_counter_clockwise(tmp_path: Path) -
     labels[5:25, 5:25] = 1
     labels[10:15, 10:15] = 255
     write_labels(tmp_path / "a.tif", labels, place(), 30)
-    assert write_polygons(tmp_path / "a.tif", tmp_path / "a.geojson", CLASSES, place(), ALL) == 2
+    assert write_all(tmp_path / "a.tif", tmp_path / "a.geojson", place()) == 2
     content = json.loads((tmp_path / "a.geojson").read_text())
     by_class = {feature["properties"]["class"]: feature for feature in content["features"]}
     inner = by_class[CLASSES.names[1]]
@@ -109,8 +122,8 @@ def test_geojson_is_in_degrees_with_outlines_counter_clockwise(tmp_path: Path) -
 @pytest.mark.parametrize("name", ["a.gpkg", "a.geojson"])
 def test_without_a_place_polygons_are_in_columns_and_rows(tmp_path: Path, name: str) -> None:
     labels = np.full((20, 30), 2, np.uint8)
-    write_labels(tmp_path / "a.tif", labels, None, 20)
-    assert write_polygons(tmp_path / "a.tif", tmp_path / name, CLASSES, None, ALL) == 1
+    write_labels(tmp_path / "a.tif", labels, GeoReference(), 20)
+    assert write_all(tmp_path / "a.tif", tmp_path / name, GeoReference()) == 1
     _, _, geometry, columns = pyogrio.raw.read(tmp_path / name)
     assert shapely.from_wkb(geometry)[0].bounds == (0, 0, 30, 20)
     assert columns[2][0] == 600
@@ -124,17 +137,17 @@ def test_classes_and_least_areas_choose(tmp_path: Path, name: str) -> None:
     labels[30:32, 30:32] = 2
     write_labels(tmp_path / "a.tif", labels, place(), 40)
 
-    def pixels(request: PolygonRequest) -> list[int]:
-        write_polygons(tmp_path / "a.tif", tmp_path / name, CLASSES, place(), request)
+    def pixels(labels: tuple[int, ...], least: float = 1) -> list[int]:
+        write_all(tmp_path / "a.tif", tmp_path / name, place(), labels=labels, least=least)
         _, _, geometry, columns = pyogrio.raw.read(tmp_path / name)
         # An empty GeoJSON names no columns.
         return sorted(map(int, columns[2])) if len(geometry) else []
 
-    assert pixels(PolygonRequest.of(CLASSES, None)) == [4, 9, 100, 1487]
-    assert pixels(PolygonRequest.of(CLASSES, [CLASSES.names[1]])) == [9, 100]
-    assert pixels(PolygonRequest((1, 2), min_pixels=9)) == [9, 100]
-    assert pixels(PolygonRequest((1, 2), min_area=2.26)) == [100]
-    assert pixels(PolygonRequest((2,), min_pixels=5)) == []
+    assert pixels(class_labels(CLASSES, None)) == [4, 9, 100, 1487]
+    assert pixels(class_labels(CLASSES, [CLASSES.names[1]])) == [9, 100]
+    assert pixels((1, 2), 9) == [9, 100]
+    assert pixels((1, 2), 9.04) == [100]
+    assert pixels((2,), 5) == []
 
 
 @pytest.mark.parametrize("fault", ["raises", "loses"])
@@ -154,40 +167,35 @@ def test_a_geopackage_that_is_not_whole_is_told(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(
         EmraError, match="disk I/O error" if fault == "raises" else "polygons are in the file"
     ) as caught:
-        write_polygons(tmp_path / "a.tif", folder / "out.gpkg", CLASSES, place(), ALL)
+        write_all(tmp_path / "a.tif", folder / "out.gpkg", place())
     assert caught.value.code == "output-write"
     assert {path.name for path in folder.iterdir()} <= {"out.gpkg"}
 
 
-def test_what_cannot_be_chosen_is_refused() -> None:
-    for arguments, code in (
-        ((CLASSES, ["forest"]), "polygon-class"),
-        ((CLASSES, []), "polygon-class"),
-        ((CLASSES, None, 0), "polygon-area"),
-        ((CLASSES, None, 1, -1.0), "polygon-area"),
-        ((CLASSES, None, 1, float("nan")), "polygon-area"),
-    ):
-        with pytest.raises(EmraError) as caught:
-            PolygonRequest.of(*arguments)
-        assert caught.value.code == code
+@pytest.mark.parametrize("names", [["forest"], []])
+def test_classes_that_the_model_does_not_have_are_refused(names: list[str]) -> None:
     with pytest.raises(EmraError) as caught:
-        PolygonRequest((0,), min_area=3.0).check(None)
+        class_labels(CLASSES, names)
+    assert caught.value.code == "polygon-class"
+
+
+@pytest.mark.parametrize("least", [{"min_pixels": 0}, {"min_area": -1.0}, {"min_area": float("nan")}])
+def test_least_areas_out_of_range_are_refused(least: dict[str, float]) -> None:
+    with pytest.raises(EmraError) as caught:
+        MapJob("in.tif", "map.tif", polygons="map.geojson", **least)
     assert caught.value.code == "polygon-area"
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "model.onnx"
-    build_model(path, size=(64, 64))
-    return path
+def test_square_metres_need_a_place(model: Path, tmp_path: Path) -> None:
+    source = write_raster(tmp_path / "in.tif", scene(20, 20), crs=None)
+    with pytest.raises(EmraError) as caught:
+        run_job(source, tmp_path / "map.tif", model, polygons=tmp_path / "map.geojson", min_area=3.0)
+    assert caught.value.code == "polygon-area"
+    assert [path.name for path in tmp_path.iterdir()] == ["in.tif"]
 
 
-def write_raster(path: Path, image: np.ndarray) -> Path:
-    height, width = image.shape[:2]
-    profile = {"driver": "GTiff", "height": height, "width": width, "count": 3, "dtype": "uint8", "crs": UTM}
-    with rasterio.open(path, "w", transform=TRANSFORM, **profile) as raster:
-        raster.write(image.transpose(2, 0, 1))
-    return path
+def write_raster(path: Path, image: np.ndarray, crs: object = UTM) -> Path:
+    return write(path, image.transpose(2, 0, 1), tiled=False, crs=crs, transform=TRANSFORM)
 
 
 def test_command_outlines_the_classes_asked_for(
@@ -216,15 +224,15 @@ def trace_small(path: Path) -> list[int]:
 @pytest.mark.parametrize(
     ("writer", "output"),
     [
-        ("emra_deploy.maps.label_files.LabelWriter.finish", "map.tif"),
+        ("emra_deploy.maps.label_files.RasterWriter.finish", "map.tif"),
         ("emra_deploy.maps.preview.Preview.save", "over.png"),
-        ("emra_deploy.maps.polygons.write_polygons", "map.geojson"),
+        ("emra_deploy.maps.outputs.write_polygons", "map.geojson"),
     ],
 )
 def test_a_full_disk_names_the_output_that_it_met(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: str, output: str
 ) -> None:
-    def full(*_: object) -> None:
+    def full(*_: object, **more: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(writer, full)
@@ -232,13 +240,7 @@ def test_a_full_disk_names_the_output_that_it_met(
     folder = tmp_path / "out"
     folder.mkdir()
     with pytest.raises(EmraError, match="No space left on device") as caught:
-        segment_file(
-            source,
-            folder / "map.tif",
-            model=model,
-            overlay=folder / "over.png",
-            polygons=folder / "map.geojson",
-        )
+        run_job(source, folder / "map.tif", model, overlay=folder / "over.png", polygons=folder / "map.geojson")
     assert (caught.value.code, caught.value.path) == ("output-write", str(folder / output))
     assert list(folder.iterdir()) == []
 
@@ -249,6 +251,7 @@ def test_a_full_disk_names_the_output_that_it_met(
         (["--polygons", "p.shp"], "map.tif", "output-suffix"),
         (["--polygons", "p.gpkg"], "map.png", "output-suffix"),
         (["--polygons", "p.gpkg", "--polygon-classes", "moon"], "map.tif", "polygon-class"),
+        (["--polygons", "p.gpkg", "--polygon-classes", "moon", "--dry-run"], "map.tif", "polygon-class"),
         (["--polygons", "p.geojson", "--min-pixels", "0"], "map.tif", "polygon-area"),
         (["--polygons", "there.gpkg"], "map.tif", "output-exists"),
         (["--journal", "on", "--polygons", "missing/p.gpkg"], "map.tif", "output-folder-missing"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from emra_deploy.errors import EmraError
-from emra_deploy.maps.label_files import LabelWriter
+from emra_deploy.maps.label_files import RasterWriter
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.pictures.georeference import GeoReference
 from emra_deploy.pictures.inputs import open_input
@@ -24,13 +24,22 @@ CLASSES = ClassSet(("ground", "rivière", "roof"), ((10, 20, 30), (0, 0, 255), (
 UTM = {"crs": "EPSG:32633", "transform": Affine(0.25, 0, 500_000.125, 0, -0.25, 5_400_000.375)}
 
 
-def write(path: Path, bands: np.ndarray, colours: str = "", mask: np.ndarray | None = None, **options) -> Path:
-    """A GeoTIFF of ``bands``, with the colours' names and an internal mask if given; returns its path."""
+def write(
+    path: Path,
+    bands: np.ndarray,
+    colours: str = "",
+    mask: np.ndarray | None = None,
+    palette: dict[int, tuple[int, ...]] | None = None,
+    **options,
+) -> Path:
+    """A GeoTIFF of ``bands``, with the colours' names, an internal mask and a palette if given; returns its path."""
     profile = {"driver": "GTiff", "tiled": True, "blockxsize": 32, "blockysize": 32, "compress": "deflate"}
     profile.update(count=bands.shape[0], height=bands.shape[1], width=bands.shape[2], dtype=bands.dtype)
     with rasterio.open(path, "w", **{**profile, **options}) as dataset:
         if colours:
             dataset.colorinterp = [ColorInterp[name] for name in colours.split()]
+        if palette:
+            dataset.write_colormap(1, palette)
         dataset.write(bands)
         if mask is not None:
             with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True):
@@ -69,9 +78,9 @@ def make_labels(height: int, width: int) -> np.ndarray:
     return labels
 
 
-def write_labels(path: Path, labels: np.ndarray, georeference: GeoReference | None, step: int) -> None:
+def write_labels(path: Path, labels: np.ndarray, georeference: GeoReference, step: int) -> None:
     """Write labels by ``step`` rows at a time."""
-    writer = LabelWriter(path, *labels.shape, CLASSES, georeference, {"EMRA_MODEL": "test"})
+    writer = RasterWriter(path, *labels.shape, CLASSES, georeference, {"EMRA_MODEL": "test"})
     for top in range(0, labels.shape[0], step):
         writer.write(labels[top : top + step])
     writer.finish()

@@ -77,3 +77,16 @@ def test_area_of_a_pixel(crs: str | None, transform: Affine, expected: float | s
     else:
         assert area == pytest.approx(expected, rel=1e-12)
         assert reason is None
+
+
+def test_files_beside_a_link_place_the_raster(pixels: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    target = write(tmp_path / "store" / "blob.tif", pixels)
+    link = tmp_path / "in.tif"
+    link.symlink_to(target)
+    (tmp_path / "in.tfw").write_text("0.5\n0\n0\n-0.5\n500000.25\n5399999.75\n")
+    wkt = rasterio.CRS.from_epsg(32633).to_wkt()
+    (tmp_path / "in.tif.aux.xml").write_text(f"<PAMDataset><SRS>{wkt}</SRS></PAMDataset>")
+    with RasterSource(link) as source:
+        assert source.georeference.crs == rasterio.CRS.from_epsg(32633)
+        assert source.georeference.transform == Affine(0.5, 0, 500_000, 0, -0.5, 5_400_000)

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from emra_deploy.errors import EmraError
-from emra_deploy.maps.job import segment_file
 from emra_deploy.maps.preview import MAX_SIDE, STREAMED_SIDE
 from emra_deploy.pictures import raster
 from emra_deploy.pictures.raster import RasterSource, gdal_session
 from emra_deploy.pictures.scaling import Scale
 from emra_deploy.pictures.windows import Window
-from tests.onnx_models import build_model, nearest_colour, scene
+from tests.emra_deploy.maps.map_jobs import run_job
+from tests.emra_deploy.pictures import raster_files
+from tests.onnx_models import nearest_colour, scene
 
 rasterio = pytest.importorskip("rasterio")
 from rasterio.crs import CRS  # noqa: E402
@@ -26,28 +27,11 @@ HEIGHT, WIDTH = 75, 66
 PLACE = {"crs": "EPSG:32632", "transform": Affine(0.3, 0, 412345.678901234, 0, -0.3, 5654321.123456789)}
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    path = tmp_path / "model.onnx"
-    build_model(path)
-    return path
-
-
 def write(
     path: Path, bands: np.ndarray, palette: dict | None = None, mask: np.ndarray | None = None, **options
 ) -> Path:
-    profile = {"driver": "GTiff", "photometric": "RGB" if len(bands) >= 3 else "MINISBLACK", **PLACE}
-    profile.update(count=bands.shape[0], height=bands.shape[1], width=bands.shape[2], dtype=bands.dtype)
-    with (
-        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
-        rasterio.open(path, "w", **{**profile, **options}) as dataset,
-    ):
-        if palette:
-            dataset.write_colormap(1, palette)
-        dataset.write(bands)
-        if mask is not None:
-            dataset.write_mask(mask)
-    return path
+    profile = {"photometric": "RGB" if len(bands) >= 3 else "MINISBLACK", "tiled": False, "compress": None, **PLACE}
+    return raster_files.write(path, bands, palette=palette, mask=mask, **{**profile, **options})
 
 
 def pixels() -> np.ndarray:
@@ -57,7 +41,7 @@ def pixels() -> np.ndarray:
 def mapped(source: Path, model: Path, **options) -> np.ndarray:
     """The labels that the file gives, after the map's georeference was compared with that of the picture."""
     output = source.with_name("map.tif")
-    segment_file(source, output, model=model, overwrite=True, threads=1, **options)
+    run_job(source, output, model, overwrite=True, **options)
     with rasterio.open(source) as before, rasterio.open(output) as after:
         assert after.crs == before.crs
         assert tuple(after.transform) == tuple(before.transform)
@@ -171,23 +155,18 @@ def test_name_that_is_no_text(model: Path, tmp_path: Path) -> None:
         if source == odd:
             path.rename(odd)
         with pytest.raises(EmraError) as caught:
-            segment_file(source, output, model=model)
+            run_job(source, output, model)
         assert caught.value.code == "raster-name"
         if source == odd:
             odd.rename(path)
-    assert sorted(found.name for found in tmp_path.iterdir()) == ["a.tif", "model.onnx"]
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["a.tif"]
 
 
 def test_overlay_of_a_large_raster_stays_small(model: Path, tmp_path: Path) -> None:
     assert STREAMED_SIDE < MAX_SIDE
     bands = np.repeat(np.repeat(scene(4, 300).transpose(2, 0, 1), 8, axis=1), 8, axis=2)
-    report = segment_file(
-        write(tmp_path / "a.tif", bands, compress="deflate"),
-        tmp_path / "map.tif",
-        model=model,
-        overlay=tmp_path / "overlay.png",
-        threads=1,
-    )
+    source = write(tmp_path / "a.tif", bands, compress="deflate")
+    report = run_job(source, tmp_path / "map.tif", model, overlay=tmp_path / "overlay.png")
     assert report.overlay_factor == -(-2400 // STREAMED_SIDE) == 2
 
 

@@ -1,4 +1,4 @@
-"""What a map would cost, found out before hours are spent on it: tiles, memory, time."""
+"""Tiles, memory and time of a map, estimated before hours are spent on it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from emra_deploy.segmenting.segmenter import Segmenter
 
 TRIALS = 5
-"""Batches that are run to see how long one takes; their median counts."""
+"""Batches that are timed; the estimate uses their median."""
 
 
 @dataclass(frozen=True)
-class MapPlan:
-    """What `plan_map` found.
+class MapEstimate:
+    """What a map will take.
 
     Attributes:
         height: Rows of the map.
@@ -36,10 +36,10 @@ class MapPlan:
         seconds_per_tile: Median of `TRIALS` batches of the picture's middle, on this machine, now.
         seconds: Of running the model on all tiles. Reading and writing happen meanwhile, for the most part.
         memory_bytes: Peak of this process so far, with the model and a batch, and what the rows of this map add; None
-            where the system does not tell.
+            where the system does not report it.
         output_bytes: The map before compression, which is the most that it can take on the disk beside its overviews.
         model: Name and precision.
-        backend: What runs the model.
+        backend: Facts about what runs the model.
     """
 
     height: int
@@ -61,12 +61,12 @@ class MapPlan:
         return {**self.__dict__, "tile": list(self.tile), "dry_run": True}
 
 
-def plan_map(source: ImageSource, segmenter: Segmenter) -> MapPlan:
-    """Count the tiles of a picture and run a few of them.
+def estimate(source: ImageSource, segmenter: Segmenter) -> MapEstimate:
+    """Count the tiles of a picture and time a few of them.
 
     Args:
-        source: The picture, as the model would see it.
-        segmenter: As it would be used.
+        source: The picture as the model sees it, resampled where necessary.
+        segmenter: The model.
     """
     _, height, width = segmenter.backend.input_shape
     tiles = sum(1 for _ in iter_tiles(source.height, source.width, height, width, segmenter.halo))
@@ -74,7 +74,7 @@ def plan_map(source: ImageSource, segmenter: Segmenter) -> MapPlan:
     with step(f"timing {TRIALS} runs of {batch} tile{'s' if batch > 1 else ''}"):
         seconds = _seconds_per_tile(source, segmenter, batch)
     peak = peak_memory()
-    return MapPlan(
+    return MapEstimate(
         height=source.height,
         width=source.width,
         tile=(height, width),
@@ -92,7 +92,7 @@ def plan_map(source: ImageSource, segmenter: Segmenter) -> MapPlan:
 
 
 def _seconds_per_tile(source: ImageSource, segmenter: Segmenter, batch: int) -> float:
-    """By running the tile in the picture's middle; the golden tile's self-test has warmed the model up."""
+    """Time of the tile in the picture's middle; the self-test has warmed the model up."""
     from emra_deploy.pictures.windows import Window
 
     _, height, width = segmenter.backend.input_shape
@@ -109,7 +109,7 @@ def _seconds_per_tile(source: ImageSource, segmenter: Segmenter, batch: int) -> 
 
 
 def _row_bytes(width: int, segmenter: Segmenter) -> int:
-    """What is held of rows while a map is made, beyond what running one batch shows."""
+    """Memory for rows while a map is made, in addition to that of one batch."""
     from emra_deploy.maps.label_levels import BLOCK
 
     _, height, _ = segmenter.backend.input_shape
