@@ -75,6 +75,6 @@ def _texts(options: type) -> dict[str, str]:
 
 
 def _as_help(text: str) -> str:
-    """A sentence as argparse's own help: lower case unless it starts with a name, no full stop, no percent codes."""
+    """A sentence as argparse's own help: lower case unless it starts with a name, no full stop, no back-ticks."""
     start = text[:1].lower() if text[1:2].islower() else text[:1]
-    return (start + text[1:]).removesuffix(".").replace("`", "").replace("%", "%%")
+    return (start + text[1:]).removesuffix(".").replace("`", "")

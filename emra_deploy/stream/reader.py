@@ -53,15 +53,12 @@ class FrameQueue:
         self._finished = False
         self._error: BaseException | None = None
 
-    def put(self, frame: Frame, stopped: Callable[[], bool]) -> bool:
+    def put(self, frame: Frame, stopped: Callable[[], bool]) -> None:
         """Add a frame; wait for room if the source is a recording.
 
         Args:
             frame: What to add.
-            stopped: Asked while waiting; True ends the wait.
-
-        Returns:
-            Whether the frame was added. If not, it is counted as left.
+            stopped: Asked while waiting; True ends the wait, and the frame is counted as left.
         """
         with self._changed:
             if self._live and len(self._frames) == self._depth:
@@ -71,10 +68,9 @@ class FrameQueue:
                 self._changed.wait(TICK)
             if stopped():
                 self._ledger.count(left=1, waiting=-1)
-                return False
+                return
             self._frames.append(frame)
             self._changed.notify_all()
-            return True
 
     def take(self) -> Frame | None:
         """The oldest frame; None if none arrived for a moment.
@@ -113,7 +109,7 @@ class _Lease:
 
     Attributes:
         revoked: Set once the thread must end without touching anything.
-        beat: When the thread last showed that it is alive, ``time.monotonic()``.
+        beat: When the thread entered the current call or ends its current wait, ``time.monotonic()``.
         thread: The thread.
     """
 
@@ -139,7 +135,7 @@ class Reader:
         self._options = options
         self._ledger = ledger
         self._queue = queue
-        self._closing = False
+        self._closing = threading.Event()
         self._began: float | None = None
         self._down = False
         self._hung: list[threading.Thread] = []
@@ -149,7 +145,7 @@ class Reader:
 
     def close(self) -> None:
         """Stop reading. Waits at most `CLOSE_WITHIN` for threads that are in native calls."""
-        self._closing = True
+        self._closing.set()
         self._lease.revoked.set()
         self._queue.finish()
         deadline = time.monotonic() + CLOSE_WITHIN
@@ -172,7 +168,9 @@ class Reader:
                 if reason is None or lease.revoked.is_set():
                     break
                 self._lost(reason)
-                self._wait(lease, backoff.next_wait(self._ledger.silence()))
+                wait = backoff.next_wait(self._ledger.silence())
+                lease.beat = time.monotonic() + wait
+                lease.revoked.wait(wait)
         # Errors of the caller's own iterator or function reach the caller unchanged.
         except BaseException as error:
             if not lease.revoked.is_set():
@@ -248,12 +246,6 @@ class Reader:
         # Live frames are converted when they are taken, because most of those that are dropped never need it.
         self._queue.put(frame if live else frame.converted(), lease.revoked.is_set)
 
-    def _wait(self, lease: _Lease, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while not lease.revoked.is_set() and (left := end - time.monotonic()) > 0:
-            lease.beat = time.monotonic()
-            time.sleep(min(TICK, left))
-
     def _lost(self, reason: str) -> None:
         with self._ledger.lock:
             if self._ledger.counters.connections:
@@ -273,8 +265,7 @@ class Reader:
     # The watching thread.
 
     def _watch_loop(self) -> None:
-        while not self._closing and self._ledger.state not in (StreamState.FAILED, StreamState.ENDED):
-            time.sleep(TICK)
+        while not self._closing.wait(TICK) and self._ledger.state not in (StreamState.FAILED, StreamState.ENDED):
             if self._source.live and not self._lease.revoked.is_set():
                 self._look()
 

@@ -21,7 +21,7 @@ from emra_deploy.host.extras import pip_install
 from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.stream.opening import parse_address
 from emra_deploy.stream.source import Image
-from emra_deploy.stream.timing import TICK, Backoff
+from emra_deploy.stream.timing import Backoff
 from emra_deploy.stream.video import load_av
 
 logger = logging.getLogger(__name__)
@@ -190,19 +190,16 @@ class Mp4Sink:
         if not self._lock.acquire(timeout=-1 if patience is None else patience):
             return False
         try:
-            if self._closed or self._encoder is None:
-                self._closed = True
-                return True
-            self._closed = True
-            try:
+            if not self._closed and self._encoder is not None:
                 for packet in self._encoder.flush():
                     self._container.mux(packet)
                 self._container.close()
-            except (self._av.FFmpegError, OSError) as error:
-                raise self._discard(error) from error
-            self._stack.close()
+                self._stack.close()
             return True
+        except (self._av.FFmpegError, OSError) as error:
+            raise self._discard(error) from error
         finally:
+            self._closed = True
             self._lock.release()
 
     def _begin(self, size: tuple[int, int]) -> Encoder:
@@ -274,7 +271,7 @@ class RtspSink:
         self._url, self._shown = address.target, address.shown
         self._newest: deque[tuple[Image, float]] = deque(maxlen=1)
         self._arrived = threading.Event()
-        self._closing = False
+        self._closing = threading.Event()
         self.written = 0
         self._thread = threading.Thread(target=self._publish, name="emra-stream-push", daemon=True)
         self._thread.start()
@@ -287,13 +284,13 @@ class RtspSink:
 
     def close(self, patience: float | None = None) -> bool:
         """Disconnect, unless that takes too long; see `Sink`."""
-        self._closing = True
+        self._closing.set()
         self._arrived.set()
         self._thread.join(CLOSE_WITHIN if patience is None else patience)
         return not self._thread.is_alive()
 
     def _images(self) -> Iterator[tuple[Image, float]]:
-        while not self._closing:
+        while not self._closing.is_set():
             self._arrived.wait()
             self._arrived.clear()
             if self._newest:
@@ -301,7 +298,7 @@ class RtspSink:
 
     def _publish(self) -> None:
         backoff, lost_at = Backoff(), clock.monotonic()
-        while not self._closing:
+        while not self._closing.is_set():
             before = self.written
             try:
                 self._publish_once()
@@ -312,9 +309,7 @@ class RtspSink:
                 wait = backoff.next_wait(clock.monotonic() - lost_at)
                 reason = getattr(error, "strerror", None) or type(error).__name__
                 logger.info("%s: %s; publishing again in %.1f s", self._shown, reason, wait)
-                end = clock.monotonic() + wait
-                while not self._closing and clock.monotonic() < end:
-                    clock.sleep(TICK)
+                self._closing.wait(wait)
 
     def _publish_once(self) -> None:
         """Connect with the first image, and send until the connection breaks or the size changes."""

@@ -20,7 +20,7 @@ class Options:
         max_age: Discard what is older than N seconds,
             or 5 % older.
         name: FFmpeg's name of it.
-        fast: Hurry.
+        fast: Hurry, by 5 %.
         pairs: A pair.
         order: What Python calls it.
         hidden: Only for Python.
@@ -55,7 +55,8 @@ def test_flags_make_the_dataclass(words: list[str], expected: Options) -> None:
 
 def test_the_help_is_the_docstring_s() -> None:
     text = " ".join(parser_of(Options).format_help().split())
-    assert "--max-age N discard what is older than N seconds, or 5 % older (type: float" in text
+    assert "--max-age N discard what is older than N seconds, or 5 % older (" in text
+    assert "hurry, by 5 % (" in text
     assert "FFmpeg's name of it (type: str, default: x)" in text
     assert "--pair A=B" in text
     assert "--in-order as a switch" in text
