@@ -17,11 +17,7 @@ from tests.emra_deploy.stream.fakes import Script, label_all, labelling, reconci
 from tests.emra_deploy.stream.videos import number_of
 from tests.onnx_models import CLASSES
 
-
-@pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The script's reader waits for its next word, as a hung one does; nobody has to wait for it."""
-    monkeypatch.setattr(reader, "CLOSE_WITHIN", 0.02)
+pytestmark = pytest.mark.usefixtures("hurry")
 
 
 def states(stream: Stream) -> list[str]:

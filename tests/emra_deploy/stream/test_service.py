@@ -11,23 +11,16 @@ import pytest
 from emra_deploy.errors import EmraError
 from emra_deploy.pictures.sources import ImageSource
 from emra_deploy.segmenting.segmentation import Segmentation
-from emra_deploy.stream import Stream, StreamOptions, reader, service
+from emra_deploy.stream import Stream, StreamOptions, service
 from emra_deploy.stream.service import run_stream
 from emra_deploy.stream.video_sinks import Mp4Sink
 from tests.emra_deploy.stream.fakes import Script, label_all, labelling, numbers, wait_for
-from tests.emra_deploy.stream.videos import number_of
+from tests.emra_deploy.stream.videos import numbers_in
 
-av = pytest.importorskip("av")
-
-
-@pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "CLOSE_WITHIN", 0.02)
+pytest.importorskip("av")
 
 
-def frames(path: Path) -> list[int]:
-    with av.open(str(path)) as container:
-        return [number_of(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+pytestmark = pytest.mark.usefixtures("hurry")
 
 
 def test_it_runs_to_the_end(tmp_path: Path) -> None:
@@ -44,7 +37,7 @@ def test_it_runs_to_the_end(tmp_path: Path) -> None:
     assert (report.error, report.hung, report.closed, report.written) == (None, False, True, 20)
     assert seen == list(range(20))
     assert ticks
-    assert frames(tmp_path / "a.mp4") == list(range(20))
+    assert numbers_in(tmp_path / "a.mp4") == list(range(20))
 
 
 def test_it_stops_after_the_wanted_number() -> None:
@@ -71,11 +64,11 @@ def test_a_stop_while_the_model_hangs_leaves_a_whole_file(tmp_path: Path, monkey
     stream = Stream(labelling(segment), script.source)
     report = run_stream(stream, Mp4Sink(tmp_path / "a.mp4"), opacity=0.0)
     assert (report.hung, report.closed, report.written, report.error) == (True, True, 3, None)
-    assert frames(tmp_path / "a.mp4") == [0, 1, 2]
+    assert numbers_in(tmp_path / "a.mp4") == [0, 1, 2]
     release.set()
     # The thread that comes back finds everything closed.
     wait_for(lambda: all(thread.name != "emra-stream-work" for thread in threading.enumerate()))
-    assert frames(tmp_path / "a.mp4") == [0, 1, 2]
+    assert numbers_in(tmp_path / "a.mp4") == [0, 1, 2]
 
 
 def test_a_stop_while_the_source_hangs_is_said(tmp_path: Path) -> None:
@@ -108,7 +101,7 @@ def test_an_error_of_the_source_keeps_what_was_written(tmp_path: Path) -> None:
     report = run_stream(Stream(label_all, script.source), Mp4Sink(tmp_path / "a.mp4"), opacity=0.0)
     assert isinstance(report.error, EmraError)
     assert report.error.code == "stream-lost"
-    assert frames(tmp_path / "a.mp4") == [7]
+    assert numbers_in(tmp_path / "a.mp4") == [7]
 
 
 def test_an_output_that_the_user_closed_ends_the_stream() -> None:
@@ -136,7 +129,7 @@ def test_reports_that_nobody_hears_end_it_with_a_whole_file(tmp_path: Path) -> N
     sink = Mp4Sink(tmp_path / "a.mp4")
     report = run_stream(Stream(label_all, script.source), sink, opacity=0.0, on_tick=tick)
     assert isinstance(report.error, BrokenPipeError)
-    assert frames(tmp_path / "a.mp4") == [7]
+    assert numbers_in(tmp_path / "a.mp4") == [7]
 
 
 def test_a_large_frame_is_given_up_between_two_tiles(tmp_path: Path) -> None:
