@@ -13,7 +13,7 @@ from benchmarks.streams.rtsp import RtspServer
 from emra_deploy.pictures.sources import ImageSource
 from emra_deploy.segmenting.segmentation import Segmentation
 from emra_deploy.segmenting.segmenter import Segmenter
-from emra_deploy.stream import Stream, StreamState
+from emra_deploy.stream import Stream, StreamOptions, StreamState
 
 
 def cut_and_stall(segmenter: Segmenter, cuts: int, stalls: int, seed: int = 0) -> dict[str, Any]:
@@ -93,8 +93,6 @@ def slow_consumer(segmenter: Segmenter, url: str, fps: int, max_age: float, resu
         max_age: The limit on results, seconds.
         results: How many to wait for.
     """
-    from emra_deploy.stream import StreamOptions
-
     most = 0
     ages: list[float] = []
     stream = Stream(_Slow(segmenter, 10 / fps), url, StreamOptions(max_age=max_age))

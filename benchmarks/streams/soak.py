@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.streams.follow import Follower, percentile, reconciles
 from emra_deploy.segmenting.segmenter import Segmenter
 from emra_deploy.stream import Stream, StreamResult
-from emra_deploy.stream.outputs import open_output
+from emra_deploy.stream.sinks import open_sink
 
 WARM_UP = 0.2
 """Share of the run after which memory is compared: allocators and codecs fill their pools first."""
@@ -49,7 +49,7 @@ def soak(segmenter: Segmenter, url: str, frames: int, overlay: Path | None = Non
     # All of it from the start: what this keeps must not look like a leak.
     ages = array("d", bytes(8 * frames))
     delivered = 0
-    output = None if overlay is None else open_output(str(overlay))
+    sink = None if overlay is None else open_sink(str(overlay))
     before = open_descriptors()
 
     def keep(result: StreamResult) -> None:
@@ -57,8 +57,8 @@ def soak(segmenter: Segmenter, url: str, frames: int, overlay: Path | None = Non
         if delivered < frames:
             ages[delivered] = result.age
         delivered += 1
-        if output is not None:
-            output.write(result.overlay(), result.frame.time)
+        if sink is not None:
+            sink.write(result.overlay(), result.frame.time)
         if leak:
             lost.append(os.urandom(leak))
 
@@ -71,8 +71,8 @@ def soak(segmenter: Segmenter, url: str, frames: int, overlay: Path | None = Non
             follower.wait(lambda wanted=wanted: follower.stream.status().counters.received >= wanted, "frames")
             samples.append((wanted, resident_bytes()))
     seconds = time.monotonic() - began
-    if output is not None:
-        output.close()
+    if sink is not None:
+        sink.close()
     # Threads that were told to end have a moment for it.
     time.sleep(0.5)
     warm = statistics.median(size for at, size in samples if WARM_UP <= at / frames <= WARM_UP + WINDOW)

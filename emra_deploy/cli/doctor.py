@@ -1,4 +1,4 @@
-"""``emra doctor``: what is here, what is missing and how to get it."""
+"""``emra doctor``: libraries, devices and the model's self-test on this machine, with remedies for what is missing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Look around and print what was found; 1 when this machine cannot segment."""
+    """Print what was found; 1 if this machine cannot segment."""
     from emra_deploy.host.machine import collect
 
     facts = {"emra_deploy": __version__, **collect(), "model": check_model(options.model)}
@@ -33,7 +33,7 @@ def run(options: Namespace) -> int:
 
 
 def check_model(path: str | None) -> dict[str, Any]:
-    """Load a model, run its golden tile, and say how that went, as JSON values."""
+    """Load a model and run its golden tile; the outcome as JSON values."""
     try:
         from emra_deploy.backends.opening import open_auto
         from emra_deploy.segmenting.selftest import self_test
@@ -77,12 +77,12 @@ def _show(facts: dict[str, Any]) -> None:
     for name, library in facts["libraries"].items():
         if library["version"] is None:
             state = Text("missing", style="yellow")
-            told = f"{library['purpose']}; get it: {library['remedy']}"
+            detail = f"{library['purpose']}; to install: {library['remedy']}"
         else:
             state = Text(library["version"], style="green")
             providers = ", ".join(library.get("providers", []))
-            told = library["purpose"] + (f" ({providers})" if providers else "")
-        libraries.add_row(name, state, Text(told, overflow="fold"))
+            detail = library["purpose"] + (f" ({providers})" if providers else "")
+        libraries.add_row(name, state, Text(detail, overflow="fold"))
     console.print(libraries)
     console.print()
     model = facts["model"]
@@ -108,14 +108,14 @@ def _summary(facts: dict[str, Any]) -> dict[str, str]:
         "python": f"{facts['python']} ({facts['executable']})",
         "platform": facts["platform"],
         "processor": f"{processor['name'] or facts['machine']}, {processor['usable_cores']} cores",
-        "instructions": ", ".join(processor["features"]) or "none that speed up inference",
+        "instructions": ", ".join(processor["features"]) or "none known to speed up inference",
     }
     if memory["total"] is not None:
         free = "" if memory["available"] is None else f", {memory['available'] / 2**30:.1f} GiB free"
         rows["memory"] = f"{memory['total'] / 2**30:.1f} GiB{free}"
     if facts["jetson"] is not None:
         jetson = facts["jetson"]
-        rows["jetson"] = f"{jetson['board'] or 'unnamed board'}, JetPack {jetson['jetpack'] or 'not known'}" + (
+        rows["jetson"] = f"{jetson['board'] or 'unnamed board'}, JetPack {jetson['jetpack'] or 'unknown'}" + (
             f" (Jetson Linux {jetson['jetson_linux']})" if jetson["jetson_linux"] else ""
         )
         if jetson["note"]:
@@ -124,7 +124,7 @@ def _summary(facts: dict[str, Any]) -> dict[str, str]:
         f"{gpu['name']}, {gpu['memory']}, driver {gpu['driver']}, sm_{gpu['compute_capability'].replace('.', '')}"
         for gpu in facts["gpus"]
     ]
-    rows["gpu"] = "; ".join(gpus) or "none that nvidia-smi knows"
+    rows["gpu"] = "; ".join(gpus) or "none found by nvidia-smi"
     if facts["cuda"] is not None:
         rows["cuda"] = _cuda(facts["cuda"])
     return rows

@@ -1,4 +1,4 @@
-"""``emra info``: what a model file says about itself."""
+"""``emra info``: the Manifest of a model file or engine, and what runs it here."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--manifest",
         type=str,
         default=None,
-        help="ONNX file that an engine without a sidecar was built of (default: the one of its name beside it)",
+        help="ONNX file from which an engine without a sidecar was built (default: the one of its name beside it)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
@@ -44,13 +44,13 @@ def run(options: Namespace) -> int:
 
 
 def describe(path: str, manifest_of: str | None = None) -> dict[str, Any]:
-    """What is known of a model file, as JSON values; the golden tile's pictures are left out.
+    """Facts about a model file, as JSON values without the images of the golden tile.
 
-    Engines are not loaded: what is told of them comes from their first bytes, their sidecar and their ONNX file.
+    Engines are not loaded: the facts come from their first bytes, sidecar and ONNX file.
 
     Args:
         path: An ONNX file or an engine.
-        manifest_of: The ONNX file that an engine was built of.
+        manifest_of: The ONNX file from which an engine was built.
 
     Raises:
         EmraError: Whatever is wrong with the file.
@@ -80,15 +80,15 @@ def describe(path: str, manifest_of: str | None = None) -> dict[str, Any]:
 
 
 def _manifest(path: str) -> Manifest | None:
-    """The Manifest of an ONNX file, once a backend has found the file to be as it says."""
+    """The Manifest of an ONNX file, after a backend has loaded the file and checked it against the Manifest."""
     from emra_deploy.backends.metadata import peek_manifest
     from emra_deploy.backends.opening import open_backend, soonest
 
     try:
-        # Whichever loads it soonest.
+        # The backend that loads fastest.
         backend, manifest = open_backend(path, backend=soonest(path))
     except EmraError as error:
-        # The file is sound, and what runs it here is told beside.
+        # The file is valid; `explain` reports what runs it here.
         if error.code != "backend-rounding":
             raise
         return peek_manifest(Path(path))
@@ -105,7 +105,7 @@ def _show(content: dict[str, Any]) -> None:
     if "engine" in content:
         table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
         for key, value in content["engine"].items():
-            table.add_row(key.replace("_", " "), Text(_told(value), overflow="fold"))
+            table.add_row(key.replace("_", " "), Text(_fact(value), overflow="fold"))
         console.print(table)
         console.print()
     if "classes" not in content:
@@ -118,10 +118,10 @@ def _show(content: dict[str, Any]) -> None:
         "model": content["name"],
         "file": f"{content['path']} ({content['bytes'] / 1e6:.2f} MB)",
         "sha256": content["sha256"],
-        "made from": content["parent_sha256"] or "not said",
+        "made from": content["parent_sha256"] or "not recorded",
         "input": f"{content['input_kind']}, {height} x {width} pixels, batch {'any' if batch is None else batch}",
         "bands": ", ".join(content["bands"]),
-        "ground sample": "mixed or not said" if gsd is None else f"{gsd:g} m per pixel",
+        "ground sample": "mixed or not recorded" if gsd is None else f"{gsd:g} m per pixel",
         "outputs": ", ".join(content["heads"]),
         "precision": content["precision"],
         "network": f"{content['backbone']}, M {content['hra_block']}, P {content['mca_blocks']}, "
@@ -130,7 +130,7 @@ def _show(content: dict[str, Any]) -> None:
         "golden tile": "no: results cannot be checked on this machine"
         if golden is None
         else f"yes, {100 * golden['tolerance']:g} % of its pixels may differ",
-        "tools": ", ".join(f"{name} {version}" for name, version in content["tools"].items()) or "not said",
+        "tools": ", ".join(f"{name} {version}" for name, version in content["tools"].items()) or "not recorded",
     }
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for key, value in rows.items():
@@ -147,14 +147,14 @@ def _show(content: dict[str, Any]) -> None:
         console.print(line)
 
 
-def _told(value: Any) -> str:
-    """A fact about an engine; what nobody knows is said to be unknown."""
+def _fact(value: Any) -> str:
+    """A fact about an engine as text."""
     if value is None:
         return "unknown"
     if isinstance(value, dict):
-        return ", ".join(f"{key.replace('_', ' ')} {_told(item)}" for key, item in value.items()) or "none"
+        return ", ".join(f"{key.replace('_', ' ')} {_fact(item)}" for key, item in value.items()) or "none"
     if isinstance(value, list):
-        return ", ".join(_told(item) for item in value) or "none"
+        return ", ".join(_fact(item) for item in value) or "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
     return _short(value)

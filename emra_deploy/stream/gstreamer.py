@@ -1,7 +1,7 @@
-"""Frames out of GStreamer pipelines, by the system's python3-gi.
+"""Frames from GStreamer pipelines, read through the system's python3-gi.
 
-GStreamer is not on the package registry: it comes with the system (on a Jetson with its hardware decoders), so an
-environment sees it when it was made with ``--system-site-packages``.
+GStreamer comes with the system, on a Jetson with its hardware decoders, and not from a package registry. An environment
+made with ``--system-site-packages`` sees it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 
 from emra_deploy.errors import EmraError
-from emra_deploy.stream.address import redact
-from emra_deploy.stream.frames import Grab, Picture, SourceLostError
 from emra_deploy.stream.options import StreamOptions
+from emra_deploy.stream.source import Frame, Image, SourceLostError, redact
 
-_SINK = "emra_sink"
+_APPSINK = "emra_sink"
 _POLL = 0.1
-"""Seconds of one wait for a sample, between looks at the pipeline's messages."""
+"""Seconds to wait for a sample before looking at the pipeline's messages."""
 
 
 def load_gstreamer() -> Any:
@@ -44,88 +43,83 @@ def load_gstreamer() -> Any:
     return gst
 
 
-class GStreamerSource:
+class GStreamerConnection:
     """One run of a pipeline.
 
     Args:
         pipeline: As for gst-launch-1.0, without a sink.
-        options: Time-outs.
-        live: Whether frames that nobody fetched are replaced by newer ones.
+        options: Time limit.
+        live: Whether newer frames replace those not read in time.
+
+    Attributes:
+        bad_packets: 0, because GStreamer does not report them.
 
     Raises:
-        SourceLostError: When it gives no frames now.
-        EmraError: ``gstreamer-pipeline`` when it cannot be built.
+        SourceLostError: If the pipeline does not start.
+        EmraError: ``gstreamer-pipeline`` if it cannot be built.
     """
+
+    bad_packets = 0
 
     def __init__(self, pipeline: str, options: StreamOptions, *, live: bool) -> None:
         self._gst = gst = load_gstreamer()
-        self._shown = redact(pipeline)
-        # sync=false: frames are wanted when they are there, not when they would be shown.
-        sink = f"appsink name={_SINK} sync=false max-buffers=1 drop={'true' if live else 'false'}"
+        self._timeout = options.timeout
+        # sync=false: frames are wanted when they arrive, not when they would be displayed.
+        appsink = f"appsink name={_APPSINK} sync=false max-buffers=1 drop={'true' if live else 'false'}"
         try:
-            self._pipeline = gst.parse_launch(f"{pipeline} ! videoconvert ! video/x-raw,format=RGB ! {sink}")
-        # GLib's error, which has no class of its own to import before gi is there.
+            self._pipeline = gst.parse_launch(f"{pipeline} ! videoconvert ! video/x-raw,format=RGB ! {appsink}")
+        # GLib.Error, which cannot be named before gi is imported.
         except Exception as error:
-            raise self._cannot(getattr(error, "message", str(error))) from error
-        self._sink = self._pipeline.get_by_name(_SINK)
+            raise EmraError(
+                "gstreamer-pipeline",
+                f"the pipeline cannot be built ({redact(getattr(error, 'message', str(error))).rstrip('.')})",
+                "Try it with gst-launch-1.0 PIPELINE ! fakesink; leave the sink out here",
+                redact(pipeline),
+            ) from error
+        self._appsink = self._pipeline.get_by_name(_APPSINK)
         self._bus = self._pipeline.get_bus()
-        self._read_timeout = options.read_timeout
         if self._pipeline.set_state(gst.State.PLAYING) == gst.StateChangeReturn.FAILURE:
-            reason = self._message() or "it does not start"
+            reason = self._failure() or "it does not start"
             self.close()
             raise SourceLostError(reason)
-        self._patience = options.open_timeout
 
-    def grab(self) -> Grab | None:
+    def read(self) -> Frame | None:
         """The next frame; None when the pipeline ends."""
-        deadline = time.monotonic() + self._patience
+        deadline = time.monotonic() + self._timeout
         while True:
-            sample = self._sink.emit("try-pull-sample", int(_POLL * self._gst.SECOND))
+            sample = self._appsink.emit("try-pull-sample", int(_POLL * self._gst.SECOND))
             if sample is not None:
-                self._patience = self._read_timeout
-                return self._grab(sample)
-            reason = self._message()
+                return self._frame(sample)
+            reason = self._failure()
             if reason is not None:
                 raise SourceLostError(reason)
-            if self._sink.get_property("eos"):
+            if self._appsink.get_property("eos"):
                 return None
             if time.monotonic() > deadline:
-                raise SourceLostError("the pipeline gives no frames")
-
-    def take_bad_packets(self) -> int:
-        """Always 0: GStreamer does not tell."""
-        return 0
+                raise SourceLostError("the pipeline delivers no frames")
 
     def close(self) -> None:
         """Stop the pipeline."""
         self._pipeline.set_state(self._gst.State.NULL)
 
-    def _grab(self, sample: Any) -> Grab:
+    def _frame(self, sample: Any) -> Frame:
         buffer = sample.get_buffer()
         stamp = None if buffer.pts == self._gst.CLOCK_TIME_NONE else buffer.pts / self._gst.SECOND
-        corrupted = bool(buffer.has_flags(self._gst.BufferFlags.CORRUPTED))
+        damaged = bool(buffer.has_flags(self._gst.BufferFlags.CORRUPTED))
         caps = sample.get_caps().get_structure(0)
         size = (int(caps.get_value("height")), int(caps.get_value("width")))
-        return Grab(partial(_picture, self._gst, buffer, size), size, stamp, corrupted)
+        return Frame(partial(_image, self._gst, buffer, size), size, stamp, damaged)
 
-    def _message(self) -> str | None:
-        """What went wrong in the pipeline, or None."""
+    def _failure(self) -> str | None:
+        """The error that the pipeline reports, or None."""
         message = self._bus.pop_filtered(self._gst.MessageType.ERROR)
         if message is None:
             return None
         error, _ = message.parse_error()
         return redact(f"{message.src.get_name()}: {error.message}".rstrip("."))
 
-    def _cannot(self, reason: str) -> EmraError:
-        return EmraError(
-            "gstreamer-pipeline",
-            f"the pipeline cannot be built ({redact(reason).rstrip('.')})",
-            "Try it with gst-launch-1.0 PIPELINE ! fakesink; leave the sink out here",
-            self._shown,
-        )
 
-
-def _picture(gst: Any, buffer: Any, size: tuple[int, int]) -> Picture:
+def _image(gst: Any, buffer: Any, size: tuple[int, int]) -> Image:
     """A buffer of RGB video as uint8 H×W×3."""
     height, width = size
     readable, mapped = buffer.map(gst.MapFlags.READ)
@@ -134,7 +128,7 @@ def _picture(gst: Any, buffer: Any, size: tuple[int, int]) -> Picture:
     try:
         # Rows are padded to a multiple of four bytes.
         rows = np.frombuffer(mapped.data, np.uint8).reshape(height, -1)
-        image: Picture = rows[:, : 3 * width].reshape(height, width, 3).copy()
+        image: Image = rows[:, : 3 * width].reshape(height, width, 3).copy()
         return image
     finally:
         buffer.unmap(mapped)

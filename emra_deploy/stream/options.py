@@ -1,60 +1,72 @@
-"""How a stream is read and run."""
+"""How a stream is read and processed."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from emra_deploy.errors import EmraError
 
 TRANSPORTS = ("tcp", "udp")
-"""How RTSP may carry its packets. TCP loses none, and passes firewalls."""
+LONGEST = 86_400
+"""Upper limit of every time, in seconds."""
+
+_IN_ORDER = "deliver every frame in order, as of a file; for URLs and gst: pipelines that come to an end"
 
 
 @dataclass(frozen=True)
 class StreamOptions:
-    """How a stream is read and run; times are seconds.
+    """How a stream is read and processed. All times are in seconds.
+
+    `emra_deploy.cli.flags` makes the flags of ``emra stream`` of these attributes, with the texts below as their help.
 
     Attributes:
-        live: True for newest-frame-wins with reconnection, False for every frame in order, None to decide by the
-            source: files and iterables are recordings, everything else is live.
-        every: One frame in this many is segmented.
-        max_age: Results of frames older than this are not delivered; None for no limit. Of live sources only.
-        stall_after: A live source without a frame for so long is degraded.
-        open_timeout: Longest wait for a connection and its first packets.
-        read_timeout: Longest wait for a packet before the connection is given up.
-        give_up_after: Without any frame for so long, the stream fails; None for never.
-        finish_within: After `stop`, the frame at work has this long to be finished.
-        rtsp_transport: One of `TRANSPORTS`.
-        input_options: Names and values for FFmpeg's demuxer, such as ``(("video_size", "1280x720"),)``.
+        live: False delivers every frame in order, True only the newest, with reconnection. None decides by the source:
+            files and iterables are recordings, everything else is live.
+        every: Segment one frame in N.
+        max_age: Discard results of a live source that are older than N seconds.
+        stall_after: Report a live source as degraded after N seconds without a frame.
+        timeout: Reconnect after waiting N seconds for a connection or for its next packet.
+        give_up_after: Fail after N seconds without a frame.
+        finish_within: Time that the current frame has after `Stream.stop`.
+        rtsp_transport: Transport of RTSP packets, tcp or udp. TCP loses none and passes firewalls.
+        input_options: Option for FFmpeg's demuxer, such as video_size=1280x720 or framerate=30. May be repeated.
 
     Raises:
         EmraError: ``stream-option`` for values out of range.
     """
 
-    live: bool | None = None
+    live: bool | None = field(default=None, metadata={"flag": "--in-order", "value": False, "help": _IN_ORDER})
     every: int = 1
     max_age: float | None = None
     stall_after: float = 1.0
-    open_timeout: float = 5.0
-    read_timeout: float = 5.0
-    give_up_after: float | None = None
-    finish_within: float = 1.0
-    rtsp_transport: str = "tcp"
-    input_options: tuple[tuple[str, str], ...] = ()
+    timeout: float = 5.0
+    give_up_after: float | None = field(default=None, metadata={"flag": "--give-up"})
+    finish_within: float = field(default=1.0, metadata={"flag": None})
+    rtsp_transport: str = field(default="tcp", metadata={"flag": "--transport"})
+    input_options: tuple[str, ...] = field(default=(), metadata={"flag": "--input-option", "metavar": "NAME=VALUE"})
 
     def __post_init__(self) -> None:
         if self.every < 1:
             raise _wrong("every", self.every, "1 or more")
-        for name in ("max_age", "stall_after", "open_timeout", "read_timeout", "give_up_after"):
+        for name in ("max_age", "stall_after", "timeout", "give_up_after"):
             value = getattr(self, name)
-            # Not-a-number compares false, and so is refused as well.
-            if value is not None and not 0 < value <= 86_400:
-                raise _wrong(name, value, "more than 0 and at most 86400 seconds")
-        if not 0 <= self.finish_within <= 86_400:
-            raise _wrong("finish_within", self.finish_within, "0 to 86400 seconds")
+            # NaN fails every comparison, so it is refused as well.
+            if value is not None and not 0 < value <= LONGEST:
+                raise _wrong(name, value, f"more than 0 and at most {LONGEST} seconds")
+        if not 0 <= self.finish_within <= LONGEST:
+            raise _wrong("finish_within", self.finish_within, f"0 to {LONGEST} seconds")
         if self.rtsp_transport not in TRANSPORTS:
             raise _wrong("rtsp_transport", self.rtsp_transport, " or ".join(TRANSPORTS))
+        for text in self.input_options:
+            if not isinstance(text, str) or text.find("=") < 1:
+                raise _wrong("input_options", repr(text), "NAME=VALUE")
+
+    @property
+    def demuxer(self) -> dict[str, str]:
+        """`input_options` by name."""
+        pairs = (text.partition("=") for text in self.input_options)
+        return {name: value for name, _, value in pairs}
 
 
 def _wrong(name: str, value: object, expected: str) -> EmraError:
-    return EmraError("stream-option", f"{name} is {value}, expected {expected}", "Correct it")
+    return EmraError("stream-option", f"{name} is {value}, expected {expected}", f"Correct {name}")

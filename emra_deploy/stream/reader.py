@@ -1,206 +1,250 @@
-"""The thread that reads a source, and the one that watches it: reconnects, notices stalls, replaces what hangs."""
+"""The thread that reads a source, the thread that watches it, and the queue they fill."""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
 
 from emra_deploy.errors import EmraError
-from emra_deploy.stream.backoff import Backoff
-from emra_deploy.stream.buffer import TICK, FrameBuffer
-from emra_deploy.stream.frames import Grab, SourceLostError
-from emra_deploy.stream.lag import LagEstimator
 from emra_deploy.stream.options import StreamOptions
-from emra_deploy.stream.source import FrameSource, Opener
+from emra_deploy.stream.source import Connection, Frame, Source, SourceLostError
 from emra_deploy.stream.status import Ledger, StreamState
+from emra_deploy.stream.timing import TICK, Backoff, LagEstimator
 
 logger = logging.getLogger(__name__)
 
+RECORDED_DEPTH = 2
+"""Frames of a recording that are decoded ahead."""
+
 HANG_MARGIN = 2.0
-"""Seconds beyond its own time-outs after which a native call counts as hung."""
+"""Seconds beyond the library's own time limits after which a native call counts as hung."""
 
 SETTLED = 1.0
 """Seconds of frames after which a connection counts as good. A server that dies with each client is not hurried."""
 
 MAX_HUNG = 8
-"""Readers that may hang at once. Each holds a thread and a connection, so a process with more is better restarted."""
+"""Readers that may hang at once. Each holds a thread and a connection; a process with more should be restarted."""
 
 CLOSE_WITHIN = 0.3
 """Seconds that `Reader.close` waits for its threads. They are daemons: one that hangs ends with the process."""
 
 
-@dataclass(frozen=True, eq=False)
-class Waiting:
-    """A frame in the queue: what `Frame` will be made of.
+class FrameQueue:
+    """A bounded queue between one reader at a time and one taker.
 
-    Attributes:
-        grab: What was read.
-        index: As in `Frame`, like the rest.
-        time: Seconds.
-        captured: Seconds.
-        connection: From 1.
+    The queue of a live source holds one frame, and a newer one replaces it: with the frame being segmented, two are
+    held. The queue of a recording makes its reader wait instead.
+
+    Args:
+        ledger: Counts replaced frames as dropped.
+        live: Whether the newest frame replaces the waiting one.
     """
 
-    grab: Grab
-    index: int
-    time: float
-    captured: float
-    connection: int
+    def __init__(self, ledger: Ledger, *, live: bool) -> None:
+        self._ledger = ledger
+        self._live = live
+        self._depth = 1 if live else RECORDED_DEPTH
+        self._frames: deque[Frame] = deque()
+        self._changed = threading.Condition(ledger.lock)
+        self._finished = False
+        self._error: BaseException | None = None
+
+    def put(self, frame: Frame, stopped: Callable[[], bool]) -> None:
+        """Add a frame; wait for room if the source is a recording.
+
+        Args:
+            frame: What to add.
+            stopped: Asked while waiting; True ends the wait, and the frame is counted as left.
+        """
+        with self._changed:
+            if self._live and len(self._frames) == self._depth:
+                self._frames.popleft()
+                self._ledger.count(dropped=1, waiting=-1)
+            while len(self._frames) == self._depth and not stopped():
+                self._changed.wait(TICK)
+            if stopped():
+                self._ledger.count(left=1, waiting=-1)
+                return
+            self._frames.append(frame)
+            self._changed.notify_all()
+
+    def take(self) -> Frame | None:
+        """The oldest frame; None if none arrived for a moment.
+
+        Raises:
+            StopIteration: When the reader has finished and the queue is empty.
+            BaseException: The reader's error, once the queue is empty.
+        """
+        with self._changed:
+            if not self._frames and not self._finished:
+                self._changed.wait(TICK)
+            if self._frames:
+                self._changed.notify_all()
+                return self._frames.popleft()
+            if not self._finished:
+                return None
+            raise StopIteration if self._error is None else self._error
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """Announce that no more frames will come. The first call counts."""
+        with self._changed:
+            if not self._finished:
+                self._finished, self._error = True, error
+            self._changed.notify_all()
+
+    def clear(self) -> None:
+        """Discard the waiting frames; they are counted as left."""
+        with self._changed:
+            self._ledger.count(left=len(self._frames), waiting=-len(self._frames))
+            self._frames.clear()
+            self._changed.notify_all()
 
 
-class _Turn:
-    """One reader thread's right to read. Taken away from a thread that hangs, which may come back much later."""
+class _Lease:
+    """One thread's permission to read. It is revoked from a thread that hangs, which may return much later.
 
-    def __init__(self) -> None:
-        self._over = False
+    Attributes:
+        revoked: Set once the thread must end without touching anything.
+        beat: When the thread entered the current call or ends its current wait, ``time.monotonic()``.
+        thread: The thread.
+    """
+
+    def __init__(self, read: Callable[[_Lease], None]) -> None:
+        self.revoked = threading.Event()
         self.beat = time.monotonic()
-        self.thread: threading.Thread | None = None
-
-    def over(self) -> bool:
-        """Whether the thread has to leave everything as it is and end."""
-        return self._over
-
-    def end(self) -> None:
-        """Take the right away, for good."""
-        self._over = True
+        self.thread = threading.Thread(target=read, args=(self,), name="emra-stream-read", daemon=True)
+        self.thread.start()
 
 
 class Reader:
-    """Reads a source into a buffer, in threads of its own.
+    """Reads a source into a queue, in threads of its own: reconnects, notices stalls, replaces threads that hang.
 
     Args:
-        opener: How to connect.
-        options: How to read.
-        ledger: Where everything is booked.
-        buffer: Where frames go.
+        source: What to read.
+        options: How to read it.
+        ledger: Keeps state and counters.
+        queue: Receives the frames.
     """
 
-    def __init__(self, opener: Opener, options: StreamOptions, ledger: Ledger, buffer: FrameBuffer[Waiting]) -> None:
-        self._opener = opener
+    def __init__(self, source: Source, options: StreamOptions, ledger: Ledger, queue: FrameQueue) -> None:
+        self._source = source
         self._options = options
         self._ledger = ledger
-        self._buffer = buffer
-        self._closing = False
+        self._queue = queue
+        self._closing = threading.Event()
         self._began: float | None = None
         self._down = False
         self._hung: list[threading.Thread] = []
-        self._turn = self._start_turn()
+        self._lease = _Lease(self._read_loop)
         self._watch = threading.Thread(target=self._watch_loop, name="emra-stream-watch", daemon=True)
         self._watch.start()
 
     def close(self) -> None:
-        """Stop reading. Waits only shortly for threads that are in native calls."""
-        self._closing = True
-        self._turn.end()
-        self._buffer.finish()
+        """Stop reading. Waits at most `CLOSE_WITHIN` for threads that are in native calls."""
+        self._closing.set()
+        self._lease.revoked.set()
+        self._queue.finish()
         deadline = time.monotonic() + CLOSE_WITHIN
-        for thread in (self._turn.thread, self._watch):
-            if thread is not None and thread is not threading.current_thread():
+        for thread in (self._lease.thread, self._watch):
+            if thread is not threading.current_thread():
                 thread.join(max(0.0, deadline - time.monotonic()))
 
     @property
     def hanging(self) -> int:
-        """Threads that are still in a native call."""
-        threads = [*self._hung, self._turn.thread]
-        return sum(thread is not None and thread.is_alive() for thread in threads)
-
-    def _start_turn(self) -> _Turn:
-        turn = _Turn()
-        turn.thread = threading.Thread(target=self._read_loop, args=(turn,), name="emra-stream-read", daemon=True)
-        turn.thread.start()
-        return turn
+        """Reader threads that are still alive."""
+        return sum(thread.is_alive() for thread in (*self._hung, self._lease.thread))
 
     # The reading thread.
 
-    def _read_loop(self, turn: _Turn) -> None:
+    def _read_loop(self, lease: _Lease) -> None:
         backoff = Backoff()
         try:
-            while not turn.over():
-                reason = self._read_once(turn, backoff)
-                if reason is None or turn.over():
+            while not lease.revoked.is_set():
+                reason = self._read_connection(lease, backoff)
+                if reason is None or lease.revoked.is_set():
                     break
                 self._lost(reason)
-                self._wait(turn, backoff.next_wait(self._ledger.silence()))
-        # Errors of the user's own iterator or function are the user's to see, as they are.
+                wait = backoff.next_wait(self._ledger.silence())
+                lease.beat = time.monotonic() + wait
+                lease.revoked.wait(wait)
+        # Errors of the caller's own iterator or function reach the caller unchanged.
         except BaseException as error:
-            if not turn.over():
+            if not lease.revoked.is_set():
                 self._fail(error)
             return
-        if not turn.over():
-            self._buffer.finish()
+        if not lease.revoked.is_set():
+            self._queue.finish()
 
-    def _read_once(self, turn: _Turn, backoff: Backoff) -> str | None:
-        """Connect and read to the end. Returns why the source was lost, or None when it is over."""
-        source: FrameSource | None = None
-        connection = self._ledger.counters.connections + 1
+    def _read_connection(self, lease: _Lease, backoff: Backoff) -> str | None:
+        """Connect and read to the end. Returns why the source was lost, or None if it is over."""
+        connection: Connection | None = None
+        number = self._ledger.counters.connections + 1
         first: float | None = None
+        bad_packets = 0
         lag = LagEstimator()
         try:
-            turn.beat = time.monotonic()
+            lease.beat = time.monotonic()
             self._ledger.count(attempts=1)
-            source = self._opener.connect()
-            while not turn.over():
-                turn.beat = time.monotonic()
-                grab = source.grab()
-                if turn.over():
+            connection = self._source.connect()
+            while not lease.revoked.is_set():
+                lease.beat = time.monotonic()
+                frame = connection.read()
+                if lease.revoked.is_set():
                     break
-                self._ledger.count(bad_packets=source.take_bad_packets())
-                if grab is None:
-                    # A live source that ends has been cut: cameras do not come to an end.
-                    return "the sender ended the stream" if self._opener.restartable else None
+                self._ledger.count(bad_packets=connection.bad_packets - bad_packets)
+                bad_packets = connection.bad_packets
+                if frame is None:
+                    # Cameras do not end: a live source that does was cut off.
+                    return "the sender ended the stream" if self._source.restartable else None
                 if first is None:
-                    first = turn.beat
+                    first = lease.beat
                     self._ledger.count(connections=1)
-                if turn.beat - first > SETTLED:
+                if lease.beat - first > SETTLED:
                     backoff.reset()
-                self._accept(grab, turn, connection, lag)
+                self._accept(frame, lease, number, lag)
             return None
         except SourceLostError as error:
-            if not self._opener.restartable:
-                raise EmraError("stream-lost", str(error), "Check the source", self._opener.shown) from error
+            if not self._source.restartable:
+                raise EmraError("stream-lost", str(error), "Check the source", self._source.shown) from error
             return str(error)
         except EmraError as error:
-            # What is wrong with a source that has worked may pass: a camera that starts again answers 404 at first.
-            if not self._opener.restartable or self._ledger.counters.connections == 0:
+            # An error of a source that has worked may pass: a camera that restarts answers 404 at first.
+            if not self._source.restartable or self._ledger.counters.connections == 0:
                 raise
             return error.cause
         finally:
-            if source is not None:
-                turn.beat = time.monotonic()
-                source.close()
+            if connection is not None:
+                lease.beat = time.monotonic()
+                connection.close()
 
-    def _accept(self, grab: Grab, turn: _Turn, connection: int, lag: LagEstimator) -> None:
+    def _accept(self, frame: Frame, lease: _Lease, connection: int, lag: LagEstimator) -> None:
         arrived = time.monotonic()
-        live = self._opener.live
-        moment = arrived if live or grab.time is None else grab.time
+        live = self._source.live
+        moment = arrived if live or frame.stamp is None else frame.stamp
         if self._began is None:
             self._began = moment
-        captured = arrived - (lag.delay(arrived, grab.time) if live else 0.0)
         with self._ledger.lock:
-            index = self._ledger.frame_came(grab.size)
+            index = self._ledger.frame_arrived(frame.size)
             if self._down or index == 0:
                 self._down = False
                 self._enter(StreamState.RUNNING)
+            captured = arrived - (lag.delay(arrived, frame.stamp) if live else 0.0)
             if index % self._options.every:
                 self._ledger.count(skipped=1, waiting=-1)
                 return
-            if grab.damaged:
+            if frame.damaged:
                 self._ledger.count(damaged=1)
                 if live:
-                    # A mask of a torn picture looks like any other mask.
+                    # The mask of a damaged image looks like any other mask.
                     self._ledger.count(dropped=1, waiting=-1)
                     return
-        # Live pictures are converted when they are taken: most of those that are dropped never need it.
-        ready = grab if live else _converted(grab)
-        self._buffer.put(Waiting(ready, index, moment - self._began, captured, connection), turn.over)
-
-    def _wait(self, turn: _Turn, seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while not turn.over() and (left := end - time.monotonic()) > 0:
-            turn.beat = time.monotonic()
-            time.sleep(min(TICK, left))
+        frame = replace(frame, index=index, time=moment - self._began, captured=captured, connection=connection)
+        # Live frames are converted when they are taken, because most of those that are dropped never need it.
+        self._queue.put(frame if live else frame.converted(), lease.revoked.is_set)
 
     def _lost(self, reason: str) -> None:
         with self._ledger.lock:
@@ -212,18 +256,17 @@ class Reader:
 
     def _fail(self, error: BaseException) -> None:
         self._enter(StreamState.FAILED, error.cause if isinstance(error, EmraError) else type(error).__name__)
-        self._buffer.finish(error)
+        self._queue.finish(error)
 
     def _enter(self, state: StreamState, reason: str = "") -> None:
         if self._ledger.enter(state, reason):
-            logger.info("%s: %s%s", self._opener.shown, state.value, f" ({reason})" if reason else "")
+            logger.info("%s: %s%s", self._source.shown, state.value, f" ({reason})" if reason else "")
 
     # The watching thread.
 
     def _watch_loop(self) -> None:
-        while not self._closing and self._ledger.state not in (StreamState.FAILED, StreamState.ENDED):
-            time.sleep(TICK)
-            if self._opener.live and not self._turn.over():
+        while not self._closing.wait(TICK) and self._ledger.state not in (StreamState.FAILED, StreamState.ENDED):
+            if self._source.live and not self._lease.revoked.is_set():
                 self._look()
 
     def _look(self) -> None:
@@ -235,42 +278,23 @@ class Reader:
                 ledger.count(stalls=1)
                 self._enter(StreamState.DEGRADED, f"no frame for more than {options.stall_after:g} s")
         if options.give_up_after is not None and silence > options.give_up_after:
-            self._turn.end()
-            last = self._ledger.reason or "no frames"
-            self._fail(
-                EmraError(
-                    "stream-lost",
-                    f"no frame for {options.give_up_after:g} s ({last})",
-                    "Check the source and the network",
-                    self._opener.shown,
-                )
-            )
-            return
-        patience = max(2 * options.open_timeout, options.read_timeout) + HANG_MARGIN
-        if self._opener.restartable and time.monotonic() - self._turn.beat > patience:
+            self._lease.revoked.set()
+            cause = f"no frame for {options.give_up_after:g} s ({ledger.reason or 'no frames'})"
+            remedy = "Check the source and the network"
+            self._fail(EmraError("stream-lost", cause, remedy, self._source.shown))
+        # Opening has two time limits: one to connect, one for the first packets.
+        elif self._source.restartable and time.monotonic() - self._lease.beat > 2 * options.timeout + HANG_MARGIN:
             self._replace()
 
     def _replace(self) -> None:
-        """Leave a thread that hangs to itself, and read on in a new one."""
-        self._turn.end()
-        assert self._turn.thread is not None
-        self._hung = [thread for thread in self._hung if thread.is_alive()]
-        self._hung.append(self._turn.thread)
+        """Abandon a thread that hangs, and read on in a new one."""
+        self._lease.revoked.set()
+        self._hung = [*(thread for thread in self._hung if thread.is_alive()), self._lease.thread]
         self._ledger.count(hung=1)
         if len(self._hung) > MAX_HUNG:
-            self._fail(
-                EmraError(
-                    "stream-hung",
-                    f"{len(self._hung)} readers hang in calls of the source's library",
-                    "Restart this process; if it happens again, check the camera's driver",
-                    self._opener.shown,
-                )
-            )
+            cause = f"{len(self._hung)} readers hang in calls of the source's library"
+            remedy = "Restart this process; if it happens again, check the camera's driver"
+            self._fail(EmraError("stream-hung", cause, remedy, self._source.shown))
             return
         self._lost("the reader hung")
-        self._turn = self._start_turn()
-
-
-def _converted(grab: Grab) -> Grab:
-    picture = grab.picture()
-    return replace(grab, picture=lambda: picture)
+        self._lease = _Lease(self._read_loop)

@@ -1,10 +1,10 @@
-"""A stream that is read and segmented: an iterator of results, with a state and counters."""
+"""`Stream`: an iterator over the segmented frames of a source, with a state and counters."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,27 +17,26 @@ from emra_deploy.pictures.sources import ArraySource, ImageSource
 from emra_deploy.pictures.windows import Window
 from emra_deploy.segmenting.areas import ClassArea
 from emra_deploy.segmenting.segmentation import Segmentation
-from emra_deploy.stream.buffer import FrameBuffer
-from emra_deploy.stream.frames import Frame, Picture
+from emra_deploy.stream.opening import SourceLike, find_source
 from emra_deploy.stream.options import StreamOptions
-from emra_deploy.stream.reader import Reader, Waiting
-from emra_deploy.stream.source import SourceLike, make_opener
+from emra_deploy.stream.reader import FrameQueue, Reader
+from emra_deploy.stream.source import Frame, Image
 from emra_deploy.stream.status import Ledger, StateChange, StreamState, StreamStatus
 
 LATE = "results are older than the age limit"
 _LATE_STREAK = 5
-"""Results in a row that have to be too old before the stream counts as degraded: one hiccup is none."""
+"""Expired results in a row after which the stream is degraded. A single one is no trend."""
 
 
 @dataclass(frozen=True, eq=False)
 class StreamResult:
-    """A frame and its masks.
+    """A frame and its label map.
 
     Attributes:
-        frame: The picture, its index and times.
+        frame: The image, its index and times.
         segmentation: Label map and classes.
-        age: Seconds from the picture to its result.
-        seconds: Spent on segmenting it.
+        age: Seconds from capture to result.
+        seconds: Time spent on segmentation.
     """
 
     frame: Frame
@@ -46,25 +45,25 @@ class StreamResult:
     seconds: float
 
     @property
-    def image(self) -> Picture:
-        """The picture: uint8 H×W×3, RGB."""
+    def image(self) -> Image:
+        """The image: uint8 H×W×3, RGB."""
         return self.frame.image
 
     @property
     def labels(self) -> npt.NDArray[np.uint8]:
-        """The masks: uint8 H×W, indices of classes."""
+        """The label map: uint8 H×W, indices of classes."""
         return self.segmentation.labels
 
     def areas(self, pixel_area_m2: float | None = None) -> tuple[ClassArea, ...]:
-        """How much each class covers; see `Segmentation.areas`."""
+        """Area of each class; see `Segmentation.areas`."""
         return self.segmentation.areas(pixel_area_m2)
 
-    def overlay(self, opacity: float = 0.5) -> Picture:
-        """The classes' colours over the picture: uint8 H×W×3."""
+    def overlay(self, opacity: float = 0.5) -> Image:
+        """Class colours over the image: uint8 H×W×3."""
         return self.segmentation.overlay(self.frame.image, opacity)
 
     def to_dict(self) -> dict[str, Any]:
-        """All but the arrays, as JSON values."""
+        """Everything but the arrays, as JSON values."""
         frame = self.frame
         return {
             "index": frame.index,
@@ -81,106 +80,100 @@ class StreamResult:
 
 
 class _OutOfTimeError(Exception):
-    """The stream was stopped, and the frame at work takes too long."""
+    """The stream was stopped, and the current frame takes too long."""
 
 
-class _StoppableSource(ArraySource):
-    """A picture whose reading ends when its time is over, so that a large frame ends between two tiles."""
+class _StoppableImage(ArraySource):
+    """An image whose reading fails once its time is over, which ends a large frame between two tiles."""
 
-    def __init__(self, image: Picture, late: Callable[[], bool]) -> None:
+    def __init__(self, image: Image, late: Callable[[], bool]) -> None:
         super().__init__(image)
         self._late = late
 
-    def read(self, window: Window) -> Picture:
+    def read(self, window: Window) -> Image:
         """The pixels of a window: uint8 h×w×3, a view."""
         if self._late():
             raise _OutOfTimeError
         return super().read(window)
 
 
-class SegmentsSources(Protocol):
-    """What a stream needs of a `Segmenter`."""
+class StreamSegmenter(Protocol):
+    """The part of `Segmenter` that a stream uses."""
 
     @property
     def restarts(self) -> int:
-        """Processes of the model that were lost and replaced so far."""
-        ...
+        """Restarts of the model's process so far."""
 
     def segment_source(self, source: ImageSource) -> Segmentation:
-        """Label a picture."""
-        ...
+        """Label an image."""
 
 
 class Stream:
-    """Results of a source, one at a time: iterate over it, in one thread. Best used in a ``with`` block.
+    """Segments a source. Iterate over it in one thread, best in a ``with`` block.
 
-    Reading, and with it the ageing of frames, begins at once, in a thread. `stop`, `status` and `changes` may be
-    called by any thread while it runs.
+    A thread starts reading at once. Any thread may call `stop`, `status` and `changes`.
 
     Args:
-        segmenter: Labels the pictures.
-        source: A video file, ``camera:0``, an RTSP, UDP, HTTP, ... URL, ``gst:`` and a GStreamer pipeline; or an
-            iterable of uint8 H×W×3 RGB pictures, or a function that returns the next one and None at the end.
-        options: How to read and run; by default live sources give the newest frame, recordings every one.
-        watch: Tells what slows the machine down.
+        segmenter: Labels the frames.
+        source: A video file, ``camera:0``, an RTSP, UDP, HTTP, ... URL, ``gst:`` and a GStreamer pipeline; an iterable
+            of uint8 H×W×3 RGB images; or a function that returns the next image, and None at the end.
+        options: How to read and process it. By default live sources give the newest frame, recordings every frame.
+        watch: Reports what slows the machine down.
+
+    Attributes:
+        stopped_at: When `stop` was called, ``time.monotonic()``, or None.
 
     Raises:
-        EmraError: What is wrong with the source as far as that shows without connecting. Iterating raises the rest:
-            for a recording at the end of what could be read.
+        EmraError: For a source that is wrong as far as that shows without connecting. Iterating raises the rest; for a
+            recording, after the last frame that could be read.
     """
 
     def __init__(
         self,
-        segmenter: SegmentsSources,
+        segmenter: StreamSegmenter,
         source: SourceLike,
         options: StreamOptions | None = None,
         watch: ThrottleWatch | None = None,
     ) -> None:
         self._options = options or StreamOptions()
-        opener = make_opener(source, self._options)
+        found = find_source(source, self._options)
         self._segmenter = segmenter
-        self._restarts_booked = segmenter.restarts
+        self._counted_restarts = segmenter.restarts
         self._watch = ThrottleWatch() if watch is None else watch
         self._owner = Owner()
-        self._live = opener.live
+        self._live = found.live
         self._ledger = Ledger()
-        self._buffer: FrameBuffer[Waiting] = FrameBuffer(self._ledger, live=opener.live)
-        self._stop_at: float | None = None
+        self._queue = FrameQueue(self._ledger, live=found.live)
+        self.stopped_at: float | None = None
         self._size: tuple[int, int] | None = None
-        self._late = 0
+        self._expired_in_a_row = 0
         self._closed = False
-        self._reader = Reader(opener, self._options, self._ledger, self._buffer)
-
-    @property
-    def live(self) -> bool:
-        """Whether the newest frame wins."""
-        return self._live
+        self._reader = Reader(found, self._options, self._ledger, self._queue)
 
     def status(self) -> StreamStatus:
         """State and counters at this moment."""
         return self._ledger.snapshot()
 
     def changes(self, since: int = 0) -> list[StateChange]:
-        """Changes of state from number ``since`` on, oldest first; the last 256 are remembered."""
+        """State changes from number ``since`` on, oldest first; the last 256 are kept."""
         return self._ledger.changes(since)
 
     @property
     def hanging(self) -> int:
-        """Threads that are in a native call; after `close`, those that did not come back from it."""
+        """Reader threads in a native call; after `close`, those that did not return from it."""
         return self._reader.hanging
 
     def stop(self) -> None:
-        """End the stream after the frame at work. May be called in a signal handler: it takes no lock."""
-        if self._stop_at is None:
-            self._stop_at = time.monotonic()
+        """End the stream after the current frame. Safe in a signal handler: it takes no lock."""
+        if self.stopped_at is None:
+            self.stopped_at = time.monotonic()
 
     def close(self) -> None:
-        """Stop reading and let go of the source. Waits at most a moment, whatever the source is doing."""
-        self.stop()
+        """Stop reading and free the source. Waits at most 0.3 s, even if the source hangs."""
         if not self._closed and self._owner.here:
             self._closed = True
             self._reader.close()
-            self._buffer.clear()
+            self._queue.clear()
             self._ledger.enter(StreamState.ENDED)
 
     def __enter__(self) -> Stream:
@@ -194,74 +187,63 @@ class Stream:
 
     def __next__(self) -> StreamResult:
         self._owner.check("the Stream")
-        while self._stop_at is None:
-            self._ledger.machine_seen(self._watch.look(), self._watch.began)
+        while self.stopped_at is None and not self._closed:
+            self._ledger.set_throttling(self._watch.look(), self._watch.began)
             try:
-                waiting = self._buffer.take()
+                frame = self._queue.take()
             except BaseException:
-                # It ended, or failed.
+                # The source ended or failed.
                 self.close()
                 raise
-            if waiting is not None:
-                result = self._run(waiting)
-                if result is not None:
-                    return result
+            result = None if frame is None else self._process(frame)
+            if result is not None:
+                return result
         self.close()
         raise StopIteration
 
-    def _run(self, waiting: Waiting) -> StreamResult | None:
-        """Segment one frame; None when it is not to be delivered. In every case it is booked."""
-        if self._too_old(waiting):
+    def _process(self, frame: Frame) -> StreamResult | None:
+        """Segment a frame; None if it is not delivered. It is counted in every case."""
+        if self._too_old(frame):
             self._expire()
             return None
         began = time.monotonic()
         try:
-            image = waiting.grab.picture()
-            segmentation = self._segmenter.segment_source(_StoppableSource(image, self._out_of_time))
+            frame = replace(frame.converted(), resized=self._size is not None and frame.size != self._size)
+            segmentation = self._segmenter.segment_source(_StoppableImage(frame.image, self._out_of_time))
         except _OutOfTimeError:
             self._ledger.count(left=1, waiting=-1)
             return None
         except BaseException as error:
             self._ledger.count(left=1, waiting=-1)
             why = f": {error.cause}" if isinstance(error, EmraError) else ""
-            self._ledger.enter(StreamState.FAILED, f"segmenting failed{why}")
+            self._ledger.enter(StreamState.FAILED, f"segmentation failed{why}")
             self.close()
             raise
         finally:
             restarts = self._segmenter.restarts
-            self._ledger.count(restarts=restarts - self._restarts_booked)
-            self._restarts_booked = restarts
+            self._ledger.count(restarts=restarts - self._counted_restarts)
+            self._counted_restarts = restarts
         now = time.monotonic()
-        if self._too_old(waiting):
+        if self._too_old(frame):
             self._expire()
             return None
-        self._late = 0
+        self._expired_in_a_row = 0
         with self._ledger.lock:
             self._ledger.count(delivered=1, waiting=-1)
             if self._ledger.reason == LATE:
                 self._ledger.enter(StreamState.RUNNING)
-        size = (int(image.shape[0]), int(image.shape[1]))
-        frame = Frame(
-            image=image,
-            index=waiting.index,
-            time=waiting.time,
-            captured=waiting.captured,
-            connection=waiting.connection,
-            resized=self._size is not None and size != self._size,
-            damaged=waiting.grab.damaged,
-        )
-        self._size = size
-        return StreamResult(frame, segmentation, age=now - waiting.captured, seconds=now - began)
+        self._size = frame.size
+        return StreamResult(frame, segmentation, age=now - frame.captured, seconds=now - began)
 
     def _out_of_time(self) -> bool:
-        return self._stop_at is not None and time.monotonic() - self._stop_at > self._options.finish_within
+        return self.stopped_at is not None and time.monotonic() - self.stopped_at > self._options.finish_within
 
-    def _too_old(self, waiting: Waiting) -> bool:
+    def _too_old(self, frame: Frame) -> bool:
         limit = self._options.max_age
-        return self._live and limit is not None and time.monotonic() - waiting.captured > limit
+        return self._live and limit is not None and time.monotonic() - frame.captured > limit
 
     def _expire(self) -> None:
-        self._late += 1
+        self._expired_in_a_row += 1
         self._ledger.count(expired=1, waiting=-1)
-        if self._late >= _LATE_STREAK and self._ledger.state is StreamState.RUNNING:
+        if self._expired_in_a_row >= _LATE_STREAK and self._ledger.state is StreamState.RUNNING:
             self._ledger.enter(StreamState.DEGRADED, LATE)

@@ -1,28 +1,27 @@
-"""What a stream is doing and what became of its frames: readable by any thread while it runs."""
+"""State and counters of a stream, readable from any thread while it runs."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from typing import Any
 
 KEPT_CHANGES = 256
-"""Changes of state that are remembered for readers that are slow."""
+"""State changes that are kept for slow readers."""
 
 
 class StreamState(str, Enum):
     """What a stream is doing."""
 
     CONNECTING = "connecting"
-    """No frame has come yet."""
+    """No frame has arrived yet."""
     RUNNING = "running"
-    """Frames come."""
+    """Frames arrive."""
     DEGRADED = "degraded"
-    """Frames came, but not now, or too late; the stream tries to mend that by itself."""
+    """Frames arrived before, but not now, or too late. The stream tries to recover."""
     FAILED = "failed"
     """It has given up."""
     ENDED = "ended"
@@ -31,28 +30,28 @@ class StreamState(str, Enum):
 
 @dataclass(frozen=True)
 class Counters:
-    """What became of the frames.
+    """Counts of frames and incidents.
 
-    At any moment ``received`` is the sum of ``skipped``, ``dropped``, ``expired``, ``delivered``, ``left`` and
+    At every moment ``received`` is the sum of ``skipped``, ``dropped``, ``expired``, ``delivered``, ``left`` and
     ``waiting``.
 
     Attributes:
         received: Frames decoded.
-        skipped: Passed over by ``every``.
-        dropped: Replaced by a newer frame before they were segmented, or damaged frames of a live source.
-        expired: Older than ``max_age``, before or after they were segmented.
-        delivered: Results handed over.
-        left: Neither, because the stream was stopped.
-        waiting: In the queue or being segmented, at most 2 for a live source.
-        damaged: Of all received, those that the decoder calls incomplete.
-        bad_packets: Packets that came damaged, or gave no frame because others are missing.
+        skipped: Frames left out by ``every``.
+        dropped: Frames replaced by a newer one before segmentation, and damaged frames of a live source.
+        expired: Frames older than ``max_age``, before or after segmentation.
+        delivered: Results handed to the caller.
+        left: Frames not processed because the stream stopped.
+        waiting: Frames queued or being segmented, at most 2 for a live source.
+        damaged: Frames, among all received, that the decoder reports as incomplete.
+        bad_packets: Damaged packets, and those that gave no frame because others are missing.
         connections: Connections that gave at least one frame.
-        attempts: Tries to connect.
-        stalls: Times that no frame came for longer than ``stall_after``.
-        resizes: Times that the size of the frames changed.
-        hung: Readers that did not come back from a native call and were replaced.
-        restarts: Processes of the model that were lost and replaced, where it runs in one of its own.
-        throttles: Times that the machine began to be slowed down by heat or current.
+        attempts: Attempts to connect.
+        stalls: Times without a frame for longer than ``stall_after``.
+        resizes: Changes of the frame size.
+        hung: Reader threads that were replaced because a native call did not return.
+        restarts: Restarts of the model's process, if it runs in one of its own.
+        throttles: Times that heat or current began to slow the machine down.
     """
 
     received: int = 0
@@ -75,13 +74,13 @@ class Counters:
 
 @dataclass(frozen=True)
 class StateChange:
-    """A moment at which a stream's state changed.
+    """One change of a stream's state.
 
     Attributes:
-        number: From 0 up.
+        number: Position among all changes, from 0.
         state: The new state.
-        reason: Why, for people; "" where it goes without saying.
-        time: When, seconds since the epoch.
+        reason: Explanation for people, or "".
+        time: Seconds since the epoch.
     """
 
     number: int
@@ -96,13 +95,13 @@ class StateChange:
 
 @dataclass(frozen=True)
 class StreamStatus:
-    """All that is known about a stream at one moment.
+    """A stream at one moment.
 
     Attributes:
         state: What it is doing.
-        reason: Why it is not running, for people; "" when it is.
-        counters: What became of its frames.
-        frame_age: Seconds since the newest frame came, or None before the first.
+        reason: Explanation for people, or "".
+        counters: Counts so far.
+        frame_age: Seconds since the newest frame arrived, or None before the first.
         size: Height and width of the newest frame, or None before the first.
         uptime: Seconds since the stream was made.
         throttled: What slows the machine down now, by the names of kernel and driver.
@@ -130,32 +129,31 @@ class StreamStatus:
 
 
 class Ledger:
-    """The books of one stream. Every method may be called by any thread.
+    """Keeps state and counters of one stream. Every method may be called from any thread.
 
     Attributes:
-        lock: Held for each change. The frame buffer shares it, so that a frame is never in two places or none.
+        lock: Guards each update. The frame queue uses it too, so that every frame is in exactly one counter.
+        counters: Counts at this moment.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self) -> None:
         self.lock = threading.RLock()
-        self._clock = clock
-        self._started = clock()
-        self._counters = Counters()
+        self.counters = Counters()
+        self._started = time.monotonic()
         self._changes: deque[StateChange] = deque(maxlen=KEPT_CHANGES)
-        self._number = 0
         self._last_frame: float | None = None
         self._size: tuple[int, int] | None = None
         self._throttled: tuple[str, ...] = ()
-        self._set(StreamState.CONNECTING, "")
+        self._changes.append(StateChange(0, StreamState.CONNECTING, "", time.time()))
 
     def count(self, **changes: int) -> None:
         """Add to counters, such as ``count(dropped=1, waiting=-1)``."""
         with self.lock:
-            now = self._counters
-            self._counters = replace(now, **{name: getattr(now, name) + value for name, value in changes.items()})
+            now = self.counters
+            self.counters = replace(now, **{name: getattr(now, name) + value for name, value in changes.items()})
 
-    def frame_came(self, size: tuple[int, int]) -> int:
-        """Book a frame that was decoded.
+    def frame_arrived(self, size: tuple[int, int]) -> int:
+        """Count a decoded frame as received and waiting.
 
         Args:
             size: Its height and width.
@@ -164,30 +162,30 @@ class Ledger:
             Its index, from 0.
         """
         with self.lock:
-            index = self._counters.received
+            index = self.counters.received
             resized = self._size is not None and size != self._size
-            self._size, self._last_frame = size, self._clock()
+            self._size, self._last_frame = size, time.monotonic()
             self.count(received=1, waiting=1, resizes=int(resized))
             return index
 
     def enter(self, state: StreamState, reason: str = "") -> bool:
-        """Change the state. A stream that has failed or ended stays so.
+        """Change the state. Failed and ended are final.
 
         Returns:
-            Whether anything changed.
+            Whether state or reason changed.
         """
         with self.lock:
             last = self._changes[-1]
             if last.state in (StreamState.FAILED, StreamState.ENDED) or (last.state, last.reason) == (state, reason):
                 return False
-            self._set(state, reason)
+            self._changes.append(StateChange(last.number + 1, state, reason, time.time()))
             return True
 
-    def machine_seen(self, throttled: tuple[str, ...], began: int) -> None:
-        """Book what slows the machine down now, and how often something began to since the stream was made."""
+    def set_throttling(self, throttled: tuple[str, ...], began: int) -> None:
+        """Set what slows the machine down now, and how often something began to since the stream was made."""
         with self.lock:
             self._throttled = throttled
-            self.count(throttles=began - self._counters.throttles)
+            self.count(throttles=began - self.counters.throttles)
 
     @property
     def state(self) -> StreamState:
@@ -196,38 +194,28 @@ class Ledger:
 
     @property
     def reason(self) -> str:
-        """Why the stream is in this state."""
+        """Why it is in this state."""
         return self._changes[-1].reason
 
-    @property
-    def counters(self) -> Counters:
-        """The counters at this moment."""
-        return self._counters
-
     def silence(self) -> float:
-        """Seconds since the last frame, or since the start when none has come."""
+        """Seconds since the last frame, or since the start if there was none."""
         last = self._last_frame
-        return self._clock() - (self._started if last is None else last)
+        return time.monotonic() - (self._started if last is None else last)
 
     def snapshot(self) -> StreamStatus:
-        """Everything, as of one moment."""
+        """State and counters of one moment."""
         with self.lock:
-            now, last = self._clock(), self._changes[-1]
             return StreamStatus(
-                state=last.state,
-                reason=last.reason,
-                counters=self._counters,
-                frame_age=None if self._last_frame is None else now - self._last_frame,
+                state=self.state,
+                reason=self.reason,
+                counters=self.counters,
+                frame_age=None if self._last_frame is None else self.silence(),
                 size=self._size,
-                uptime=now - self._started,
+                uptime=time.monotonic() - self._started,
                 throttled=self._throttled,
             )
 
     def changes(self, since: int = 0) -> list[StateChange]:
-        """Changes of state from number ``since`` on, oldest first, of the last `KEPT_CHANGES`."""
+        """State changes from number ``since`` on, oldest first, among the last `KEPT_CHANGES`."""
         with self.lock:
             return [change for change in self._changes if change.number >= since]
-
-    def _set(self, state: StreamState, reason: str) -> None:
-        self._changes.append(StateChange(self._number, state, reason, time.time()))
-        self._number += 1

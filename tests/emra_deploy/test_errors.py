@@ -17,14 +17,14 @@ from emra_deploy.backends.tensorrt import cuda_unusable, gpu_errors
 from emra_deploy.errors import KINDS, EmraError, InputError, OutputError
 from emra_deploy.errors.codes import CODES
 from emra_deploy.host.files import check_output
-from emra_deploy.stream import video_errors
+from emra_deploy.stream import video
 from tests.conftest import REPOSITORY
 
 PACKAGES = ("emra_deploy", "training", "export", "benchmarks", "examples")
 
 _GPU = {gpu_errors.MEMORY, gpu_errors.LOST}
 _CUDA = {row[1] for row in cuda_unusable._REASONS.values()}
-_VIDEO = {row[0] for row in video_errors._FOR_GOOD.values()}
+_VIDEO = {row[0] for row in video._FINAL.values()}
 
 COMPUTED: dict[tuple[str, str], set[str]] = {
     # Constants of `gpu_errors`, and what `fault_of` gives: one of these or None.
@@ -38,9 +38,10 @@ COMPUTED: dict[tuple[str, str], set[str]] = {
     ("emra_deploy/backends/tensorrt/cuda_base.py", "told[0]"): _CUDA,
     ("emra_deploy/backends/tensorrt/cuda_unusable.py", "code"): _CUDA,
     ("benchmarks/gpu_suite.py", "known[0]"): _CUDA,
-    ("emra_deploy/stream/video_errors.py", "*known"): _VIDEO,
-    ("emra_deploy/stream/video_errors.py", "*_FILE_OPENING"): {video_errors._FILE_OPENING[0]},
-    ("emra_deploy/stream/video_errors.py", "*_FILE_READING"): {video_errors._FILE_READING[0]},
+    ("emra_deploy/stream/video.py", "*final"): _VIDEO,
+    ("emra_deploy/stream/video.py", "code"): {row[0] for row in video._CAMERA.values()},
+    ("emra_deploy/stream/video.py", "*_OPENING"): {video._OPENING[0]},
+    ("emra_deploy/stream/video.py", "*_READING"): {video._READING[0]},
     # The extra's name is part of the code: these are `benchmarks.reliability._LIBRARIES` and the loop of `subjects`.
     ("benchmarks/reliability.py", "f'{extra}-missing'"): {"bench-missing", "raster-missing"},
     ("benchmarks/reliability_parts/pictures.py", "f'{extra}-missing'"): {"bench-missing", "raster-missing"},

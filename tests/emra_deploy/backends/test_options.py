@@ -19,6 +19,7 @@ from benchmarks import accuracy
 from emra_deploy import LoadOptions, Segmenter
 from emra_deploy.backends import opening
 from emra_deploy.backends.options import DEFAULTS
+from emra_deploy.cli.flags import help_texts
 from emra_deploy.cli.main import build_parser, main
 from emra_deploy.errors import EmraError
 from tests.emra_deploy.cli.cli_helpers import save_png

@@ -21,10 +21,10 @@ from emra_deploy.cli.main import main
 from tests.emra_deploy.cli.cli_helpers import emra
 from tests.emra_deploy.stream.fakes import wait_for
 from tests.emra_deploy.stream.senders import HttpSender
-from tests.emra_deploy.stream.videos import number_of, numbered, save_video
+from tests.emra_deploy.stream.videos import numbered, numbers_in, save_video
 from tests.onnx_models import CLASSES, build_model
 
-av = pytest.importorskip("av")
+pytest.importorskip("av")
 
 
 @pytest.fixture(scope="module")
@@ -37,11 +37,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_video(tmp_path_factory.mktemp("video") / "in.mp4", 30)
-
-
-def frames(path: Path) -> list[int]:
-    with av.open(str(path)) as container:
-        return [number_of(frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
 
 
 def lines(text: str) -> list[dict[str, Any]]:
@@ -99,7 +94,7 @@ def test_a_file_gives_a_line_for_each_frame_and_a_whole_overlay(model: Path, vid
     assert [line["state"] for line in said if line["event"] == "state"] == ["connecting", "running", "ended"]
     end = said[-1]
     assert (end["event"], end["delivered"], end["written"], end["overlay"]) == ("end", 30, 30, str(out))
-    assert frames(out) == list(range(30))
+    assert numbers_in(out) == list(range(30))
 
 
 def test_people_get_a_summary(model: Path, video: Path, tmp_path: Path) -> None:
@@ -124,7 +119,7 @@ def test_a_signal_ends_a_live_stream_with_a_whole_file(
     end = running.lines[-1]
     assert (end["event"], end["state"]) == ("end", "ended")
     assert end["received"] == sum(end[part] for part in ("delivered", "dropped", "skipped", "expired", "left"))
-    assert len(frames(out)) == end["written"] == end["delivered"] >= 5
+    assert len(numbers_in(out)) == end["written"] == end["delivered"] >= 5
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
     assert "secret" not in json.dumps(running.lines)
 
@@ -137,7 +132,7 @@ def test_a_signal_ends_a_file_in_the_middle(model: Path, tmp_path: Path) -> None
     assert running.end() == 0
     written = running.lines[-1]["written"]
     assert 5 <= written < 800
-    assert frames(tmp_path / "out.mp4") == [number % 256 for number in range(written)]
+    assert numbers_in(tmp_path / "out.mp4") == [number % 256 for number in range(written)]
 
 
 def test_a_signal_ends_a_source_that_does_not_answer(model: Path, sender: HttpSender) -> None:
@@ -178,7 +173,7 @@ def test_a_reader_that_has_seen_enough_ends_it(model: Path, sender: HttpSender, 
     assert running.process.stdout is not None
     running.process.stdout.close()
     assert running.process.wait(20) == 141
-    assert len(frames(tmp_path / "out.mp4")) >= 1
+    assert len(numbers_in(tmp_path / "out.mp4")) >= 1
     assert running.process.stderr is not None
     assert running.process.stderr.read() == ""
     running.process.stderr.close()
@@ -204,7 +199,7 @@ def test_a_reader_that_stopped_reading_cannot_keep_it_from_ending(model: Path, t
     # 1 where the machine is too busy to close the file in time; its part plays all the same.
     status = running.process.wait(20)
     assert status in (0, 1)
-    got = frames(tmp_path / "out.mp4" if status == 0 else part)
+    got = numbers_in(tmp_path / "out.mp4" if status == 0 else part)
     assert len(got) > 50
     assert got == [number % 256 for number in range(len(got))]
     running.process.communicate()
@@ -224,7 +219,7 @@ def test_a_recording_that_breaks_off_keeps_its_overlay_and_exits_with_2(
     assert (said[-2]["event"], said[-2]["state"]) == ("end", "failed")
     written = said[-2]["written"]
     assert 5 < written < 100
-    assert frames(tmp_path / "out.mp4") == list(range(written))
+    assert numbers_in(tmp_path / "out.mp4") == list(range(written))
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def test_a_stream_tells_of_it(orin: Path) -> None:
     script.push(0)
     script.push(1)
     script.end()
-    with Stream(label_all, script.opener, watch=it.watch) as stream:
+    with Stream(label_all, script.source, watch=it.watch) as stream:
         next(stream)
         assert (stream.status().throttled, stream.status().counters.throttles) == ((), 0)
         it.after(0, alert=1)

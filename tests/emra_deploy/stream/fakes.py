@@ -13,8 +13,7 @@ import numpy as np
 from emra_deploy.pictures.sources import ImageSource
 from emra_deploy.pictures.windows import Window
 from emra_deploy.segmenting.segmentation import Segmentation
-from emra_deploy.stream.frames import Grab, SourceLostError
-from emra_deploy.stream.source import Opener
+from emra_deploy.stream.source import Frame, Source, SourceLostError
 from tests.emra_deploy.stream.videos import numbered
 from tests.onnx_models import CLASSES
 
@@ -45,7 +44,9 @@ label_all = labelling(_label)
 
 
 class Script:
-    """A source that does what it is told: pictures are pushed by `push`; `lose`, `end` and `hang` do as they say."""
+    """A source that does what it is told: frames are pushed by `push`; `lose`, `end` and `hang` do as they say."""
+
+    bad_packets = 0
 
     def __init__(self, *, live: bool = True, restartable: bool | None = None) -> None:
         self.changed = threading.Condition()
@@ -54,7 +55,7 @@ class Script:
         self.closes = 0
         self.refuse: Exception | None = None
         self.release = threading.Event()
-        self.opener = Opener(self.connect, "the script", live, live if restartable is None else restartable)
+        self.source = Source(self.connect, "the script", live, live if restartable is None else restartable)
 
     def connect(self) -> Script:
         self.connects += 1
@@ -63,7 +64,7 @@ class Script:
         return self
 
     def push(self, number: int, size: tuple[int, int] = (48, 64), **changes: object) -> None:
-        self.say(Grab(lambda: numbered(number, *size), size, **changes))
+        self.say(Frame(lambda: numbered(number, *size), size, **changes))
 
     def say(self, item: object) -> None:
         with self.changed:
@@ -79,7 +80,7 @@ class Script:
     def hang(self) -> None:
         self.say("hang")
 
-    def grab(self) -> Grab | None:
+    def read(self) -> Frame | None:
         with self.changed:
             while not self.items:
                 if not self.changed.wait(PATIENCE):
@@ -90,11 +91,8 @@ class Script:
             return None
         if isinstance(item, Exception):
             raise item
-        assert item is None or isinstance(item, Grab)
+        assert item is None or isinstance(item, Frame)
         return item
-
-    def take_bad_packets(self) -> int:
-        return 0
 
     def close(self) -> None:
         self.closes += 1

@@ -7,35 +7,35 @@ from pathlib import Path
 import pytest
 
 from emra_deploy.errors import EmraError
-from emra_deploy.stream.address import SCHEMES, Kind, parse_source, redact
+from emra_deploy.stream.opening import SCHEMES, find_source, parse_address
 from emra_deploy.stream.options import StreamOptions
-from emra_deploy.stream.source import make_opener
+from emra_deploy.stream.source import Kind, redact
 
 
 def test_a_file_is_a_recording_with_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a b.mp4").write_bytes(b"x")
     monkeypatch.chdir(tmp_path)
-    address = parse_source("a b.mp4")
+    address = parse_address("a b.mp4")
     assert (address.kind, address.live, address.target) == (Kind.FILE, False, str(tmp_path / "a b.mp4"))
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_network_protocols_are_live(scheme: str) -> None:
-    address = parse_source(f"{scheme.upper()}://127.0.0.1:5000/x")
+    address = parse_address(f"{scheme.upper()}://127.0.0.1:5000/x")
     assert (address.kind, address.live, address.target) == (Kind.NETWORK, True, f"{scheme}://127.0.0.1:5000/x")
 
 
 def test_a_port_alone_is_enough_for_udp() -> None:
-    assert parse_source("udp://@:5000").kind is Kind.NETWORK
+    assert parse_address("udp://@:5000").kind is Kind.NETWORK
 
 
 def test_a_pipeline_is_live() -> None:
-    address = parse_source("gst: videotestsrc ! queue ")
+    address = parse_address("gst: videotestsrc ! queue ")
     assert (address.kind, address.live, address.target) == (Kind.GSTREAMER, True, "videotestsrc ! queue")
 
 
 def test_a_character_device_is_a_camera() -> None:
-    address = parse_source("/dev/null")
+    address = parse_address("/dev/null")
     assert (address.kind, address.live) == (Kind.CAMERA, True)
 
 
@@ -63,7 +63,7 @@ def test_a_character_device_is_a_camera() -> None:
 )
 def test_what_is_no_source_is_refused(text: str, code: str) -> None:
     with pytest.raises(EmraError) as caught:
-        parse_source(text)
+        parse_address(text)
     assert caught.value.code == code
 
 
@@ -85,16 +85,16 @@ def test_passwords_are_never_shown(text: str, shown: str) -> None:
 
 def test_errors_do_not_show_passwords() -> None:
     with pytest.raises(EmraError) as caught:
-        parse_source("ftp://user:secret@host/x")
+        parse_address("ftp://user:secret@host/x")
     assert "secret" not in str(caught.value)
 
 
 def test_a_file_cannot_be_live(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"x")
     with pytest.raises(EmraError, match="live"):
-        make_opener(str(tmp_path / "a.mp4"), StreamOptions(live=True))
+        find_source(str(tmp_path / "a.mp4"), StreamOptions(live=True))
 
 
 def test_other_objects_are_no_source() -> None:
     with pytest.raises(EmraError, match="int was given"):
-        make_opener(3, StreamOptions())  # type: ignore[arg-type]
+        find_source(3, StreamOptions())  # type: ignore[arg-type]

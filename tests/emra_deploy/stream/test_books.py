@@ -19,7 +19,7 @@ def test_whatever_happens_no_frame_is_lost_or_counted_twice(events: list[str], e
     script = Script()
     sent = 0
     got: list[int] = []
-    with Stream(label_all, script.opener, StreamOptions(every=every)) as stream:
+    with Stream(label_all, script.source, StreamOptions(every=every)) as stream:
         for event in events:
             if event == "take":
                 wait_for(lambda sent=sent: stream.status().counters.received == sent)
@@ -56,7 +56,7 @@ def test_the_status_can_be_read_by_many_threads_while_it_runs() -> None:
     for number in range(60):
         script.push(number % 256)
     script.end()
-    with Stream(label_all, script.opener) as stream:
+    with Stream(label_all, script.source) as stream:
         threads = [threading.Thread(target=look, daemon=True) for _ in range(3)]
         for thread in threads:
             thread.start()

@@ -30,7 +30,7 @@ from tests.emra_deploy.stream.videos import number_of, save_video
 
 pytest.importorskip("av")
 
-QUICK = StreamOptions(stall_after=0.3, open_timeout=2.0, read_timeout=0.6)
+QUICK = StreamOptions(stall_after=0.3, timeout=0.6)
 
 
 class Following:
@@ -94,7 +94,7 @@ def test_a_sender_that_dies_is_waited_for_and_resumed() -> None:
 
 
 def test_a_sender_that_stalls_is_noticed_and_the_same_connection_goes_on() -> None:
-    options = StreamOptions(stall_after=0.2, open_timeout=5, read_timeout=30)
+    options = StreamOptions(stall_after=0.2, timeout=30)
     with HttpSender() as sender, Following(sender.url, options) as follower:
         follower.more()
         sender.stalled.set()
@@ -157,7 +157,7 @@ def test_a_server_in_trouble_is_tried_again() -> None:
 
 def test_a_server_that_answers_nothing_is_left_in_time() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
-    with listener, Following(f"http://127.0.0.1:{listener.getsockname()[1]}/", StreamOptions(open_timeout=0.2)) as it:
+    with listener, Following(f"http://127.0.0.1:{listener.getsockname()[1]}/", StreamOptions(timeout=0.2)) as it:
         wait_for(lambda: it.stream.status().counters.attempts >= 2)
         assert "no answer in time" in it.stream.status().reason
         it.stream.stop()

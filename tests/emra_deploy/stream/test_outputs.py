@@ -19,25 +19,14 @@ import numpy as np
 import pytest
 
 from emra_deploy.errors import EmraError
-from emra_deploy.stream import push
-from emra_deploy.stream.encoder import MAX_SIDE
-from emra_deploy.stream.mp4 import Mp4Output
-from emra_deploy.stream.outputs import open_output
-from emra_deploy.stream.push import PushOutput
+from emra_deploy.stream import video_sinks
+from emra_deploy.stream.sinks import open_sink
+from emra_deploy.stream.video_sinks import MAX_SIDE, Mp4Sink, RtspSink
 from tests.emra_deploy.stream.fakes import wait_for
 from tests.emra_deploy.stream.senders import RtspServer, free_port, require_rtsp_server
-from tests.emra_deploy.stream.videos import number_of, numbered
+from tests.emra_deploy.stream.videos import numbered, numbers_in, read_video
 
 av = pytest.importorskip("av")
-
-
-def frames(path: Path) -> list[tuple[float, np.ndarray]]:
-    with av.open(str(path)) as container:
-        # The matrix is for PyAV 15 and 16, which are wrong by default.
-        return [
-            (float(frame.time), frame.reformat(format="rgb24", dst_colorspace="ITU601").to_ndarray())
-            for frame in container.decode(video=0)
-        ]
 
 
 def probe(path: Path) -> dict[str, str]:
@@ -54,7 +43,7 @@ def probe(path: Path) -> dict[str, str]:
 
 def test_a_video_holds_every_picture_at_its_time(tmp_path: Path) -> None:
     out = tmp_path / "a.mp4"
-    output = Mp4Output(out)
+    output = Mp4Sink(out)
     times = [100 + number / 7 for number in range(50)]
     for number, moment in enumerate(times):
         assert output.write(numbered(number), moment)
@@ -62,13 +51,12 @@ def test_a_video_holds_every_picture_at_its_time(tmp_path: Path) -> None:
     assert output.close()
     assert output.written == 50
     assert os.listdir(tmp_path) == ["a.mp4"]  # noqa: PTH208
-    got = frames(out)
-    assert [number_of(image) for _, image in got] == list(range(50))
-    assert [moment for moment, _ in got] == pytest.approx([moment - 100 for moment in times], abs=1e-4)
+    assert numbers_in(out) == list(range(50))
+    assert [moment for moment, _ in read_video(out)] == pytest.approx([moment - 100 for moment in times], abs=1e-4)
 
 
 def test_players_find_it_whole(tmp_path: Path) -> None:
-    output = Mp4Output(tmp_path / "a.mp4")
+    output = Mp4Sink(tmp_path / "a.mp4")
     for number in range(45):
         output.write(numbered(number), number / 15)
     output.close()
@@ -79,11 +67,11 @@ def test_players_find_it_whole(tmp_path: Path) -> None:
 
 def test_odd_sizes_and_changes_of_size_stay_in_one_video(tmp_path: Path) -> None:
     colour = (190, 60, 110)
-    output = Mp4Output(tmp_path / "a.mp4")
+    output = Mp4Sink(tmp_path / "a.mp4")
     for number, (height, width) in enumerate([(49, 65), (49, 65), (24, 65), (98, 130), (49, 65)]):
         output.write(np.full((height, width, 3), colour, np.uint8), number / 5)
     output.close()
-    got = frames(tmp_path / "a.mp4")
+    got = read_video(tmp_path / "a.mp4")
     assert {image.shape for _, image in got} == {(50, 66, 3)}
     for _, image in got:
         np.testing.assert_allclose(image[25, 33].astype(int), colour, atol=5)
@@ -93,17 +81,16 @@ def test_odd_sizes_and_changes_of_size_stay_in_one_video(tmp_path: Path) -> None
 
 
 def test_a_clock_that_stands_or_steps_back_costs_no_picture(tmp_path: Path) -> None:
-    output = Mp4Output(tmp_path / "a.mp4")
+    output = Mp4Sink(tmp_path / "a.mp4")
     for number, moment in enumerate([0, 0, 0.1, 0.05, -3, 0.2]):
         output.write(numbered(number), moment)
     output.close()
-    got = frames(tmp_path / "a.mp4")
-    assert [number_of(image) for _, image in got] == list(range(6))
-    assert got[-1][0] == pytest.approx(0.2)
+    assert numbers_in(tmp_path / "a.mp4") == list(range(6))
+    assert read_video(tmp_path / "a.mp4")[-1][0] == pytest.approx(0.2)
 
 
 def test_without_pictures_there_is_no_file(tmp_path: Path) -> None:
-    output = Mp4Output(tmp_path / "a.mp4")
+    output = Mp4Sink(tmp_path / "a.mp4")
     assert output.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -123,22 +110,22 @@ def test_places_that_cannot_be_written_are_refused_at_once(tmp_path: Path, name:
     (tmp_path / "folder.mp4").mkdir()
     overwrite = code == "output-is-input"
     with pytest.raises(EmraError) as caught:
-        Mp4Output(tmp_path / name, overwrite=overwrite, inputs=[str(tmp_path / "input.mp4")])
+        Mp4Sink(tmp_path / name, overwrite=overwrite, inputs=[str(tmp_path / "input.mp4")])
     assert caught.value.code == code
     assert (tmp_path / "there.mp4").read_bytes() == b"old"
 
 
 def test_an_existing_file_is_replaced_only_when_the_new_one_is_whole(tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes(b"old")
-    output = Mp4Output(tmp_path / "a.mp4", overwrite=True)
+    output = Mp4Sink(tmp_path / "a.mp4", overwrite=True)
     output.write(numbered(1), 0)
     assert (tmp_path / "a.mp4").read_bytes() == b"old"
     output.close()
-    assert len(frames(tmp_path / "a.mp4")) == 1
+    assert len(read_video(tmp_path / "a.mp4")) == 1
 
 
 def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
-    output = Mp4Output(tmp_path / "a.mp4")
+    output = Mp4Sink(tmp_path / "a.mp4")
     output.write(numbered(1), 0)
     (tmp_path / "a.mp4").write_bytes(b"mine")
     with pytest.raises(EmraError) as caught:
@@ -152,7 +139,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), np.uint8)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    output = Mp4Output(tmp_path / "a.mp4")
+    output = Mp4Sink(tmp_path / "a.mp4")
 
     def write_all() -> None:
         for number in range(200):
@@ -176,8 +163,8 @@ def test_a_killed_writer_leaves_no_file_of_that_name_and_a_part_that_plays(tmp_p
     program = (
         "import os, signal\n"
         "from tests.emra_deploy.stream.videos import numbered\n"
-        "from emra_deploy.stream.mp4 import Mp4Output\n"
-        "output = Mp4Output('a.mp4')\n"
+        "from emra_deploy.stream.video_sinks import Mp4Sink\n"
+        "output = Mp4Sink('a.mp4')\n"
         "for number in range(100): output.write(numbered(number), number / 10)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -186,14 +173,14 @@ def test_a_killed_writer_leaves_no_file_of_that_name_and_a_part_that_plays(tmp_p
     assert done.returncode == -signal.SIGKILL
     [part] = tmp_path.iterdir()
     assert part.name.startswith(".a.")
-    got = frames(part)
+    got = numbers_in(part)
     # All but the fragment that was not finished, of two seconds.
     assert len(got) >= 80
-    assert [number_of(image) for _, image in got] == list(range(len(got)))
+    assert got == list(range(len(got)))
 
 
 def test_closing_does_not_wait_for_a_thread_that_hangs_in_writing(tmp_path: Path) -> None:
-    output = Mp4Output(tmp_path / "a.mp4")
+    output = Mp4Sink(tmp_path / "a.mp4")
     entered, release = threading.Event(), threading.Event()
 
     class Hanging(np.ndarray):
@@ -213,7 +200,7 @@ def test_closing_does_not_wait_for_a_thread_that_hangs_in_writing(tmp_path: Path
 
 
 def test_pictures_that_no_encoder_takes_are_refused(tmp_path: Path) -> None:
-    output = Mp4Output(tmp_path / "a.mp4")
+    output = Mp4Sink(tmp_path / "a.mp4")
     with pytest.raises(EmraError) as caught:
         output.write(np.zeros((2, MAX_SIDE + 2, 3), np.uint8), 0)
     assert caught.value.code == "video-encoder"
@@ -223,27 +210,27 @@ def test_pictures_that_no_encoder_takes_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["a.avi", "a", "udp://127.0.0.1:1", "http://h/a.mp4", "-"])
 def test_other_kinds_of_overlay_are_refused(text: str) -> None:
     with pytest.raises(EmraError) as caught:
-        open_output(text)
+        open_sink(text)
     assert caught.value.code == "overlay-kind"
 
 
 def test_a_window_needs_opencv_and_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(EmraError, match="opencv-python") as caught:
-        open_output("window")
+        open_sink("window")
     assert caught.value.code == "missing-library"
     monkeypatch.setitem(sys.modules, "cv2", sys)
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(EmraError) as caught:
-        open_output("window")
+        open_sink("window")
     assert caught.value.code == "window-none"
 
 
 def test_overlays_are_published_by_rtsp_and_again_after_the_server_was_away(tmp_path: Path) -> None:
     require_rtsp_server()
     server = RtspServer()
-    output = open_output(f"rtsp://127.0.0.1:{server.port}/overlay")
+    output = open_sink(f"rtsp://127.0.0.1:{server.port}/overlay")
     number = 0
 
     def send(enough: Callable[[], bool]) -> bool:
@@ -263,7 +250,7 @@ def test_overlays_are_published_by_rtsp_and_again_after_the_server_was_away(tmp_
     finally:
         assert output.close()
     for name in ("first.mkv", "second.mkv"):
-        got = [number_of(image) for _, image in frames(tmp_path / name)]
+        got = numbers_in(tmp_path / name)
         assert len(got) >= 10
         # In order, modulo 256, and no picture twice.
         assert all(0 < (after - first) % 256 < 128 for first, after in pairwise(got))
@@ -271,8 +258,8 @@ def test_overlays_are_published_by_rtsp_and_again_after_the_server_was_away(tmp_
 
 def test_a_server_that_is_away_never_slows_the_work_down(monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[float] = []
-    monkeypatch.setattr(push.Backoff, "next_wait", lambda self, outage: tries.append(outage) or 0.0)
-    output = PushOutput(f"rtsp://user:secret@127.0.0.1:{free_port()}/overlay")
+    monkeypatch.setattr(video_sinks.Backoff, "next_wait", lambda self, outage: tries.append(outage) or 0.0)
+    output = RtspSink(f"rtsp://user:secret@127.0.0.1:{free_port()}/overlay")
 
     def send() -> bool:
         assert output.write(numbered(1), 0.0)

@@ -5,17 +5,26 @@ from __future__ import annotations
 import random
 import threading
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from emra_deploy.errors import EmraError
-from emra_deploy.stream.backoff import CAP, FIRST, OUTAGE_SHARE, SHORT_OUTAGE_CAP, Backoff
-from emra_deploy.stream.buffer import RECORDED_DEPTH, FrameBuffer
-from emra_deploy.stream.lag import LagEstimator
 from emra_deploy.stream.options import StreamOptions
+from emra_deploy.stream.reader import RECORDED_DEPTH, FrameQueue
+from emra_deploy.stream.source import Frame
 from emra_deploy.stream.status import Ledger, StreamState
+from emra_deploy.stream.timing import CAP, FIRST, OUTAGE_SHARE, SHORT_OUTAGE_CAP, Backoff, LagEstimator
 from tests.emra_deploy.stream.fakes import reconciles
+
+
+def numbered_frame(number: int) -> Frame:
+    return Frame(np.zeros((1, 1, 3), np.uint8), (1, 1), index=number)
+
+
+def index(frame: Frame | None) -> int | None:
+    return None if frame is None else frame.index
 
 
 @pytest.mark.parametrize(
@@ -25,11 +34,13 @@ from tests.emra_deploy.stream.fakes import reconciles
         ("max_age", 0.0),
         ("max_age", float("nan")),
         ("stall_after", -1.0),
-        ("open_timeout", float("inf")),
-        ("read_timeout", 0.0),
+        ("timeout", float("inf")),
+        ("timeout", 0.0),
         ("give_up_after", -0.1),
         ("finish_within", -1.0),
         ("rtsp_transport", "pigeon"),
+        ("input_options", ("novalue",)),
+        ("input_options", ("=value",)),
     ],
 )
 def test_options_out_of_range_are_refused_by_name(name: str, value: object) -> None:
@@ -111,38 +122,38 @@ def test_changes_are_remembered_in_bounded_number() -> None:
 
 def test_a_live_queue_keeps_the_newest_and_books_the_rest() -> None:
     ledger = Ledger()
-    buffer: FrameBuffer[int] = FrameBuffer(ledger, live=True)
+    queue = FrameQueue(ledger, live=True)
     for number in range(10):
-        ledger.frame_came((1, 1))
-        assert buffer.put(number, lambda: False)
-    assert buffer.take() == 9
+        ledger.frame_arrived((1, 1))
+        queue.put(numbered_frame(number), lambda: False)
+    assert index(queue.take()) == 9
     assert ledger.counters.dropped == 9
     assert ledger.counters.waiting == 1
     assert reconciles(ledger.counters)
-    assert buffer.take() is None
+    assert queue.take() is None
 
 
 def test_a_recorded_queue_makes_the_reader_wait_and_loses_nothing() -> None:
     ledger = Ledger()
-    buffer: FrameBuffer[int] = FrameBuffer(ledger, live=False)
+    queue = FrameQueue(ledger, live=False)
     most = 0
 
     def read() -> None:
         for number in range(200):
-            ledger.frame_came((1, 1))
-            buffer.put(number, lambda: False)
-        buffer.finish()
+            ledger.frame_arrived((1, 1))
+            queue.put(numbered_frame(number), lambda: False)
+        queue.finish()
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     taken = []
     while True:
         try:
-            item = buffer.take()
+            item = queue.take()
         except StopIteration:
             break
         if item is not None:
-            taken.append(item)
+            taken.append(item.index)
             ledger.count(delivered=1, waiting=-1)
             most = max(most, ledger.counters.waiting)
             assert reconciles(ledger.snapshot().counters)
@@ -153,32 +164,31 @@ def test_a_recorded_queue_makes_the_reader_wait_and_loses_nothing() -> None:
 
 def test_a_reader_that_waits_for_room_can_be_called_off() -> None:
     ledger = Ledger()
-    buffer: FrameBuffer[int] = FrameBuffer(ledger, live=False)
+    queue = FrameQueue(ledger, live=False)
     stopped = threading.Event()
-    left: list[bool] = []
 
     def read() -> None:
         for number in range(RECORDED_DEPTH + 1):
-            ledger.frame_came((1, 1))
-            left.append(buffer.put(number, stopped.is_set))
+            ledger.frame_arrived((1, 1))
+            queue.put(numbered_frame(number), stopped.is_set)
 
     thread = threading.Thread(target=read, daemon=True)
     thread.start()
     stopped.set()
     thread.join(20)
     assert not thread.is_alive()
-    assert left[-1] is False
-    buffer.clear()
+    assert ledger.counters.left == 1
+    queue.clear()
     assert ledger.counters.left == RECORDED_DEPTH + 1
     assert reconciles(ledger.counters)
 
 
 def test_the_error_comes_after_what_was_read_before_it() -> None:
-    buffer: FrameBuffer[int] = FrameBuffer(Ledger(), live=False)
-    buffer.put(1, lambda: False)
-    buffer.finish(KeyError("broken"))
-    buffer.finish(None)
-    assert buffer.take() == 1
+    queue = FrameQueue(Ledger(), live=False)
+    queue.put(numbered_frame(1), lambda: False)
+    queue.finish(KeyError("broken"))
+    queue.finish(None)
+    assert index(queue.take()) == 1
     for _ in range(2):
         with pytest.raises(KeyError, match="broken"):
-            buffer.take()
+            queue.take()

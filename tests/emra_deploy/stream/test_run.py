@@ -17,11 +17,7 @@ from tests.emra_deploy.stream.fakes import Script, label_all, labelling, reconci
 from tests.emra_deploy.stream.videos import number_of
 from tests.onnx_models import CLASSES
 
-
-@pytest.fixture(autouse=True)
-def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The script's reader waits for its next word, as a hung one does; nobody has to wait for it."""
-    monkeypatch.setattr(reader, "CLOSE_WITHIN", 0.02)
+pytestmark = pytest.mark.usefixtures("hurry")
 
 
 def states(stream: Stream) -> list[str]:
@@ -30,7 +26,7 @@ def states(stream: Stream) -> list[str]:
 
 def test_the_newest_frame_wins() -> None:
     script = Script()
-    with Stream(label_all, script.opener) as stream:
+    with Stream(label_all, script.source) as stream:
         for number in range(30):
             script.push(number)
         wait_for(lambda: stream.status().counters.received == 30)
@@ -47,9 +43,9 @@ def test_the_newest_frame_wins() -> None:
 def test_a_recording_gives_every_frame_in_order_and_ends() -> None:
     script = Script(live=False)
     for number in range(100):
-        script.push(number, time=5 + number / 10)
+        script.push(number, stamp=5 + number / 10)
     script.end()
-    with Stream(label_all, script.opener) as stream:
+    with Stream(label_all, script.source) as stream:
         results = list(stream)
     assert [number_of(result.image) for result in results] == list(range(100))
     assert [result.frame.time for result in results] == pytest.approx([number / 10 for number in range(100)])
@@ -64,7 +60,7 @@ def test_one_frame_in_n_is_segmented() -> None:
     for number in range(10):
         script.push(number)
     script.end()
-    with Stream(label_all, script.opener, StreamOptions(every=4)) as stream:
+    with Stream(label_all, script.source, StreamOptions(every=4)) as stream:
         assert [result.frame.index for result in stream] == [0, 4, 8]
     assert stream.status().counters.skipped == 7
     assert reconciles(stream.status().counters)
@@ -85,7 +81,7 @@ def test_a_slow_consumer_holds_two_frames_and_every_frame_is_accounted_for() -> 
         assert reconciles(counters)
         return label_all.segment_source(source)
 
-    with Stream(labelling(slow), script.opener) as stream:
+    with Stream(labelling(slow), script.source) as stream:
         script.push(0)
         for _ in range(20):
             next(stream)
@@ -103,7 +99,7 @@ def test_results_older_than_the_limit_are_not_delivered_and_the_state_says_so() 
             script.push(1)
         return label_all.segment_source(source)
 
-    with Stream(labelling(segment), script.opener, StreamOptions(max_age=0.05)) as stream:
+    with Stream(labelling(segment), script.source, StreamOptions(max_age=0.05)) as stream:
         got = []
         thread = threading.Thread(target=lambda: got.append(next(stream)), daemon=True)
         thread.start()
@@ -129,7 +125,7 @@ def test_a_frame_that_grew_old_in_the_queue_is_not_even_segmented() -> None:
         runs.append(1)
         return label_all.segment_source(source)
 
-    with Stream(labelling(segment), script.opener, StreamOptions(max_age=0.05)) as stream:
+    with Stream(labelling(segment), script.source, StreamOptions(max_age=0.05)) as stream:
         script.push(0)
         wait_for(lambda: stream.status().counters.waiting == 1)
         time.sleep(0.06)
@@ -145,7 +141,7 @@ def test_a_change_of_size_is_survived_counted_and_flagged() -> None:
     for number, size in enumerate([(48, 64), (48, 64), (40, 80), (40, 80), (48, 64)]):
         script.push(number, size)
     script.end()
-    with Stream(label_all, script.opener) as stream:
+    with Stream(label_all, script.source) as stream:
         results = list(stream)
     assert [result.frame.resized for result in results] == [False, False, True, False, True]
     assert [result.labels.shape for result in results] == [(48, 64)] * 2 + [(40, 80)] * 2 + [(48, 64)]
@@ -154,7 +150,7 @@ def test_a_change_of_size_is_survived_counted_and_flagged() -> None:
 
 def test_torn_pictures_of_a_live_source_are_dropped() -> None:
     script = Script()
-    with Stream(label_all, script.opener) as stream:
+    with Stream(label_all, script.source) as stream:
         script.push(1, damaged=True)
         script.push(2)
         assert number_of(next(stream).image) == 2
@@ -167,13 +163,13 @@ def test_torn_pictures_of_a_recording_are_delivered_and_flagged() -> None:
     script = Script(live=False)
     script.push(1, damaged=True)
     script.end()
-    with Stream(label_all, script.opener) as stream:
+    with Stream(label_all, script.source) as stream:
         assert [result.frame.damaged for result in stream] == [True]
 
 
 def test_a_lost_source_is_found_again() -> None:
     script = Script()
-    with Stream(label_all, script.opener) as stream:
+    with Stream(label_all, script.source) as stream:
         script.push(1)
         assert next(stream).frame.connection == 1
         script.lose("cable cut")
@@ -203,7 +199,7 @@ def test_only_a_connection_that_lasted_makes_the_next_wait_short(
     monkeypatch.setattr(reader.Backoff, "reset", lambda self: tries.append(len(waits)))
     monkeypatch.setattr(reader.Backoff, "next_wait", lambda self, outage: waits.append(outage) or 0.0)
     script = Script()
-    with Stream(label_all, script.opener) as stream:
+    with Stream(label_all, script.source) as stream:
         for number in range(3):
             script.push(number)
             next(stream)
@@ -219,7 +215,7 @@ def test_until_the_first_frame_it_is_connecting() -> None:
     script = Script()
     script.lose("connection refused")
     script.lose("connection refused")
-    with Stream(label_all, script.opener) as stream:
+    with Stream(label_all, script.source) as stream:
         script.push(1)
         next(stream)
     assert states(stream) == ["connecting", "connecting", "running", "ended"]
@@ -229,7 +225,7 @@ def test_until_the_first_frame_it_is_connecting() -> None:
 def test_what_will_not_help_to_try_again_fails_at_once() -> None:
     script = Script()
     script.refuse = EmraError("stream-not-found", "no such stream", "Check the path", "rtsp://x")
-    with Stream(label_all, script.opener) as stream, pytest.raises(EmraError, match="no such stream"):
+    with Stream(label_all, script.source) as stream, pytest.raises(EmraError, match="no such stream"):
         next(stream)
     assert stream.status().state is StreamState.FAILED
     assert stream.status().reason == "no such stream"
@@ -238,7 +234,7 @@ def test_what_will_not_help_to_try_again_fails_at_once() -> None:
 
 def test_a_source_that_has_worked_is_tried_again_whatever_it_says() -> None:
     script = Script()
-    with Stream(label_all, script.opener) as stream:
+    with Stream(label_all, script.source) as stream:
         script.push(1)
         next(stream)
         script.refuse = EmraError("stream-not-found", "no such stream", "Check the path", "rtsp://x")
@@ -251,7 +247,7 @@ def test_a_source_that_has_worked_is_tried_again_whatever_it_says() -> None:
 
 def test_after_the_time_to_give_up_it_fails() -> None:
     script = Script()
-    with Stream(label_all, script.opener, StreamOptions(give_up_after=0.2, stall_after=0.1)) as stream:
+    with Stream(label_all, script.source, StreamOptions(give_up_after=0.2, stall_after=0.1)) as stream:
         script.push(1)
         next(stream)
         with pytest.raises(EmraError, match=r"no frame for 0\.2 s") as caught:
@@ -262,7 +258,7 @@ def test_after_the_time_to_give_up_it_fails() -> None:
 
 def test_a_stall_is_noticed_while_the_consumer_waits_and_mended_by_the_next_frame() -> None:
     script = Script()
-    with Stream(label_all, script.opener, StreamOptions(stall_after=0.1)) as stream:
+    with Stream(label_all, script.source, StreamOptions(stall_after=0.1)) as stream:
         script.push(1)
         next(stream)
         wait_for(lambda: stream.status().state is StreamState.DEGRADED)
@@ -280,8 +276,8 @@ def test_a_stall_is_noticed_while_the_consumer_waits_and_mended_by_the_next_fram
 def test_a_reader_that_hangs_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "HANG_MARGIN", 0.0)
     script = Script()
-    options = StreamOptions(stall_after=0.05, open_timeout=0.1, read_timeout=0.1)
-    with Stream(label_all, script.opener, options) as stream:
+    options = StreamOptions(stall_after=0.05, timeout=0.05)
+    with Stream(label_all, script.source, options) as stream:
         script.push(1)
         next(stream)
         script.hang()
@@ -302,8 +298,8 @@ def test_a_source_that_always_hangs_fails_before_it_eats_all_threads(monkeypatch
     script = Script()
     for _ in range(5):
         script.hang()
-    options = StreamOptions(open_timeout=0.03, read_timeout=0.03)
-    with Stream(label_all, script.opener, options) as stream:
+    options = StreamOptions(timeout=0.015)
+    with Stream(label_all, script.source, options) as stream:
         with pytest.raises(EmraError, match="readers hang") as caught:
             next(stream)
         assert caught.value.code == "stream-hung"
@@ -313,7 +309,7 @@ def test_a_source_that_always_hangs_fails_before_it_eats_all_threads(monkeypatch
 
 def test_stop_ends_it_although_the_source_hangs() -> None:
     script = Script()
-    stream = Stream(label_all, script.opener)
+    stream = Stream(label_all, script.source)
     script.push(1)
     next(stream)
     script.hang()
@@ -333,7 +329,7 @@ def test_stop_lets_the_frame_at_work_finish() -> None:
         stream.stop()
         return label_all.segment_source(source)
 
-    stream = Stream(labelling(segment), script.opener)
+    stream = Stream(labelling(segment), script.source)
     script.push(5)
     assert number_of(next(stream).image) == 5
     assert next(stream, None) is None
@@ -347,7 +343,7 @@ def test_a_frame_that_takes_too_long_after_stop_is_left() -> None:
         while True:  # As many tiles as there are, until the source says that it is enough.
             label_all.segment_source(source)
 
-    stream = Stream(labelling(segment), script.opener, StreamOptions(finish_within=0.05))
+    stream = Stream(labelling(segment), script.source, StreamOptions(finish_within=0.05))
     script.push(5)
     assert next(stream, None) is None
     counters = stream.status().counters
@@ -361,7 +357,7 @@ def test_an_error_of_the_model_is_passed_on() -> None:
     def segment(source: ImageSource) -> Segmentation:
         raise EmraError("class-count", "label 9", "Export again")
 
-    with Stream(labelling(segment), script.opener) as stream:
+    with Stream(labelling(segment), script.source) as stream:
         script.push(1)
         with pytest.raises(EmraError, match="label 9"):
             next(stream)
@@ -373,7 +369,7 @@ def test_no_thread_stays_behind() -> None:
     before = set(threading.enumerate())
     for live in (True, False):
         script = Script(live=live)
-        with Stream(label_all, script.opener) as stream:
+        with Stream(label_all, script.source) as stream:
             script.push(1)
             next(stream)
             if not live:
@@ -384,9 +380,9 @@ def test_no_thread_stays_behind() -> None:
 
 def test_results_say_what_json_needs() -> None:
     script = Script(live=False)
-    script.push(1, time=2.0)
+    script.push(1, stamp=2.0)
     script.end()
-    with Stream(label_all, script.opener) as stream:
+    with Stream(label_all, script.source) as stream:
         result = next(stream)
     content = result.to_dict()
     assert (content["index"], content["time"], content["height"], content["width"]) == (0, 0.0, 48, 64)

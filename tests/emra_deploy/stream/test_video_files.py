@@ -10,8 +10,8 @@ import pytest
 
 from emra_deploy.errors import EmraError
 from emra_deploy.stream import Stream, StreamOptions, StreamState
-from emra_deploy.stream.mp4 import Mp4Output
 from emra_deploy.stream.run import StreamResult
+from emra_deploy.stream.video_sinks import Mp4Sink
 from tests.emra_deploy.stream.fakes import label_all, reconciles
 from tests.emra_deploy.stream.videos import number_of, numbered, save_video
 
@@ -75,7 +75,7 @@ def test_colours_are_those_of_the_picture(tmp_path: Path) -> None:
 
 def test_colours_of_high_definition_are_too(tmp_path: Path) -> None:
     """Marked as BT.709, as overlays are: the other matrix would be wrong by 19."""
-    output = Mp4Output(tmp_path / "a.mp4")
+    output = Mp4Sink(tmp_path / "a.mp4")
     output.write(np.full((48, 64, 3), (190, 60, 110), np.uint8), 0.0)
     output.close()
     [result] = read(tmp_path / "a.mp4")

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.streams.http_sender import number_of, numbered
 
-__all__ = ["number_of", "numbered", "save_video"]
+__all__ = ["number_of", "numbered", "numbers_in", "read_video", "save_video"]
 
 
 def save_video(
@@ -42,3 +42,20 @@ def save_video(
         assert stream is not None
         container.mux(stream.encode(None))
     return Path(path)
+
+
+def read_video(path: Path) -> list[tuple[float, np.ndarray]]:
+    """Time and picture of each frame, as PyAV reads them."""
+    import av
+
+    with av.open(str(path)) as container:
+        # The matrix is for PyAV 15 and 16, which are wrong by default.
+        return [
+            (float(frame.time), frame.reformat(format="rgb24", dst_colorspace="ITU601").to_ndarray())
+            for frame in container.decode(video=0)
+        ]
+
+
+def numbers_in(path: Path) -> list[int]:
+    """The numbers of a video's pictures."""
+    return [number_of(image) for _, image in read_video(path)]
