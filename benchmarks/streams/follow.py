@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from emra_deploy.errors import EmraError
-from emra_deploy.stream import Stream, StreamResult, StreamState
+from emra_deploy.stream import Counters, Stream, StreamResult, StreamState
 
 KEPT = 1000
 """Results that are remembered: a list of all would grow like the leak that a long run looks for."""
@@ -42,15 +42,17 @@ class Follower:
 
     Attributes:
         delivered: The last `KEPT` results.
+        error: What ended the iteration, or None.
+        thread: The thread that iterates.
     """
 
     def __init__(self, stream: Stream, keep: Callable[[StreamResult], None] | None = None) -> None:
         self.stream = stream
         self.delivered: deque[Delivered] = deque(maxlen=KEPT)
         self._keep = keep
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._iterate, daemon=True)
-        self._thread.start()
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._iterate, daemon=True)
+        self.thread.start()
 
     def wait(self, condition: Callable[[], bool], what: str) -> float:
         """Wait until something holds, and give the moment.
@@ -60,8 +62,8 @@ class Follower:
         """
         deadline = time.monotonic() + PATIENCE
         while not condition():
-            if self._error is not None:
-                raise self._error
+            if self.error is not None:
+                raise self.error
             if time.monotonic() > deadline:
                 cause = f"{what}: not within {PATIENCE:g} s; the stream is {self.stream.status().to_dict()}"
                 raise EmraError("benchmark-stuck", cause, "Look at the sender")
@@ -84,7 +86,7 @@ class Follower:
     def close(self) -> None:
         """End the stream."""
         self.stream.stop()
-        self._thread.join(PATIENCE)
+        self.thread.join(PATIENCE)
 
     def __enter__(self) -> Follower:
         return self
@@ -99,7 +101,7 @@ class Follower:
                     self._keep(result)
                 self.delivered.append(Delivered(time.monotonic(), result.frame.connection, result.age))
         except BaseException as error:
-            self._error = error
+            self.error = error
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
@@ -109,8 +111,7 @@ def percentile(values: Sequence[float], share: float) -> float | None:
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
-def reconciles(stream: Stream) -> bool:
+def reconciles(counters: Counters) -> bool:
     """Whether every frame that was received is in exactly one place."""
-    counters = stream.status().counters
     parts = ("skipped", "dropped", "expired", "delivered", "left", "waiting")
     return counters.received == sum(getattr(counters, part) for part in parts)

@@ -63,7 +63,7 @@ def cut_and_stall(segmenter: Segmenter, cuts: int, stalls: int, seed: int = 0) -
         "stall_noticed_max": max(noticed, default=None),
         "stall_resume_p95": percentile(resumed, 0.95),
         "connections": counters.connections,
-        "reconciles": reconciles(follower.stream),
+        "reconciles": reconciles(counters),
     }
 
 
@@ -111,5 +111,5 @@ def slow_consumer(segmenter: Segmenter, url: str, fps: int, max_age: float, resu
         "expired": counters.expired,
         "left": counters.left,
         "most_held": most,
-        "reconciles": reconciles(follower.stream),
+        "reconciles": reconciles(counters),
     }

@@ -90,6 +90,6 @@ def soak(segmenter: Segmenter, url: str, frames: int, overlay: Path | None = Non
         "descriptors_lost": open_descriptors() - before,
         "age_p50": percentile(ages[: min(delivered, frames)], 0.5),
         "age_p99": percentile(ages[: min(delivered, frames)], 0.99),
-        "reconciles": reconciles(follower.stream),
+        "reconciles": reconciles(follower.stream.status().counters),
         "planted_leak_bytes": leak,
     }

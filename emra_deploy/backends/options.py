@@ -44,7 +44,7 @@ class LoadOptions:
     isolate: bool = False
     threads: int | None = None
     batch: int | None = None
-    tiles: int | None = field(default=None, metadata={"flag": None})
+    tiles: int | None = field(default=None, metadata={"flag": False})
 
     def __post_init__(self) -> None:
         if self.backend != "auto" and self.backend not in BACKENDS:

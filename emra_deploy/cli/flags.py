@@ -19,7 +19,7 @@ def add_flags(parser: Any, options: type) -> None:
     docstring. Booleans are switches; a tuple of texts is a flag that may be repeated; an attribute without a default
     is a required flag. ``field(metadata=...)`` may say otherwise:
 
-    - ``flag``: another name, or None for no flag; ``short``: one more name, such as ``-o``;
+    - ``flag``: another name, or False for no flag; ``short``: one more name, such as ``-o``;
     - ``positional``: True for an argument without a flag;
     - ``value``: makes a switch that sets this value;
     - ``parse``: makes the attribute's value of what the parser read; ``nargs`` and ``type`` say what it reads;
@@ -77,7 +77,7 @@ def read_flags(parsed: Any, options: type[T]) -> T:
 
 
 def _flagged(options: type) -> list[Field[Any]]:
-    return [field for field in fields(options) if field.metadata.get("flag", True) is not None]
+    return [field for field in fields(options) if field.metadata.get("flag", True)]
 
 
 def _flag(field: Field[Any]) -> str:

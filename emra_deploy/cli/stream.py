@@ -67,13 +67,13 @@ def run(options: Namespace) -> int:
     from emra_deploy.stream.sinks import open_sink
 
     # Mistakes are reported before a model is loaded.
-    find_source(options.source, chosen)
+    source = find_source(options.source, chosen)
     sink = None
     if options.overlay is not None:
         sink = open_sink(options.overlay, overwrite=options.overwrite, inputs=_inputs(options.source))
     with (
         Segmenter.open(options.model, load, halo=options.halo) as segmenter,
-        Stream(segmenter, options.source, chosen) as stream,
+        Stream(segmenter, source, chosen) as stream,
     ):
         printer = _Printer(stream, as_json=options.json)
         with _signals(stream):

@@ -22,7 +22,7 @@ an attacker would name here."""
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.\-]*)://")
 _CAMERA = re.compile(r"^camera:(\d+)$")
 
-SourceLike = str | Address | Source | Iterable[Image] | Callable[[], Image | None]
+SourceLike = str | Source | Iterable[Image] | Callable[[], Image | None]
 """What a stream reads: text as for `parse_address`, images, a function that returns the next image, or a `Source`."""
 
 
@@ -35,9 +35,7 @@ def find_source(source: SourceLike, options: StreamOptions) -> Source:
     if isinstance(source, Source):
         return source
     if isinstance(source, str):
-        source = parse_address(source)
-    if isinstance(source, Address):
-        return _addressed(source, options)
+        return _addressed(parse_address(source), options)
     live = bool(options.live)
     if isinstance(source, Iterable):
         images = source

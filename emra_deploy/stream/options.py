@@ -28,7 +28,7 @@ class StreamOptions:
         timeout: Reconnect after waiting N seconds for a connection or for its next packet.
         give_up_after: Fail after N seconds without a frame.
         finish_within: Time that the current frame has after `Stream.stop`.
-        rtsp_transport: Transport of RTSP packets, tcp or udp. TCP loses none and passes firewalls.
+        rtsp_transport: Transport of RTSP packets. TCP loses none and passes firewalls.
         input_options: Option for FFmpeg's demuxer, such as video_size=1280x720 or framerate=30. May be repeated.
 
     Raises:
@@ -41,8 +41,8 @@ class StreamOptions:
     stall_after: float = 1.0
     timeout: float = 5.0
     give_up_after: float | None = field(default=None, metadata={"flag": "--give-up"})
-    finish_within: float = field(default=1.0, metadata={"flag": None})
-    rtsp_transport: str = field(default="tcp", metadata={"flag": "--transport"})
+    finish_within: float = field(default=1.0, metadata={"flag": False})
+    rtsp_transport: str = field(default="tcp", metadata={"flag": "--transport", "one_of": TRANSPORTS})
     input_options: tuple[str, ...] = field(default=(), metadata={"flag": "--input-option", "metavar": "NAME=VALUE"})
 
     def __post_init__(self) -> None:

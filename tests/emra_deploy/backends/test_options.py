@@ -53,7 +53,7 @@ def other_value(entry: Field[Any]) -> Any:
 
 
 OTHER = {entry.name: other_value(entry) for entry in fields(LoadOptions)}
-WITH_FLAG = [entry.name for entry in fields(LoadOptions) if entry.metadata.get("flag", True) is not None]
+WITH_FLAG = [entry.name for entry in fields(LoadOptions) if entry.metadata.get("flag", True)]
 
 
 def flags(values: dict[str, Any]) -> list[str]:

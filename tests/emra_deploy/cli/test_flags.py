@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 from dataclasses import dataclass, field, fields
+from typing import Any
 
+import jsonargparse
 import pytest
-from jsonargparse import ArgumentParser
 
 from emra_deploy.cli.flags import add_flags, read_flags
 from emra_deploy.errors import EmraError
@@ -24,6 +27,7 @@ class Options:
         pairs: A pair.
         order: What Python calls it.
         hidden: Only for Python.
+        folder: Where to look.
     """
 
     max_age: float | None = None
@@ -31,11 +35,12 @@ class Options:
     fast: bool = False
     pairs: tuple[str, ...] = field(default=(), metadata={"flag": "--pair", "metavar": "A=B"})
     order: int | None = field(default=None, metadata={"flag": "--in-order", "value": 7, "help": "as a switch"})
-    hidden: int = field(default=3, metadata={"flag": None})
+    hidden: int = field(default=3, metadata={"flag": False})
+    folder: str | os.PathLike[str] | None = field(default=None, metadata={"one_of": ("a", "b")})
 
 
-def parser_of(options: type) -> ArgumentParser:
-    parser = ArgumentParser(exit_on_error=False)
+def parser_of(options: type, library: Any = jsonargparse) -> Any:
+    parser = library.ArgumentParser()
     add_flags(parser, options)
     return parser
 
@@ -47,10 +52,12 @@ def parser_of(options: type) -> ArgumentParser:
         (["--max-age", "1.5", "--name", "y", "--fast"], Options(max_age=1.5, name="y", fast=True)),
         (["--pair", "a=1", "--pair", "b=2"], Options(pairs=("a=1", "b=2"))),
         (["--in-order"], Options(order=7)),
+        (["--folder", "a"], Options(folder="a")),
     ],
 )
-def test_flags_make_the_dataclass(words: list[str], expected: Options) -> None:
-    assert read_flags(parser_of(Options).parse_args(words), Options) == expected
+@pytest.mark.parametrize("library", [argparse, jsonargparse], ids=["argparse", "jsonargparse"])
+def test_flags_make_the_dataclass(words: list[str], expected: Options, library: Any) -> None:
+    assert read_flags(parser_of(Options, library).parse_args(words), Options) == expected
 
 
 def test_the_help_is_the_docstring_s() -> None:
@@ -60,6 +67,7 @@ def test_the_help_is_the_docstring_s() -> None:
     assert "FFmpeg's name of it (type: str, default: x)" in text
     assert "--pair A=B" in text
     assert "--in-order as a switch" in text
+    assert "where to look (one of a, b) (" in text
     assert "hidden" not in text
 
 
@@ -73,4 +81,4 @@ def test_every_option_of_a_stream_is_a_flag_with_help() -> None:
     helps = {action.option_strings[-1]: action.help for action in parser._actions if action.option_strings}
     for option in fields(StreamOptions):
         flag = option.metadata.get("flag", f"--{option.name.replace('_', '-')}")
-        assert flag is None or helps[flag]
+        assert not flag or helps[flag]

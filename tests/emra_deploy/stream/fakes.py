@@ -98,12 +98,6 @@ class Script:
         self.closes += 1
 
 
-def reconciles(counters: object) -> bool:
-    """Whether every received frame is in exactly one place."""
-    parts = ("skipped", "dropped", "expired", "delivered", "left", "waiting")
-    return getattr(counters, "received") == sum(getattr(counters, part) for part in parts)  # noqa: B009
-
-
 def numbers(count: int) -> Iterator[np.ndarray]:
     """Numbered pictures."""
     return (numbered(number) for number in range(count))

@@ -7,8 +7,9 @@ import threading
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.streams.follow import reconciles
 from emra_deploy.stream import Stream, StreamOptions
-from tests.emra_deploy.stream.fakes import Script, label_all, reconciles, wait_for
+from tests.emra_deploy.stream.fakes import Script, label_all, wait_for
 
 _EVENTS = st.sampled_from(["push", "push", "push", "torn", "grown", "lose", "end", "take"])
 

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.streams.follow import Follower, reconciles
 from emra_deploy.errors import EmraError
 from emra_deploy.stream import Stream, StreamOptions, StreamState
 from emra_deploy.stream.run import StreamResult
-from tests.emra_deploy.stream.fakes import label_all, reconciles, wait_for
+from tests.emra_deploy.stream.fakes import label_all, wait_for
 from tests.emra_deploy.stream.senders import (
     HttpSender,
     RtspServer,
@@ -33,37 +34,20 @@ pytest.importorskip("av")
 QUICK = StreamOptions(stall_after=0.3, timeout=0.6)
 
 
-class Following:
-    """A stream that another thread iterates over."""
+class Following(Follower):
+    """As in the benchmarks, with all results, and the counters checked at the end."""
 
     def __init__(self, source: str, options: StreamOptions = QUICK) -> None:
-        self.stream = Stream(label_all, source, options)
         self.results: list[StreamResult] = []
-        self.error: BaseException | None = None
-        self.thread = threading.Thread(target=self._iterate, daemon=True)
-        self.thread.start()
-
-    def _iterate(self) -> None:
-        try:
-            for result in self.stream:
-                self.results.append(result)
-        except BaseException as error:
-            self.error = error
+        super().__init__(Stream(label_all, source, options), self.results.append)
 
     def more(self, count: int = 3, such: Callable[[StreamResult], bool] = lambda _: True) -> None:
         """Wait until some more results have come."""
         start = len(self.results)
-        wait_for(lambda: sum(map(such, self.results[start:])) >= count, f"results, {self.stream.status()}")
+        self.wait(lambda: sum(map(such, self.results[start:])) >= count, "results")
 
-    def state(self, state: StreamState) -> None:
-        wait_for(lambda: self.stream.status().state is state, state.value)
-
-    def __enter__(self) -> Following:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stream.stop()
-        self.thread.join(20)
+    def close(self) -> None:
+        super().close()
         assert not self.thread.is_alive()
         assert reconciles(self.stream.status().counters)
 
@@ -82,7 +66,7 @@ def test_a_sender_that_dies_is_waited_for_and_resumed() -> None:
         follower.more()
         for connections in (2, 3):
             sender.cut()
-            follower.state(StreamState.DEGRADED)
+            follower.wait_state(StreamState.DEGRADED)
             tries = follower.stream.status().counters.attempts
             wait_for(lambda tries=tries: follower.stream.status().counters.attempts > tries)
             sender.start()
@@ -98,9 +82,9 @@ def test_a_sender_that_stalls_is_noticed_and_the_same_connection_goes_on() -> No
     with HttpSender() as sender, Following(sender.url, options) as follower:
         follower.more()
         sender.stalled.set()
-        follower.state(StreamState.DEGRADED)
+        follower.wait_state(StreamState.DEGRADED)
         sender.stalled.clear()
-        follower.state(StreamState.RUNNING)
+        follower.wait_state(StreamState.RUNNING)
         follower.more()
         assert {result.frame.connection for result in follower.results} == {1}
         assert follower.stream.status().counters.stalls == 1
@@ -180,7 +164,7 @@ def test_udp_is_joined_in_the_middle_and_found_again(tmp_path: Path) -> None:
     with udp_sender(content, port) as stalled, Following(f"udp://127.0.0.1:{port}") as follower:
         follower.more()
         stalled.set()
-        follower.state(StreamState.DEGRADED)
+        follower.wait_state(StreamState.DEGRADED)
         wait_for(lambda: "no data in time" in follower.stream.status().reason)
         stalled.clear()
         follower.more(such=lambda result: result.frame.connection >= 2)
@@ -239,7 +223,7 @@ def test_rtsp_is_cut_and_resumed_with_another_size(server: RtspServer) -> None:
     with server, Following(server.url, StreamOptions(stall_after=0.3)) as follower:
         follower.more(10)
         server.kill()
-        follower.state(StreamState.DEGRADED)
+        follower.wait_state(StreamState.DEGRADED)
         server.start(width=96)
         follower.more(such=lambda result: result.frame.connection == 2 and result.frame.width == 96)
         assert sum(result.frame.resized for result in follower.results) == 1
@@ -251,7 +235,7 @@ def test_rtsp_stalls_and_goes_on(server: RtspServer, transport: str) -> None:
         follower.more(10)
         assert server.process is not None
         server.process.send_signal(signal.SIGSTOP)
-        follower.state(StreamState.DEGRADED)
+        follower.wait_state(StreamState.DEGRADED)
         server.process.send_signal(signal.SIGCONT)
         follower.more(10)
         assert follower.stream.status().state is StreamState.RUNNING

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.streams.follow import reconciles
 from emra_deploy.errors import EmraError
 from emra_deploy.stream.options import StreamOptions
 from emra_deploy.stream.reader import RECORDED_DEPTH, FrameQueue
 from emra_deploy.stream.source import Frame
 from emra_deploy.stream.status import Ledger, StreamState
 from emra_deploy.stream.timing import CAP, FIRST, OUTAGE_SHARE, SHORT_OUTAGE_CAP, Backoff, LagEstimator
-from tests.emra_deploy.stream.fakes import reconciles
 
 
 def numbered_frame(number: int) -> Frame:

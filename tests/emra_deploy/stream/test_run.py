@@ -8,12 +8,13 @@ import time
 import numpy as np
 import pytest
 
+from benchmarks.streams.follow import reconciles
 from emra_deploy.errors import EmraError
 from emra_deploy.pictures.sources import ImageSource
 from emra_deploy.segmenting.segmentation import Segmentation
 from emra_deploy.stream import Stream, StreamOptions, StreamState, reader
 from emra_deploy.stream.run import LATE
-from tests.emra_deploy.stream.fakes import Script, label_all, labelling, reconciles, wait_for
+from tests.emra_deploy.stream.fakes import Script, label_all, labelling, wait_for
 from tests.emra_deploy.stream.videos import number_of
 from tests.onnx_models import CLASSES
 

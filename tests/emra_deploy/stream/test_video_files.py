@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks.streams.follow import reconciles
 from emra_deploy.errors import EmraError
 from emra_deploy.stream import Stream, StreamOptions, StreamState
 from emra_deploy.stream.run import StreamResult
 from emra_deploy.stream.video_sinks import Mp4Sink
-from tests.emra_deploy.stream.fakes import label_all, reconciles
+from tests.emra_deploy.stream.fakes import label_all
 from tests.emra_deploy.stream.videos import number_of, numbered, save_video
 
 av = pytest.importorskip("av")
