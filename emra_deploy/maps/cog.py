@@ -11,7 +11,7 @@ import sys
 import threading
 from pathlib import Path
 
-from emra_deploy.pictures.raster import gdal_session, open_dataset
+from emra_deploy.pictures.raster import gdal_message, gdal_session, open_dataset
 
 COPY_CACHE_BYTES = 16 * 2**20
 """Size of GDAL's cache where each block is read once."""
@@ -84,9 +84,6 @@ def main(raster: str, path: str, block: str) -> int:
     try:
         copy_here(Path(raster), Path(path), int(block))
     except Exception as error:
-        deepest: BaseException = error
-        while deepest.__cause__ is not None:
-            deepest = deepest.__cause__
-        sys.stderr.write(f"\n{' '.join(str(deepest).split())}\n")
+        sys.stderr.write(f"\n{gdal_message(error)}\n")
         return 2
     return 0

@@ -16,7 +16,7 @@ from emra_deploy.maps.label_check import check_content, facts
 from emra_deploy.maps.label_levels import BLOCK, LabelLevels
 from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.pictures.georeference import GeoReference
-from emra_deploy.pictures.raster import gdal_session
+from emra_deploy.pictures.raster import gdal_message, gdal_session
 from emra_deploy.segmenting.overlay import colour_table
 
 
@@ -187,13 +187,9 @@ class _writing:
 
         # Copying lets GDAL's own errors through, and a SystemError where GDAL gives no reason.
         if isinstance(error, (RasterioError, CPLE_BaseError, SystemError, OSError)):
-            deepest: BaseException = error
-            while deepest.__cause__ is not None:
-                deepest = deepest.__cause__
-            reason = " ".join(str(deepest).split())[:160]
             raise EmraError(
                 "output-write",
-                f"the label raster cannot be written ({reason})",
+                f"the label raster cannot be written ({gdal_message(error)})",
                 "Make room on the disk or choose another",
                 self._path.parent,
             ) from error

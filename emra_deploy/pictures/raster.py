@@ -22,7 +22,8 @@ from emra_deploy.pictures.bands import choose_bands
 from emra_deploy.pictures.block_sums import DeflateSums
 from emra_deploy.pictures.georeference import GeoReference
 from emra_deploy.pictures.images import image_format
-from emra_deploy.pictures.scaling import Scale, depth_error
+from emra_deploy.pictures.scaling import Scale
+from emra_deploy.pictures.values import PixelValues
 from emra_deploy.pictures.windows import Window
 
 CACHE_BYTES = 64 * 2**20
@@ -72,6 +73,13 @@ def open_dataset(rasterio: Any, path: Path, *options: Any, **more: Any) -> Any:
         return rasterio.open(path, *options, driver="GTiff", **more)
 
 
+def gdal_message(error: BaseException) -> str:
+    """What GDAL said, on one line: rasterio's own errors only say "read failed", and have GDAL's as causes."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:160]
+
+
 class RasterSource:
     """A GeoTIFF read by windows; an `ImageSource`.
 
@@ -113,15 +121,14 @@ class RasterSource:
             state = place.stat()
             self.identity = (os.path.realpath(place), state.st_size, state.st_mtime_ns)
             self.height, self.width = int(self.dataset.height), int(self.dataset.width)
-            # GDAL reads parts of a damaged header only on demand.
+            # GDAL reads parts of a damaged header only on demand, and rasterio may raise its error at a later call.
             with self._errors():
                 self._check_size(state.st_size)
-                self._scale = scale
-                self._factor = self._check_depth(scale)
+                self._prepare_validity()
                 self.georeference = GeoReference.of(self.dataset)
                 names = [interpretation.name for interpretation in self.dataset.colorinterp]
+                self._values = PixelValues(self.dataset, scale, self.path)
                 self._bands = choose_bands(names, bands, self.path)
-                self._prepare_validity()
                 self._sums = self._open_sums(place)
         except BaseException:
             self.dataset.close()
@@ -148,26 +155,14 @@ class RasterSource:
         Raises:
             EmraError: ``image-truncated`` when blocks of the window cannot be decoded.
         """
-        values = self._by_rows("pixels", window, self._read)
-        if self._colours is not None:
-            coloured: NDArray[np.uint8] = self._colours[values[0]]
-            return coloured
-        if self._scale is not None:
-            values = self._scale.apply(values)
-        elif self._factor != 1:
-            values = values * np.uint8(self._factor)
-        if self._inverted:
-            values = 255 - values
-        if len(self._bands) == 1:
-            return np.repeat(values[0][..., None], 3, axis=2)
-        return np.ascontiguousarray(values.transpose(1, 2, 0))
+        return self._values.to_rgb(self._by_rows("pixels", window, self._read))
 
     def valid(self, window: Window) -> NDArray[np.bool_] | None:
         """Which pixels of a window hold data: h x w bool, or None when all do."""
         valid = np.ones((window.height, window.width), bool)
         if self._masked:
             valid &= self._by_rows("mask", window, self._read_mask) > 0
-        if self._floating:
+        if self._values.floating:
             valid &= np.isfinite(self._by_rows("pixels", window, self._read)).all(axis=0)
         self._clear_missing_blocks(window, valid)
         return None if valid.all() else valid
@@ -211,15 +206,11 @@ class RasterSource:
             yield
         # Some functions of rasterio let GDAL's own errors through.
         except (RasterioError, CPLE_BaseError, OSError) as error:
-            # rasterio only says "read failed"; the innermost cause is GDAL's message.
-            deepest: BaseException = error
-            while deepest.__cause__ is not None:
-                deepest = deepest.__cause__
-            reason = " ".join(str(deepest).split())[:160]
             opened = hasattr(self, "dataset")
+            damage = "truncated or damaged" if opened else "damaged or not readable"
             raise EmraError(
                 "image-truncated" if opened else "image-unreadable",
-                f"the TIFF is {'truncated or damaged' if opened else 'damaged or not readable'} ({reason})",
+                f"the TIFF is {damage} ({gdal_message(error)})",
                 "Copy or download it again",
                 self.path,
             ) from error
@@ -244,21 +235,6 @@ class RasterSource:
                 self.path,
             )
 
-    def _check_depth(self, scale: Scale | None) -> int:
-        kinds = {np.dtype(kind) if kind != "complex_int16" else np.dtype("complex64") for kind in self.dataset.dtypes}
-        self._floating = any(kind.kind == "f" for kind in kinds)
-        bits = int(self.dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8 * max(k.itemsize for k in kinds)))
-        if any(kind.kind not in "uif" for kind in kinds):
-            raise EmraError("image-depth", "the raster holds complex values", "Give an RGB raster", self.path)
-        if kinds == {np.dtype(np.uint8)}:
-            # Viewers stretch greys of 1 to 7 bits to 0 to 255; the values of a palette are not brightness.
-            return 255 // (2**bits - 1) if scale is None else 1
-        if scale is None:
-            whole = next(iter(kinds)).kind == "u" and bits < 16
-            names = " and ".join(sorted(kind.name for kind in kinds))
-            raise depth_error(names, self.path, f"0 {2**bits - 1}" if whole else "")
-        return 1
-
     def _prepare_validity(self) -> None:
         from rasterio.enums import MaskFlags
 
@@ -268,16 +244,6 @@ class RasterSource:
         last = self.dataset.get_tag_item(f"BLOCK_OFFSET_0_{strips - 1}", "TIFF", bidx=1)
         self._split = not self.dataset.profile["tiled"] and rows == 1 and strips > 1 and last is None
         self._masked = any(MaskFlags.all_valid not in flags for flags in self.dataset.mask_flag_enums)
-        first = self.dataset.colorinterp[0].name
-        self._inverted = self.dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
-        self._colours: NDArray[np.uint8] | None = None
-        if len(self._bands) == 1 and first == "palette":
-            # A pixel may hold any value of its type; those beyond the palette are black, as in viewers.
-            self._colours = np.zeros((2 ** (8 * np.dtype(self.dataset.dtypes[0]).itemsize), 3), np.uint8)
-            for value, colour in self.dataset.colormap(1).items():
-                self._colours[value] = colour[:3]
-            if self._scale is not None:
-                self._colours = self._scale.apply(self._colours)
 
     def _open_sums(self, place: Path) -> DeflateSums | None:
         if self.dataset.profile.get("compress") != "deflate" or self._split:

@@ -1,0 +1,65 @@
+"""The one place that turns the values a raster stores into 8-bit RGB."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from emra_deploy.errors import EmraError
+from emra_deploy.pictures.scaling import Scale, depth_error
+
+
+class PixelValues:
+    """Conversion of a raster's values to colours: stretch, depths below 8 bits, palette, white as zero.
+
+    Args:
+        dataset: The open rasterio dataset.
+        scale: Range of values to stretch; rasters of other than 8 bits are refused without it.
+        path: Of the file, for errors.
+
+    Attributes:
+        floating: Whether any band of the raster holds floating-point values.
+
+    Raises:
+        EmraError: ``image-depth``.
+    """
+
+    def __init__(self, dataset: Any, scale: Scale | None, path: str) -> None:
+        kinds = {np.dtype(kind) if kind != "complex_int16" else np.dtype("complex64") for kind in dataset.dtypes}
+        bits = int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8 * max(kind.itemsize for kind in kinds)))
+        if any(kind.kind not in "uif" for kind in kinds):
+            raise EmraError("image-depth", "the raster holds complex values", "Give an RGB raster", path)
+        if scale is None and kinds != {np.dtype(np.uint8)}:
+            whole = next(iter(kinds)).kind == "u" and bits < 16
+            names = " and ".join(sorted(kind.name for kind in kinds))
+            raise depth_error(names, path, f"0 {2**bits - 1}" if whole else "")
+        self.floating = any(kind.kind == "f" for kind in kinds)
+        self._scale = scale
+        # Viewers stretch greys of 1 to 7 bits to 0 to 255; the values of a palette are not brightness.
+        self._factor = 255 // (2**bits - 1) if scale is None else 1
+        self._inverted = dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
+        self._palette: NDArray[np.uint8] | None = None
+        if dataset.colorinterp[0].name == "palette":
+            # A pixel may hold any value of its type; those beyond the palette are black, as in viewers.
+            self._palette = np.zeros((2 ** (8 * np.dtype(dataset.dtypes[0]).itemsize), 3), np.uint8)
+            for value, colour in dataset.colormap(1).items():
+                self._palette[value] = colour[:3]
+            if scale is not None:
+                self._palette = scale.apply(self._palette)
+
+    def to_rgb(self, values: NDArray[Any]) -> NDArray[np.uint8]:
+        """Colours of stored values: h×w×3 uint8 RGB of 3×h×w, or of 1×h×w that are grey or numbers of the palette."""
+        if self._palette is not None and len(values) == 1:
+            coloured: NDArray[np.uint8] = self._palette[values[0]]
+            return coloured
+        if self._scale is not None:
+            values = self._scale.apply(values)
+        elif self._factor != 1:
+            values = values * np.uint8(self._factor)
+        if self._inverted:
+            values = 255 - values
+        if len(values) == 1:
+            return np.repeat(values[0][..., None], 3, axis=2)
+        return np.ascontiguousarray(values.transpose(1, 2, 0))
