@@ -32,10 +32,10 @@ with script_imports(__name__, "train", "export"):
 
     from export.compare import tiles as pictures
     from export.compare import verify
-    from export.compare.reference import Reference
     from export.graphs.deployed import HEADS, Deployed, round_weights
     from export.graphs.function_body import DOMAIN, OPERATOR, drop_body
     from export.graphs.onnx_file import store_halves, trace
+    from training.backend import TorchBackend
     from training.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
     from training.model.config import AGGREGATIONS
 
@@ -121,11 +121,11 @@ def to_onnx(
         )
     if weights == "float16":
         round_weights(model)
-    reference = Reference(model, loaded.mean, loaded.std, input_kind, batch)
+    reference = TorchBackend(loaded)
     height, width = model.config.image_size
 
     image = pictures.golden_image(golden, height, width)
-    labels = reference.logits(image[np.newaxis])[0].argmax(axis=0).astype(np.uint8)
+    labels = reference.run(image[np.newaxis])["classes"][0]
     manifest = Manifest(
         name=name or output.stem,
         classes=loaded.classes,
@@ -156,7 +156,7 @@ def to_onnx(
     )
     with atomic_output(output, overwrite=overwrite) as part:
         write_model(loaded, manifest, weights, part)
-        checks = run_checks(part, reference, tiles)
+        checks = run_checks(part, reference, tiles, batch)
         if not function_body:
             checks = (*checks, leave_body_out(part))
         written = part.stat().st_size
@@ -193,13 +193,14 @@ def leave_body_out(path: Path) -> str:
     return f"without the function body of {DOMAIN}::{OPERATOR}: for TensorRT with the plugin; checked with it"
 
 
-def run_checks(path: Path, reference: Reference, tiles: np.ndarray) -> tuple[str, ...]:
+def run_checks(path: Path, reference: TorchBackend, tiles: np.ndarray, batch: int | None) -> tuple[str, ...]:
     """All checks of `export.compare.verify`, cheapest first.
 
     Args:
         path: The finished file.
         reference: PyTorch's side.
         tiles: uint8 K x H x W x 3.
+        batch: The one batch size the file takes, None for any.
 
     Raises:
         EmraError: Of the first check that fails.
@@ -209,7 +210,7 @@ def run_checks(path: Path, reference: Reference, tiles: np.ndarray) -> tuple[str
         verify.check_onnxruntime(path, reference, tiles),
         verify.check_runtime(path),
         verify.check_openvino(path, reference, tiles[:2]),
-        verify.check_tensorrt(path, reference.batch),
+        verify.check_tensorrt(path, batch),
     )
 
 

@@ -106,10 +106,14 @@ def has_half(model: onnx.ModelProto) -> bool:
     )
 
 
-def tool_versions() -> dict[str, str]:
-    """Versions of what converts a file, for its Manifest."""
+def tool_versions(*others: str) -> dict[str, str]:
+    """Versions of the packages that convert a file, as far as they are installed, for its Manifest.
+
+    Args:
+        others: Packages besides onnx and onnxruntime.
+    """
     tools = {"emra-deploy": __version__}
-    for package in ("onnx", "onnxruntime"):
+    for package in ("onnx", "onnxruntime", *others):
         with contextlib.suppress(PackageNotFoundError):
             tools[package] = version(package)
     return tools
