@@ -1,4 +1,4 @@
-"""Scores of any model file on a labelled data set, with what will run it; needs no PyTorch.
+"""Scores of any model file on a labelled data set, in the backend that will run it; needs no PyTorch.
 
 python -m benchmarks.accuracy model.onnx --data DIR --split val
 """

@@ -1,8 +1,8 @@
-"""Two results of the same benchmark on the same device: what became slower or larger beyond noise.
+"""Regressions beyond noise between two results of one benchmark on one device.
 
 python -m benchmarks.compare OLD.json NEW.json
 
-Exit status: 0 nothing became worse; 1 something did, or is missing from NEW; 2 bad input; 3 too noisy to conclude.
+Exit status: 0 no regression; 1 a regression, or a candidate missing from NEW; 2 bad input; 3 too noisy to conclude.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from emra_deploy.host.files import atomic_output
 from export.measure import Ratio, unpaired_ratio
 
 TOLERANCE = 0.05
-"""Two runs differ by what their own rounds do not show: memory layout, heat, the kernel's choices."""
+"""Two runs differ by more than their own rounds show: memory layout, heat, the kernel's choices."""
 
 ENERGY_TOLERANCE = 0.10
 SMALLEST_GROWTH = 4 * 2**20
@@ -34,14 +34,14 @@ NOT_COMPARABLE = "not comparable"
 
 @dataclass(frozen=True)
 class Change:
-    """What became of one figure of one candidate.
+    """Change of one figure of one candidate.
 
     Attributes:
-        key: Of the candidate.
-        what: Which figure.
+        key: Key of the candidate.
+        what: Name of the figure.
         ratio: New over old; None for candidates of one file only.
         low: Lower end of its interval, where there is one.
-        high: Upper end.
+        high: Upper end of its interval.
         verdict: One of this module's words.
     """
 
@@ -58,10 +58,10 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="compare.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("old", metavar="OLD.json", help="what was")
-    made.add_argument("new", metavar="NEW.json", help="what is")
+    made.add_argument("old", metavar="OLD.json", help="the earlier result")
+    made.add_argument("new", metavar="NEW.json", help="the later result")
     made.add_argument(
-        "--tolerance", type=float, default=TOLERANCE, metavar="SHARE", help="growth that is let pass (0.05)"
+        "--tolerance", type=float, default=TOLERANCE, metavar="SHARE", help="growth that counts as none (0.05)"
     )
     made.add_argument(
         "--absolute", action="store_true", help="compare seconds, not seconds over those of the machine's probe"
@@ -110,7 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def status_of(changes: Sequence[Change]) -> int:
-    """The exit status that changes ask for."""
+    """The exit status for these changes."""
     verdicts = {change.verdict for change in changes}
     if verdicts & {WORSE, LOST}:
         return 1
@@ -118,7 +118,7 @@ def status_of(changes: Sequence[Change]) -> int:
 
 
 def check_comparable(old: Mapping[str, Any], new: Mapping[str, Any], *, any_device: bool = False) -> None:
-    """Refuse files whose figures do not mean the same.
+    """Refuse files whose figures cannot be compared.
 
     Raises:
         EmraError: ``compare-kind``, ``compare-device``.
@@ -145,12 +145,12 @@ def check_comparable(old: Mapping[str, Any], new: Mapping[str, Any], *, any_devi
 def compare(
     old: Mapping[str, Any], new: Mapping[str, Any], *, tolerance: float = TOLERANCE, absolute: bool = False
 ) -> list[Change]:
-    """All changes, in the order of the old file, then what is new.
+    """All changes, in the order of the old file, then new candidates.
 
     Args:
-        old: A result.
-        new: Another of the same kind.
-        tolerance: Growth that is let pass.
+        old: The earlier result.
+        new: The later result, of the same kind.
+        tolerance: Growth that counts as none.
         absolute: Whether to compare seconds as they are. Otherwise each round's are divided by those of the machine's
             probe in the same round, so that a machine that is slower today does not count against the model.
     """
@@ -189,7 +189,7 @@ def _timing(key: str, stage: str, ratio: Ratio, tolerance: float, quiet: bool) -
     elif ratio.high < 1 - tolerance:
         verdict = BETTER
     elif ratio.high / ratio.low > (1 + tolerance) / (1 - tolerance):
-        # So wide an interval hides what the tolerance would not let pass.
+        # So wide an interval may hide a change beyond the tolerance.
         verdict = UNCLEAR
     else:
         verdict = SAME

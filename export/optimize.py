@@ -9,7 +9,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,14 +23,15 @@ from emra_deploy.host.files import atomic_output, check_all_outputs
 from emra_deploy.model_file.manifest import Manifest
 
 with script_imports(__name__, "quant"):
-    from export.compare.comparison import Comparison
+    from export.compare.report import Report
+    from export.compare.tiles import middle
+    from export.int8.acceptance import DEFAULT_WINDOWS, Acceptance, read_windows
     from export.int8.calibration import DEFAULT_COUNT
     from export.int8.cost import DEVICES, GRAPH_PLAN, TARGETS, CostModel, Timing, Variant, open_cost_model
     from export.int8.file import HIGH_PRECISIONS, Recipe, Written, build, compare_with_parent, publish, read_parent
-    from export.int8.judge import DEFAULT_WINDOWS, Judge, read_windows
-    from export.int8.optimize_report import Report, as_text, check_plot, write_plot
     from export.int8.ranges import METHODS, PERCENTILE, ranges_of
-    from export.int8.search import KNAPSACKS, Budget, Found, Point, pareto, search
+    from export.int8.search import KNAPSACKS, Budget, Found, Outcome, Point, pareto, search
+    from export.int8.search_report import SearchReport, as_text, check_plot, write_plot
     from export.int8.sensitivity import Quantizer, count_variants, measure_sensitivity
     from export.to_int8 import (
         Calibrated,
@@ -53,14 +54,14 @@ CLASS_FACTOR = 4.0
 
 @dataclass(frozen=True)
 class Settings:
-    """How `optimize` works.
+    """Settings of the search.
 
     Attributes:
-        budget: What may be lost.
+        budget: The accuracy that may be lost.
         target: One of `export.int8.cost.TARGETS`.
-        high: Precision of what is not INT8, or None for what suits the target.
+        high: Precision of the other parts, or None for the one that suits the target.
         split: Of the data set that accuracy is measured on.
-        windows: That the search judges on.
+        windows: Number of labelled windows that the search compares choices on.
         count: Calibration tiles.
         method: Of the ranges.
         percentile: For the method of that name.
@@ -96,13 +97,13 @@ def optimize(
     plot: str | Path | None = None,
     overwrite: bool = False,
     progress: Progress = lambda text, done, total: None,
-) -> tuple[Report, Written | None]:
-    """Search, and write what was found.
+) -> tuple[SearchReport, Written | None]:
+    """Search, and write the results.
 
     Args:
         model: The FP32 file that `export.to_onnx` wrote.
         data: Data set with labels.
-        settings: See there.
+        settings: Settings of the search.
         calibration: Images for calibration; None takes the data set's training pictures.
         output: File for the chosen graph, or None.
         table: Text file for the tables, or None.
@@ -122,7 +123,8 @@ def optimize(
     manifest = read_parent(model).manifest
     pictures = open_labelled(data, settings.split, manifest)
     windows = read_windows(pictures, manifest.tile, settings.windows)
-    costs = open_cost_model(settings.target, manifest, windows.tiles[0], settings.high_precision)
+    tile = middle(windows[0].pixels(), *manifest.tile)
+    costs = open_cost_model(settings.target, manifest, tile, settings.high_precision)
 
     base = calibrate(model, calibration or data, settings.count, progress)
     ranges = ranges_of(base.magnitudes, settings.method, settings.percentile)
@@ -135,19 +137,19 @@ def optimize(
         base.calibration.tiles[:SENSITIVITY_TILES],
         _counter(progress, "quantising each linear alone", count_variants(base.linears)),
     )
-    judge = Judge(quantizer, windows, manifest.classes)
-    step = _counter(progress, "judging choices of linears", _evaluations(len(base.linears), settings))
+    accept = Acceptance(quantizer, windows)
+    step = _counter(progress, "evaluating choices of linears", _evaluations(len(base.linears), settings))
 
-    def evaluate(names: frozenset[str]):
-        outcome = judge(names)
+    def evaluate(names: frozenset[str]) -> Outcome:
+        outcome = accept(names)
         step()
         return outcome
 
-    damages = {name: damage.divergence for name, damage in sensitivity.linears.items()}
-    found = search(damages, savings, evaluate, settings.budget, curve=settings.curve, tries=settings.tries)
+    divergences = {name: one.divergence for name, one in sensitivity.linears.items()}
+    found = search(divergences, savings, evaluate, settings.budget, curve=settings.curve, tries=settings.tries)
     chosen, comparison = choose(base, settings, ranges, found, pictures, progress)
     timings = time_graphs(costs, quantizer, found, chosen, progress)
-    report = Report(
+    report = SearchReport(
         manifest.name,
         settings.target,
         costs.description,
@@ -159,7 +161,7 @@ def optimize(
         chosen,
         timings,
         comparison,
-        len(windows.tiles),
+        len(windows),
     )
     written = None
     if output is not None:
@@ -207,7 +209,7 @@ def choose(
     found: Found,
     pictures: Sequence[LabelledTile],
     progress: Progress,
-) -> tuple[Point, Comparison]:
+) -> tuple[Point, Report]:
     """The cheapest choice that keeps the budget on all pictures, in the precision it will be written in.
 
     Raises:
@@ -233,7 +235,7 @@ def choose(
 
 
 def make_recipe(base: Calibrated, settings: Settings, ranges: dict[str, float], point: Point) -> Recipe:
-    """How the file of a choice is made."""
+    """The recipe of a choice's file."""
     return Recipe(
         base.linears,
         tuple(linear for linear in base.linears if linear.name in point.linears),
@@ -260,8 +262,8 @@ def time_graphs(
     return {names: timings[str(number)] for number, names in enumerate(timed)}
 
 
-def _counter(progress: Progress, text: str, total: int):
-    """A progress that counts its calls."""
+def _counter(progress: Progress, text: str, total: int) -> Callable[[], None]:
+    """A function that reports one step more at each call."""
     done = 0
 
     def step() -> None:
@@ -295,8 +297,12 @@ def parser() -> argparse.ArgumentParser:
         help=f"IoU points that one class may lose ({CLASS_FACTOR:g} times --max-drop)",
     )
     add("--target", choices=TARGETS, default="cpu", help="cpu and openvino are measured, rtx and orin modelled (cpu)")
-    add("--high-precision", choices=HIGH_PRECISIONS, help="of what is not INT8 (fp16 for rtx and orin, fp32 else)")
-    add("--windows", type=int, default=DEFAULT_WINDOWS, metavar="N", help=f"search judges on ({DEFAULT_WINDOWS})")
+    add(
+        "--high-precision",
+        choices=HIGH_PRECISIONS,
+        help="of the other parts (fp16 for rtx and orin, fp32 else)",
+    )
+    add("--windows", type=int, default=DEFAULT_WINDOWS, metavar="N", help=f"to compare choices on ({DEFAULT_WINDOWS})")
     add("--output", metavar="FILE.onnx", help="write the chosen graph there")
     add("--table", metavar="FILE", help="write the tables there")
     add("--plot", metavar="FILE.png", help="draw cost against accuracy there")
@@ -309,7 +315,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     arguments = parser().parse_args(argv)
-    from export.int8.bars import bars
+    from export.int8.progress import progress_bars
 
     most = arguments.max_class_drop
     budget = Budget(arguments.max_drop, CLASS_FACTOR * arguments.max_drop if most is None else most)
@@ -323,7 +329,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         method=arguments.method,
         percentile=arguments.percentile,
     )
-    with bars() as progress:
+    with progress_bars() as progress:
         report, written = optimize(
             arguments.model,
             arguments.data,

@@ -21,7 +21,6 @@ with script_imports(__name__, "quant"):
     import onnx
 
     from export.compare import verify
-    from export.compare.reference import Parent
     from export.compare.runners import OnnxRunner
     from export.compare.tiles import conversion_tiles
     from export.graphs.aggregation_forms import to_plugin_form, to_streamed_form, with_body
@@ -66,10 +65,10 @@ def rewrite_aggregation(
     except EmraError as error:
         raise EmraError(error.code, error.cause, error.remedy, source) from error
     tiles = conversion_tiles(manifest, check_data)
-    parent = Parent(OnnxRunner(first, manifest))
+    parent = OnnxRunner(first, manifest)
     limits = verify.ROUNDED if has_half(first) else verify.SAME_PRECISION
     elsewhere = verify.INT8_ELSEWHERE if manifest.precision == "int8" else limits
-    measured = verify.measure_runner(OnnxRunner(second, manifest), parent, tiles, limits)
+    measured = verify.measure_backend(OnnxRunner(second, manifest), parent, tiles, limits)
     made = replace(
         manifest,
         aggregation=to,
@@ -80,7 +79,7 @@ def rewrite_aggregation(
             EVIDENCE: {
                 "of": manifest.aggregation,
                 "label_agreement": measured.agreement,
-                "logit_error": measured.logit_error,
+                "logit_error": measured.logits and measured.logits.max,
                 "pixels": measured.pixels,
             },
         },
@@ -88,7 +87,7 @@ def rewrite_aggregation(
     with atomic_output(output, overwrite=overwrite) as part:
         write_model(second, made, part)
         checks = (
-            f"{to} form in ONNX Runtime, against {parent.name}: {measured}",
+            f"{to} form in ONNX Runtime, against {verify.title(parent)}: {measured}",
             verify.check_structure(part),
             *((verify.check_runtime(part),) if manifest.golden is not None else ()),
             verify.check_openvino(part, parent, tiles[:2], elsewhere),

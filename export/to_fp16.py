@@ -1,4 +1,4 @@
-"""FP32 ONNX file -> FP16 ONNX file, with FP32 where FP16 breaks, checked against the file it was made of.
+"""FP32 ONNX file -> FP16 ONNX file, with FP32 where FP16 breaks, checked against its source file.
 
 Of an INT8 file, what is FP32 becomes FP16: the graph that ``to_int8 --high-precision fp16`` makes with its ranges.
 
@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from emra_deploy.backends import contract
 from emra_deploy.errors import EmraError
 from emra_deploy.host.command import command
 from emra_deploy.host.extras import need, script_imports
@@ -28,9 +29,8 @@ with script_imports(__name__, "quant"):
     import onnx
 
     from export.compare import verify
-    from export.compare.comparison import TOLERANCES
     from export.compare.overflow import first_overflow
-    from export.compare.reference import Parent
+    from export.compare.report import LIMITS, Limits, Report
     from export.compare.runners import OnnxRunner
     from export.compare.tiles import conversion_tiles
     from export.graphs.model_file import OPSET, has_half, read_model, tool_versions, write_model
@@ -41,7 +41,7 @@ with script_imports(__name__, "quant"):
 EVIDENCE = "fp16"
 """Key of the Manifest's evidence that holds what was measured here."""
 
-GOLDEN_TOLERANCE = 10 * (1 - TOLERANCES["fp16"].min_agreement)
+GOLDEN_TOLERANCE = 10 * (1 - LIMITS["fp16"].agreement)
 """Share of the golden tile's pixels that may differ on a device, 1 %: ten times what FP16 may cost over a data set,
 because one tile may have many borders between classes, where a rounding decides; the wrong results that it is to catch
 differ in a good part of the picture."""
@@ -49,15 +49,15 @@ differ in a good part of the picture."""
 
 @dataclass(frozen=True)
 class Converted:
-    """What `to_fp16` made.
+    """An FP16 file and its checks.
 
     Attributes:
         path: The file.
-        manifest: What the file says about itself.
-        audit: Which nodes compute in what.
+        manifest: Its description of itself.
+        audit: Types in which the nodes compute.
         checks: One line per check, in the order in which they ran.
         size: Bytes.
-        size_before: Bytes of the file it was made of.
+        size_before: Bytes of the source file.
     """
 
     path: Path
@@ -105,14 +105,14 @@ def to_fp16(
     except EmraError as error:
         raise EmraError(error.code, error.cause, error.remedy, source) from error
     tiles = conversion_tiles(manifest, check_data)
-    parent = Parent(OnnxRunner(single, manifest))
+    parent = OnnxRunner(single, manifest)
     rounded = check_rounding(half, parent, tiles)
     made = describe(manifest, source, found, rounded)
     with atomic_output(output, overwrite=overwrite) as part:
         write_model(half, made, part)
         checks = run_checks(part, parent, tiles)
         size = part.stat().st_size
-    checks = (f"every FP16 tensor rounded, against {parent.name}: {rounded}", *checks)
+    checks = (f"every FP16 tensor rounded, against {verify.title(parent)}: {rounded}", *checks)
     if audit is not None:
         with atomic_output(audit, overwrite=overwrite) as part:
             part.write_text(json.dumps(found.to_dict(), indent=1) + "\n", encoding="utf-8")
@@ -120,23 +120,23 @@ def to_fp16(
 
 
 @step("checking the effect of rounding")
-def check_rounding(half: onnx.ModelProto, parent: Parent, tiles: np.ndarray) -> verify.Measured:
-    """Every FP16 tensor rounded to FP16 and nothing else changed: what no library can hide.
+def check_rounding(half: onnx.ModelProto, parent: OnnxRunner, tiles: np.ndarray) -> Report:
+    """Round every FP16 tensor to FP16, change nothing else, and compare: no library can hide that.
 
     Args:
         half: The converted graph.
-        parent: The file it was made of.
+        parent: The source file.
         tiles: uint8 K x H x W x 3.
 
     Raises:
         EmraError: ``export-check-failed``.
     """
-    runner = OnnxRunner(with_rounding(half), parent.runner.manifest)
+    runner = OnnxRunner(with_rounding(half), parent.manifest)
     try:
-        return verify.measure_runner(runner, parent, tiles, limits_of(parent.runner.manifest))
+        return verify.measure_backend(runner, parent, tiles, limits_of(parent.manifest))
     except EmraError as error:
-        batch = next(parent.batches(tiles))
-        node = first_overflow(half, {"image": parent.feed(batch)})
+        batch = np.repeat(tiles[:1], parent.input_shape[0] or 1, axis=0)
+        node = first_overflow(half, {"image": contract.feed(batch, parent.manifest)})
         if node is None:
             cause, remedy = error.cause, "find the nodes at fault by keeping one operator after the other"
         else:
@@ -145,23 +145,23 @@ def check_rounding(half: onnx.ModelProto, parent: Parent, tiles: np.ndarray) -> 
         raise EmraError(error.code, cause, f"Nothing was written; {remedy}, or use the FP32 file") from error
 
 
-def limits_of(manifest: Manifest) -> verify.Limits:
-    """How far the FP16 file may be from the file of this Manifest."""
+def limits_of(manifest: Manifest) -> Limits:
+    """Largest acceptable differences between the FP16 file and the source file of this Manifest."""
     return verify.ROUNDED_INT8 if manifest.precision == "int8" else verify.ROUNDED
 
 
-def run_checks(path: Path, parent: Parent, tiles: np.ndarray) -> tuple[str, ...]:
-    """What the libraries make of the finished file, cheapest first.
+def run_checks(path: Path, parent: OnnxRunner, tiles: np.ndarray) -> tuple[str, ...]:
+    """Run all checks of the finished file, the cheapest first.
 
     Args:
         path: The finished file.
-        parent: The file it was made of.
+        parent: The source file.
         tiles: uint8 K x H x W x 3.
 
     Raises:
         EmraError: Of the first check that fails.
     """
-    manifest = parent.runner.manifest
+    manifest = parent.manifest
     limits = limits_of(manifest)
     elsewhere = verify.INT8_ELSEWHERE if manifest.precision == "int8" else limits
     return (
@@ -173,21 +173,21 @@ def run_checks(path: Path, parent: Parent, tiles: np.ndarray) -> tuple[str, ...]
     )
 
 
-def describe(manifest: Manifest, source: Path, audit: DtypeAudit, rounded: verify.Measured) -> Manifest:
+def describe(manifest: Manifest, source: Path, audit: DtypeAudit, rounded: Report) -> Manifest:
     """The Manifest of the converted file.
 
     Args:
-        manifest: Of the file it was made of.
-        source: That file.
-        audit: What the conversion did.
-        rounded: What `check_rounding` measured.
+        manifest: Manifest of the source file.
+        source: The source file.
+        audit: Types in which the nodes compute.
+        rounded: Result of `check_rounding`.
     """
     golden = manifest.golden
     if golden is not None:
         golden = replace(golden, tolerance=max(golden.tolerance, GOLDEN_TOLERANCE))
     evidence: dict[str, Any] = {
         "label_agreement": rounded.agreement,
-        "logit_error": rounded.logit_error,
+        "logit_error": rounded.logits and rounded.logits.max,
         "pixels": rounded.pixels,
         "nodes_in_fp32": len(audit.kept),
         "casts": audit.casts,

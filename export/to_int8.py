@@ -21,7 +21,7 @@ from emra_deploy.host.files import check_output
 from emra_deploy.model_file.manifest import Manifest
 
 with script_imports(__name__, "quant"):
-    from export.compare.comparison import TOLERANCES
+    from export.compare.report import LIMITS
     from export.compare.runners import OnnxRunner
     from export.compare.tiles import real_tiles
     from export.int8.calibration import DEFAULT_COUNT, CalibrationSet, choose_tiles
@@ -43,12 +43,12 @@ CHECK_TILES = 16
 """Calibration tiles that the file is compared with its parent on when no other pictures are given."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+"""Called with a step's name, the work done, and the work in all (0 where it is unknown)."""
 
 
 @dataclass(frozen=True)
 class Calibrated:
-    """A model with what was measured on its calibration tiles.
+    """A model and the activations measured on its calibration tiles.
 
     Attributes:
         parent: The FP32 file.
@@ -126,7 +126,7 @@ def to_int8(
         output: File to write, ``.onnx``.
         method: One of `METHODS`.
         percentile: Of the magnitudes, in per cent, for the method of that name.
-        high_precision: Of what is not INT8, ``"fp32"`` or ``"fp16"``.
+        high_precision: Precision of the other parts, ``"fp32"`` or ``"fp16"``.
         count: Calibration tiles.
         exclude: Linears, blocks or endings of names that stay in high precision.
         check_data: Data set whose validation pictures, or folder whose images, the file is compared with its parent
@@ -157,16 +157,16 @@ def to_int8(
     tiles, labelled = pictures or (found.calibration.tiles[:CHECK_TILES], False)
     progress("comparing with the FP32 file", 0, 0)
     quantized = build(parent, recipe)
-    comparison = compare_with_parent(parent, quantized, tiles, labelled=labelled)
-    refuse(comparison.failures(TOLERANCES["int8"]))
+    report = compare_with_parent(parent, quantized, tiles, labelled=labelled)
+    refuse(report.failures(LIMITS["int8"]))
     progress("checking the file in other libraries", 0, 0)
-    return publish(parent, recipe, quantized, comparison, output, overwrite=overwrite)
+    return publish(parent, recipe, quantized, report, output, overwrite=overwrite)
 
 
 def open_pictures(
     folder: str | Path, manifest: Manifest, split: str = "val"
 ) -> tuple[np.ndarray | Sequence[LabelledTile], bool]:
-    """What a file is compared on, and whether it has labels: a split of a data set, or the middles of some images.
+    """Pictures to compare a file on, and whether they have labels: a split of a data set, or middles of images.
 
     Raises:
         EmraError: The folder holds neither, or the data set does not fit the model.
@@ -185,7 +185,7 @@ def open_pictures(
 
 
 def check_arguments(output: Path, method: str, percentile: float, high_precision: str) -> None:
-    """Refuse what no file can be made with.
+    """Refuse arguments that no file can be made with.
 
     Raises:
         EmraError: ``quantize-argument``.
@@ -212,7 +212,7 @@ def describe_method(method: str, percentile: float) -> str:
 
 
 def add_calibration_arguments(made: argparse.ArgumentParser) -> None:
-    """Declare how ranges are measured; `export.optimize` takes the same."""
+    """Declare the arguments of calibration, which `export.optimize` takes, too."""
     add = made.add_argument
     add("--count", type=int, default=DEFAULT_COUNT, metavar="N", help=f"calibration tiles ({DEFAULT_COUNT})")
     add("--method", choices=METHODS, default=METHODS[0], help=f"how ranges are chosen ({METHODS[0]})")
@@ -227,7 +227,7 @@ def parser() -> argparse.ArgumentParser:
     add("model", metavar="MODEL.onnx", help="FP32 file that to_onnx.py wrote")
     add("--calibration", required=True, metavar="DIR", help="images or a data set, to measure activations on")
     add("--output", required=True, metavar="FILE.onnx", help="file to write")
-    add("--high-precision", choices=HIGH_PRECISIONS, default="fp32", help="of what is not INT8 (fp32)")
+    add("--high-precision", choices=HIGH_PRECISIONS, default="fp32", help="precision of the other parts (fp32)")
     add("--exclude", default="", metavar="NAMES", help="linears or blocks that stay, such as blocks.0,mlp.fc2")
     add("--check-data", metavar="DIR", help="data set or images to compare with the FP32 file on")
     add_calibration_arguments(made)
@@ -238,9 +238,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     arguments = parser().parse_args(argv)
-    from export.int8.bars import bars
+    from export.int8.progress import progress_bars
 
-    with bars() as progress:
+    with progress_bars() as progress:
         written = to_int8(
             arguments.model,
             arguments.calibration,
@@ -256,10 +256,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     for line in written.checks:
         print(line)
-    told = written.manifest.evidence["int8"]
+    evidence = written.manifest.evidence["int8"]
     print(
-        f"wrote {written.path}: {written.size / 1e6:.1f} MB, {told['quantized']} of {told['candidates']} linears INT8,"
-        f" the rest in {told['high_precision'].upper()}, {told['method']} of {told['calibration']['tiles']} tiles"
+        f"wrote {written.path}: {written.size / 1e6:.1f} MB,"
+        f" {evidence['quantized']} of {evidence['candidates']} linears INT8,"
+        f" the rest in {evidence['high_precision'].upper()},"
+        f" {evidence['method']} of {evidence['calibration']['tiles']} tiles"
     )
     return 0
 

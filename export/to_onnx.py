@@ -27,11 +27,11 @@ with script_imports(__name__, "train", "export"):
 
     from export.compare import tiles as pictures
     from export.compare import verify
-    from export.compare.reference import Reference
     from export.graphs.deployed import HEADS, Deployed, round_weights
     from export.graphs.function_body import DOMAIN, OPERATOR, drop_body
     from export.graphs.model_file import WrittenModel, tool_versions, write_model
     from export.graphs.onnx_file import store_halves, trace
+    from training.backend import TorchBackend
     from training.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
     from training.model.config import AGGREGATIONS
 
@@ -100,11 +100,11 @@ def to_onnx(
         )
     if weights == "float16":
         round_weights(model)
-    reference = Reference(model, loaded.mean, loaded.std, input_kind, batch)
+    reference = TorchBackend(loaded)
     height, width = model.config.image_size
 
     image = pictures.golden_image(golden, height, width)
-    labels = reference.logits(image[np.newaxis])[0].argmax(axis=0).astype(np.uint8)
+    labels = reference.run(image[np.newaxis])["classes"][0]
     manifest = Manifest(
         name=name or output.stem,
         classes=loaded.classes,
@@ -136,7 +136,7 @@ def to_onnx(
     with atomic_output(output, overwrite=overwrite) as part:
         traced = trace_checkpoint(loaded, manifest, weights)
         write_model(traced, manifest, part)
-        checks = run_checks(part, reference, tiles)
+        checks = run_checks(part, reference, tiles, batch)
         if not function_body:
             drop_body(traced)
             write_model(traced, manifest, part)
@@ -156,13 +156,14 @@ def trace_checkpoint(loaded: Checkpoint, manifest: Manifest, weights: str) -> on
     return traced
 
 
-def run_checks(path: Path, reference: Reference, tiles: np.ndarray) -> tuple[str, ...]:
+def run_checks(path: Path, reference: TorchBackend, tiles: np.ndarray, batch: int | None) -> tuple[str, ...]:
     """All checks of `export.compare.verify`, cheapest first.
 
     Args:
         path: The finished file.
         reference: PyTorch's side.
         tiles: uint8 K x H x W x 3.
+        batch: The one batch size the file takes, None for any.
 
     Raises:
         EmraError: Of the first check that fails.
@@ -172,7 +173,7 @@ def run_checks(path: Path, reference: Reference, tiles: np.ndarray) -> tuple[str
         verify.check_onnxruntime(path, reference, tiles),
         verify.check_runtime(path),
         verify.check_openvino(path, reference, tiles[:2]),
-        verify.check_tensorrt(path, reference.batch),
+        verify.check_tensorrt(path, batch),
     )
 
 

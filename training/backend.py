@@ -18,6 +18,7 @@ class TorchBackend:
         checkpoint: As `training.checkpoint.load_checkpoint` gave it; its model moves to the device.
         size: (height, width) of the input, multiples of 16; None keeps the checkpoint's.
         device: Such as ``"cpu"`` or ``"cuda"``.
+        model: The model's name.
 
     Raises:
         EmraError: A side of the size is no positive multiple of 16.
@@ -25,7 +26,13 @@ class TorchBackend:
 
     name = "torch"
 
-    def __init__(self, checkpoint: Checkpoint, size: tuple[int, int] | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        size: tuple[int, int] | None = None,
+        device: str = "cpu",
+        model: str = "checkpoint",
+    ) -> None:
         self._device = torch.device(device)
         self._model = checkpoint.model.eval()
         if size is not None:
@@ -35,6 +42,7 @@ class TorchBackend:
         self._std = torch.tensor(checkpoint.std, device=self._device).view(1, 3, 1, 1)
         height, width = self._model.config.image_size
         self.input_shape: tuple[int | None, int, int] = (None, height, width)
+        self.manifest = torch_manifest(checkpoint, self, model)
 
     def describe(self) -> dict[str, str]:
         """Library, version, device and threads."""

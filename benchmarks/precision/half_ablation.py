@@ -1,4 +1,4 @@
-"""What each rule of the conversion to FP16 saves, and what ModelOpt AutoCast makes of the same file.
+"""Ablation of the rules of the conversion to FP16, beside ModelOpt AutoCast on the same file.
 
     python -m benchmarks.precision.half_ablation MODEL.onnx [--data DIR] [--json FILE]
 
@@ -25,21 +25,19 @@ from emra_deploy.host.extras import install_command, need, script_imports
 from emra_deploy.host.files import atomic_output, check_output, file_sha256
 from emra_deploy.host.slow_steps import step
 from emra_deploy.model_file.manifest import Manifest
-from training.data.scenes import generate
 
 with script_imports(__name__, "quant"):
     import onnx
 
     from export.compare.comparison import compare
     from export.compare.runners import OnnxRunner
-    from export.compare.tiles import real_tiles
+    from export.compare.tiles import conversion_tiles
     from export.graphs.model_file import read_model
     from export.half import rules as half_rules
     from export.half.audit import DtypeAudit
     from export.half.convert import fold_constants, prepare, rewrite
     from export.half.rounding import with_rounding
 
-SCENES = (21, 22, 23)
 _Rule = Callable[[onnx.NodeProto, str], bool]
 
 RULES: dict[str, _Rule] = {
@@ -53,10 +51,10 @@ RULES: dict[str, _Rule] = {
     "without the last FP32 resizing and argmax": lambda node, reason: node.op_type not in ("Resize", "ArgMax"),
     "nothing in FP32": lambda node, reason: False,
 }
-"""Variants: which nodes, with their reasons, stay in FP32 of those that the rules would keep."""
+"""Variants: whether a node that the rules keep in FP32 for a reason stays there."""
 
 AUTOCASTS = {"": None, ", LayerNormalization and means excluded": ["LayerNormalization", "ReduceMean"]}
-"""Ways to call AutoCast: what is said of it in the table, and the operators that it must leave in FP32."""
+"""Ways to call AutoCast: suffix of its name in the table, and operators that it must leave in FP32."""
 
 
 def measure(model: str | Path, data: str | Path | None = None) -> list[dict[str, Any]]:
@@ -71,10 +69,7 @@ def measure(model: str | Path, data: str | Path | None = None) -> list[dict[str,
     """
     need("quant", "onnxruntime", purpose="measuring a model")
     single, manifest = read_model(model)
-    height, width = manifest.tile
-    golden = [] if manifest.golden is None else [manifest.golden.image()]
-    scenes = [generate(seed, height, width).image for seed in SCENES]
-    tiles = np.concatenate([np.stack([*golden, *scenes]), real_tiles(data, height, width)])
+    tiles = conversion_tiles(manifest, data)
     reference = OnnxRunner(single, manifest)
     view = prepare(single)
     kept = half_rules.choose(view)
@@ -103,14 +98,14 @@ def _row(
         "casts": audit.casts,
         "nodes_in_fp32": sum(audit.single.values()),
         "agreement": found.agreement,
-        "logit_error_max": found.logit_max,
-        "logit_error_mean": found.logit_mean,
+        "logit_error_max": found.logits and found.logits.max,
+        "logit_error_mean": found.logits and found.logits.mean,
         "pixels": found.pixels,
     }
 
 
 def _autocast(single: onnx.ModelProto, tiles: np.ndarray) -> Iterator[tuple[str, onnx.ModelProto]]:
-    """What ModelOpt makes of the same graph, with a picture to calibrate on, which it cannot do without for bytes."""
+    """Graphs that ModelOpt makes of the same one, with pictures to calibrate on, which graphs of bytes need there."""
     if importlib.util.find_spec("modelopt") is None:
         return
     from modelopt.onnx.autocast import convert_to_mixed_precision
@@ -123,10 +118,7 @@ def _autocast(single: onnx.ModelProto, tiles: np.ndarray) -> Iterator[tuple[str,
         path, pictures = Path(folder) / "model.onnx", Path(folder) / "pictures.npz"
         onnx.save(folded, path)
         np.savez(pictures, image=tiles[:2])
-        for suffix, excluded in (
-            ("", None),
-            (", LayerNormalization and means excluded", ["LayerNormalization", "ReduceMean"]),
-        ):
+        for suffix, excluded in AUTOCASTS.items():
             made = convert_to_mixed_precision(
                 onnx_path=str(path),
                 low_precision_type="fp16",

@@ -1,4 +1,4 @@
-"""What the choices of `export.to_int8` are worth: methods, numbers of tiles, parts left out. Prints a Markdown table.
+"""Ablation of the choices of `export.to_int8`: methods, numbers of tiles, parts left out, as a Markdown table.
 
 python -m benchmarks.precision.int8_ablation model.onnx --data DIR
 """
@@ -15,14 +15,15 @@ from emra_deploy.host.command import command
 from emra_deploy.host.extras import need, script_imports
 
 with script_imports(__name__, "quant"):
-    from export.int8.bars import bars
+    from export.compare.cached import Cached
+    from export.compare.runners import OnnxRunner
+    from export.int8.acceptance import DEFAULT_WINDOWS, outcome_of, read_windows
     from export.int8.calibration import DEFAULT_COUNT
-    from export.int8.damage import compare_answers
     from export.int8.file import read_parent
-    from export.int8.judge import DEFAULT_WINDOWS, Judge, read_windows
     from export.int8.linears import Linear, choose_linears
+    from export.int8.progress import progress_bars
     from export.int8.ranges import METHODS, PERCENTILE, collect_magnitudes, ranges_of
-    from export.int8.sensitivity import Quantizer
+    from export.int8.sensitivity import Degradation, Quantizer
     from export.optimize import open_labelled
     from export.to_int8 import Progress, calibrate, describe_method
 
@@ -36,20 +37,16 @@ class Row:
     """One variant.
 
     Attributes:
-        name: What is different from the default.
-        linears: How many are INT8.
-        divergence: See `export.int8.damage.Damage`.
-        logit_error: Likewise.
-        agreement: Share of pixels with FP32's label.
+        name: The difference from the default.
+        linears: Number of INT8 linears.
+        degradation: Distance from FP32 without ground truth.
         drop: mIoU points lost.
         worst: IoU points lost by the class that loses most.
     """
 
     name: str
     linears: int
-    divergence: float
-    logit_error: float
-    agreement: float
+    degradation: Degradation
     drop: float
     worst: float
 
@@ -67,7 +64,7 @@ def ablate(
     Args:
         model: The FP32 file.
         data: Labelled data set; calibration takes its training pictures.
-        windows: That the variants are compared on.
+        windows: Number of windows that the variants are compared on.
         count: Calibration tiles of the default.
         progress: See `export.to_int8.Progress`.
 
@@ -94,27 +91,14 @@ def ablate(
             yield f"without {part}", default, choose_linears(base.linears, [part])
 
     rows = []
-    reference = None
+    reference = Cached(OnnxRunner(parent.model, parent.manifest))
     listed = list(variants())
     for number, (name, ranges, linears) in enumerate(listed):
         quantizer = Quantizer(parent.model, parent.manifest, base.linears, ranges)
-        if reference is None:
-            reference = quantizer.answer((), found.tiles)
-            judge = Judge(quantizer, found, parent.manifest.classes)
-        answers = quantizer.answer([linear.name for linear in linears], found.tiles)
-        damage = compare_answers(reference, answers)
-        outcome = judge.outcome(answers.labels)
-        rows.append(
-            Row(
-                name,
-                len(linears),
-                damage.divergence,
-                damage.logit_error,
-                damage.agreement,
-                outcome.drop,
-                max(outcome.class_drops.values(), default=float("nan")),
-            )
-        )
+        report = quantizer.compare(reference, [linear.name for linear in linears], found)
+        outcome = outcome_of(report)
+        worst = max(outcome.class_drops.values(), default=float("nan"))
+        rows.append(Row(name, len(linears), Degradation.of(report), outcome.drop, worst))
         progress("measuring variants", number + 1, len(listed))
     return rows
 
@@ -127,7 +111,8 @@ def as_markdown(rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         lines.append(
-            f"| {row.name} | {row.linears} | {row.divergence:.1e} | {row.logit_error:.2%} | {row.agreement:.3%} |"
+            f"| {row.name} | {row.linears} | {row.degradation.divergence:.1e} | {row.degradation.logit_error:.2%}"
+            f" | {row.degradation.agreement:.3%} |"
             f" {row.drop:+.3f} | {row.worst:+.3f} |"
         )
     return "\n".join(lines)
@@ -142,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     made.add_argument("--windows", type=int, default=DEFAULT_WINDOWS, metavar="N", help="to compare on")
     made.add_argument("--count", type=int, default=DEFAULT_COUNT, metavar="N", help="calibration tiles")
     arguments = made.parse_args(argv)
-    with bars() as progress:
+    with progress_bars() as progress:
         rows = ablate(
             arguments.model, arguments.data, windows=arguments.windows, count=arguments.count, progress=progress
         )

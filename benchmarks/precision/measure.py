@@ -6,24 +6,27 @@ why, and the others go on.
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy.backends.base import Backend, Outputs
+from emra_deploy.backends.base import Backend
 from emra_deploy.backends.opening import open_backend
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
 from emra_deploy.model_file.manifest import Manifest
-from export.compare.comparison import TileDifference, compare
+from export.compare.cached import Cached
+from export.compare.comparison import compare
+from export.compare.report import Report
 from export.compare.runners import OnnxRunner
-from export.compare.verify import NO_RTX, build_plan
+from export.compare.verify import NO_RTX, Engine, build_engine
 from export.graphs.model_file import read_model
 from export.int8.cost import Timing
 from export.measure import Plan, Series, measure, paired_ratio
@@ -37,69 +40,26 @@ STAGE = "end_to_end"
 TIMING = Plan(iterations=30, warmup=2, rounds=10, settle=1)
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is."""
+"""Called with a step's name, the work done, and the work in all."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Missing:
-    """What was not measured.
+    """A measurement that is missing.
 
     Attributes:
-        why: In words.
-        failed: Whether it went wrong, rather than that this machine lacks what it takes.
+        why: The reason, in words.
+        failed: Whether it failed, as opposed to a machine that lacks a library.
     """
 
     why: str
     failed: bool = True
 
 
-@dataclass(frozen=True)
-class Accuracy:
-    """Of one file, on all pictures.
-
-    Attributes:
-        miou: 0 to 1.
-        iou: By class, 0 to 1; NaN for classes that do not occur.
-        agreement: Share of the labels that are those of the FP32 file.
-        pixels: Compared.
-    """
-
-    miou: float
-    iou: Mapping[str, float]
-    agreement: float
-    pixels: int
-
-
-class Remembered:
-    """A runner that labels each tile once: the reference is asked for the same ones by every comparison.
-
-    Only labels are kept, a byte a pixel.
-
-    Args:
-        runner: Which it stands for.
-    """
-
-    def __init__(self, runner: OnnxRunner) -> None:
-        self._runner = runner
-        self._labels: dict[bytes, npt.NDArray[np.uint8]] = {}
-        self.manifest = runner.manifest
-        self.name = runner.name
-        self.input_shape = runner.input_shape
-        self.describe = runner.describe
-        self.close = runner.close
-
-    def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
-        """uint8 B x H x W x 3 -> ``classes``, uint8 B x H x W."""
-        key = hashlib.sha256(np.ascontiguousarray(batch)).digest()
-        if key not in self._labels:
-            self._labels[key] = self._runner.run(batch)["classes"]
-        return {"classes": self._labels[key]}
-
-
 def attempt(action: Callable[[], T]) -> T | Missing:
-    """What the action gives, or why it gives nothing."""
+    """The result of an action, or the reason why there is none."""
     try:
         return action()
     except EmraError as error:
@@ -110,49 +70,41 @@ def attempt(action: Callable[[], T]) -> T | Missing:
 
 def measure_accuracy(
     files: Mapping[str, Path], pictures: Sequence[LabelledTile], progress: Progress
-) -> dict[str, Accuracy | Missing]:
-    """Scores of every file, and how many of its labels are the first one's.
+) -> dict[str, Report | Missing]:
+    """Compare every file with the first, and score it.
 
     Args:
         files: By precision; the first is the reference.
         pictures: With labels.
         progress: See `Progress`.
     """
-    reference = Remembered(_open(next(iter(files.values()))))
+    reference = Cached(_open(next(iter(files.values()))), ("classes",))
 
-    def score(precision: str, path: Path) -> Accuracy:
+    def score(precision: str, path: Path) -> Report:
+        steps = itertools.count(1)
+        text = f"scoring {precision.upper()}"
+        progress(text, 0, len(pictures))
         runner = reference if path is next(iter(files.values())) else _open(path)
-        done = 0
-
-        def step(tile: TileDifference) -> None:
-            nonlocal done
-            done += 1
-            progress(f"scoring {precision.upper()}", done, len(pictures))
-
-        progress(f"scoring {precision.upper()}", 0, len(pictures))
-        found = compare(reference, runner, pictures, progress=step)
+        report = compare(reference, runner, pictures, progress=lambda _: progress(text, next(steps), len(pictures)))
         if runner is not reference:
             runner.close()
-        if found.scores is None:
+        if report.scores is None:
             raise EmraError("table-data", "no pixel of the pictures has a label", "Choose another --split")
-        scores = found.scores[1]
-        return Accuracy(
-            scores.miou, dict(zip(found.classes.names, scores.iou, strict=True)), found.agreement, found.pixels
-        )
+        return report
 
-    results = {name: attempt(lambda name=name, path=path: score(name, path)) for name, path in files.items()}
+    results = {name: attempt(partial(score, name, path)) for name, path in files.items()}
     reference.close()
     return results
 
 
 @dataclass(frozen=True)
 class Times:
-    """Of every file in one library.
+    """Times of every file in one library.
 
     Attributes:
         times: By precision; ratios are to the first.
-        how: What measured them, in words; empty where nothing did.
-        noise: What the machine did meanwhile, or None.
+        how: The library and its precisions, in words; empty where nothing was measured.
+        noise: Noise of the machine meanwhile, or None.
     """
 
     times: Mapping[str, Timing | Missing]
@@ -167,12 +119,12 @@ def measure_times(
 
     Args:
         library: One of `LIBRARIES`.
-        files: By precision; the first is what the others are compared with.
+        files: By precision; the others are compared with the first.
         tile: uint8 H x W x 3.
         progress: See `Progress`.
-        plan: How often each is run.
+        plan: Number of runs of each.
     """
-    opened = {name: attempt(lambda path=path: open_backend(path, backend=library)[0]) for name, path in files.items()}
+    opened = {name: attempt(partial(_open_in, library, path)) for name, path in files.items()}
     backends = {name: backend for name, backend in opened.items() if not isinstance(backend, Missing)}
     times: dict[str, Timing | Missing] = {name: one for name, one in opened.items() if isinstance(one, Missing)}
     if not backends:
@@ -219,11 +171,15 @@ def _timing(series: Series, base: Sequence[float] | None) -> Timing | Missing:
     return Timing(seconds, None if base is None else paired_ratio(series.medians(STAGE), base))
 
 
-def measure_engine(path: Path, manifest: Manifest) -> Any:
-    """The engine that TensorRT-RTX builds without a GPU: `export.compare.verify.Plan`, or `Missing`."""
-    plan = attempt(lambda: build_plan(path, manifest.input_shape[0]))
-    return Missing(NO_RTX, failed=False) if plan is None else plan
+def measure_engine(path: Path, manifest: Manifest) -> Engine | Missing:
+    """The engine that TensorRT-RTX builds without a GPU."""
+    engine = attempt(lambda: build_engine(path, manifest.input_shape[0]))
+    return Missing(NO_RTX, failed=False) if engine is None else engine
 
 
 def _open(path: Path) -> OnnxRunner:
     return OnnxRunner(*read_model(path))
+
+
+def _open_in(library: str, path: Path) -> Backend:
+    return open_backend(path, backend=library)[0]

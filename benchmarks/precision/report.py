@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from benchmarks.precision.measure import LIBRARIES, Accuracy, Missing, Times
-from export.compare.verify import Plan
+from benchmarks.precision.measure import LIBRARIES, Missing, Times
+from emra_deploy.evaluation.metrics import Scores
+from export.compare.report import Report
+from export.compare.verify import Engine
 from export.int8.cost import Timing
 
 LIBRARY_NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
@@ -21,19 +24,19 @@ class Row:
     Attributes:
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.
         file: Name, sha256 and bytes, as `benchmarks.provenance.describe_file` gives them, or why there is no file.
-        accuracy: On the labelled pictures.
-        times: Of a tile on this processor, by library.
-        engine: What TensorRT-RTX built.
+        accuracy: Comparison with FP32 on the labelled pictures.
+        times: Times of a tile on this processor, by library.
+        engine: The engine that TensorRT-RTX built.
     """
 
     precision: str
     file: Mapping[str, Any] | Missing
-    accuracy: Accuracy | Missing
+    accuracy: Report | Missing
     times: Mapping[str, Timing | Missing]
-    engine: Plan | Missing
+    engine: Engine | Missing
 
     def missing(self) -> dict[str, Missing]:
-        """What of this row was not measured, by the name of the measure."""
+        """Missing measurements of this row, by name."""
         if isinstance(self.file, Missing):
             return {"file": self.file}
         found = {"accuracy": self.accuracy, **self.times, "engine": self.engine}
@@ -42,15 +45,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """What was measured.
+    """All measurements of one model.
 
     Attributes:
         model: Its name.
         tile: Height and width of the input.
         classes: Their names.
-        pictures: What accuracy was measured on, in words.
+        pictures: The pictures that accuracy was measured on, in words.
         rows: One a precision, FP32 first.
-        times: What measured times, and how quiet the machine was, by library.
+        times: Libraries of the times and noise of the machine, by library.
     """
 
     model: str
@@ -61,7 +64,7 @@ class Table:
     times: Mapping[str, Times] = field(default_factory=dict)
 
     def failures(self) -> list[dict[str, str]]:
-        """What went wrong, in the form of result files."""
+        """Failed measurements, in the form of result files."""
         return [
             {"candidate": f"{row.precision}: {name}", "code": "precision-table", "message": value.why}
             for row in self.rows
@@ -70,7 +73,7 @@ class Table:
         ]
 
     def not_measured(self, command: str) -> list[dict[str, str]]:
-        """What this machine lacks, in the form of result files."""
+        """Measurements that this machine cannot make, in the form of result files."""
         found: dict[str, str] = {}
         for row in self.rows:
             found.update({name: value.why for name, value in row.missing().items() if not value.failed})
@@ -98,8 +101,8 @@ def _row_values(row: Row) -> dict[str, Any]:
         "accuracy": None
         if isinstance(accuracy, Missing)
         else {
-            "miou": accuracy.miou,
-            "iou": {name: None if math.isnan(value) else value for name, value in accuracy.iou.items()},
+            "miou": _scores(accuracy).miou,
+            "iou": {name: None if math.isnan(value) else value for name, value in _iou(accuracy).items()},
             "agreement": accuracy.agreement,
             "pixels": accuracy.pixels,
         },
@@ -117,7 +120,7 @@ def as_markdown(table: Table, run: Mapping[str, Any], machine: Mapping[str, Any]
     """A page with the table and where it comes from.
 
     Args:
-        table: What was measured.
+        table: The measurements.
         run: As `benchmarks.provenance.describe_run` gives it.
         machine: As `benchmarks.provenance.describe_machine` gives it.
     """
@@ -136,7 +139,7 @@ def as_markdown(table: Table, run: Mapping[str, Any], machine: Mapping[str, Any]
             cells.append(value)
         return f"| {' | '.join([title, *cells])} |"
 
-    def score(pick: Callable[[Accuracy], str]) -> Callable[[Row], str | Missing]:
+    def score(pick: Callable[[Report], str]) -> Callable[[Row], str | Missing]:
         return lambda row: row.accuracy if isinstance(row.accuracy, Missing) else pick(row.accuracy)
 
     def library(name: str) -> Callable[[Row], str | Missing]:
@@ -151,10 +154,10 @@ def as_markdown(table: Table, run: Mapping[str, Any], machine: Mapping[str, Any]
         "",
         f"| | {' | '.join(row.precision.upper() for row in rows)} |",
         f"|---|{'---:|' * len(rows)}",
-        line("mIoU", score(lambda found: _points(found.miou))),
-        *(line(f"IoU of {name}", score(lambda found, name=name: _points(found.iou[name]))) for name in table.classes),
+        line("mIoU", score(lambda found: _points(_scores(found).miou))),
+        *(line(f"IoU of {name}", score(partial(_class_points, name))) for name in table.classes),
         line("labels that are FP32's", score(lambda found: f"{found.agreement:.3%}")),
-        line("file", lambda row: f"{row.file['bytes'] / 1e6:.2f} MB"),
+        line("file", _size),
         *(line(f"{LIBRARY_NAMES[name]}, ms a tile", library(name)) for name in LIBRARIES),
         line("TensorRT-RTX engine", lambda row: row.engine if isinstance(row.engine, Missing) else _engine(row.engine)),
         "",
@@ -200,12 +203,30 @@ def _how(name: str, times: Times) -> str:
     return f"{text} **Too noisy to conclude**: {'; '.join(times.noise.reasons)}."
 
 
+def _scores(report: Report) -> Scores:
+    """Scores of the file, which `benchmarks.precision.measure.measure_accuracy` makes sure of."""
+    assert report.scores is not None
+    return report.scores[1]
+
+
+def _iou(report: Report) -> dict[str, float]:
+    return dict(zip(report.classes.names, _scores(report).iou, strict=True))
+
+
+def _class_points(name: str, report: Report) -> str:
+    return _points(_iou(report)[name])
+
+
+def _size(row: Row) -> str | Missing:
+    return row.file if isinstance(row.file, Missing) else f"{row.file['bytes'] / 1e6:.2f} MB"
+
+
 def _points(share: float) -> str:
     return "-" if math.isnan(share) else f"{100 * share:.2f}"
 
 
-def _engine(plan: Plan) -> str:
-    return f"{plan.bytes / 1e6:.1f} MB ({plan.products})"
+def _engine(engine: Engine) -> str:
+    return f"{engine.bytes / 1e6:.1f} MB ({engine.products})"
 
 
 def _time_cell(time: Timing | Missing) -> str | Missing:

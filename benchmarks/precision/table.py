@@ -1,9 +1,6 @@
 """FP32, FP16 and INT8 of one model side by side: accuracy, size, time, as one table.
 
 python -m benchmarks.precision.table model.onnx --data DIR --output table.md --json table.json
-
-It stands in `export` because it makes the files that it measures; `benchmarks` measures files that are there, and runs
-on devices where none is made.
 """
 
 from __future__ import annotations
@@ -14,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.provenance import describe_file, describe_run
 from benchmarks.results_file import make_result, write_result
@@ -50,15 +48,15 @@ SCENE = 20
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured, and how files are made.
+    """The data to measure on, and the files.
 
     Attributes:
         data: Labelled data set.
-        split: Of it.
+        split: Split of the data set.
         calibration: Images for INT8; None takes the data set's training pictures.
         count: Calibration tiles.
-        fp16: An FP16 file that is there, or None to make one.
-        int8: Likewise.
+        fp16: An existing FP16 file, or None to make one.
+        int8: An existing INT8 file, or None to make one.
     """
 
     data: Path
@@ -71,12 +69,12 @@ class Settings:
 
 def measure_table(
     model: str | Path, settings: Settings, progress: Progress = lambda text, done, total: None
-) -> tuple[Table, list[dict]]:
-    """Make what is not there, and measure everything that this machine can.
+) -> tuple[Table, list[dict[str, Any]]]:
+    """Make the missing files, and take every measurement that this machine can.
 
     Args:
         model: The FP32 file that `export.to_onnx` wrote.
-        settings: See there.
+        settings: Data and files.
         progress: See `benchmarks.precision.measure.Progress`.
 
     Returns:
@@ -93,20 +91,20 @@ def measure_table(
             check_child(path, precision, parent.path)
     pictures = open_labelled(settings.data, settings.split, manifest)
     with tempfile.TemporaryDirectory() as folder:
-        made = {
-            precision: given[precision] or attempt(lambda make=make: make())
+        made: dict[str, Path | Missing] = {
+            precision: given[precision] or attempt(make)
             for precision, make in makers(parent.path, Path(folder), settings, progress).items()
         }
         return _measure({"fp32": parent.path, **made}, manifest, pictures, settings, progress)
 
 
 def makers(model: Path, folder: Path, settings: Settings, progress: Progress) -> dict[str, Callable[[], Path]]:
-    """What makes the file of each precision but FP32.
+    """Functions that make the file of each precision but FP32.
 
     Args:
         model: The FP32 file.
-        folder: Where to.
-        settings: See there.
+        folder: Folder for the files.
+        settings: Data and files.
         progress: See `benchmarks.precision.measure.Progress`.
     """
 
@@ -145,7 +143,7 @@ def _measure(
     pictures: Sequence[LabelledTile],
     settings: Settings,
     progress: Progress,
-) -> tuple[Table, list[dict]]:
+) -> tuple[Table, list[dict[str, Any]]]:
     there = {name: path for name, path in files.items() if isinstance(path, Path)}
     facts = {name: describe_file(path) for name, path in there.items()}
     accuracy = measure_accuracy(there, pictures, progress)
@@ -166,7 +164,7 @@ def _measure(
 
 def write_table(
     table: Table,
-    models: Sequence[Mapping],
+    models: Sequence[Mapping[str, Any]],
     argv: Sequence[str],
     *,
     output: str | Path,
@@ -176,7 +174,7 @@ def write_table(
     """Write the Markdown page, and the result file where one is named.
 
     Args:
-        table: What was measured.
+        table: The measurements.
         models: The files.
         argv: Arguments of the command.
         output: Markdown file.
@@ -228,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     arguments = parser().parse_args(words)
-    from export.int8.bars import bars
+    from export.int8.progress import progress_bars
 
     outputs = (arguments.output, arguments.json)
     check_all_outputs(outputs, overwrite=arguments.overwrite, inputs=(arguments.model,))
@@ -242,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments.fp16,
         arguments.int8,
     )
-    with bars() as progress:
+    with progress_bars() as progress:
         table, models = measure_table(arguments.model, settings, progress)
     write_table(table, models, words, output=arguments.output, json=arguments.json, overwrite=arguments.overwrite)
     print(Path(arguments.output).read_text(encoding="utf-8"), end="")

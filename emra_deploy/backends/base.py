@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.errors import EmraError
+from emra_deploy.model_file.manifest import Manifest
 
 Outputs = dict[str, npt.NDArray[Any]]
 """``classes`` uint8 B×H×W always; ``logits`` float32 B×C×H×W and ``confidence`` B×H×W where the model has them."""
@@ -24,6 +25,11 @@ class Backend(Protocol):
     @property
     def input_shape(self) -> tuple[int | None, int, int]:
         """Batch (None when any will do), height and width of the model's input."""
+        ...
+
+    @property
+    def manifest(self) -> Manifest:
+        """The model's description of itself."""
         ...
 
     def describe(self) -> dict[str, str]:

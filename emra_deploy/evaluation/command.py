@@ -1,4 +1,4 @@
-"""What every command that scores a model has in common, whatever it scores: its arguments and its outputs."""
+"""Arguments and outputs that all commands that score a model share."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ class LabelledData(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the data set."""
+        """Name of the data set."""
         ...
 
     @property
     def split(self) -> str:
-        """Such as ``"val"``."""
+        """Name of the split, such as ``"val"``."""
         ...
 
     @property
     def classes(self) -> ClassSet:
-        """Those of the labels."""
+        """Classes of the labels."""
         ...
 
     @property
@@ -40,16 +40,16 @@ class LabelledData(Protocol):
 
     @property
     def bands(self) -> tuple[str, str, str]:
-        """What the three channels are."""
+        """Bands of the three channels."""
         ...
 
 
 def add_arguments(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> None:
-    """Declare what is scored on, in which windows, and where the result goes.
+    """Declare the arguments for data, windows and outputs.
 
     Args:
-        parser: Of the command.
-        kinds: The layouts of data sets that can be named.
+        parser: Parser of the command.
+        kinds: Layouts of data sets to choose from.
     """
     add = parser.add_argument
     add("--data", required=True, metavar="ROOT", help="folder of the data set")
@@ -67,11 +67,11 @@ def check_outputs(arguments: argparse.Namespace, inputs: Sequence[str] = ()) -> 
     """Refuse outputs that cannot be written, before any work.
 
     Args:
-        arguments: Those of `add_arguments`.
+        arguments: Parsed arguments of `add_arguments`.
         inputs: Files that must not be replaced.
 
     Raises:
-        EmraError: That of `emra_deploy.host.files.check_all_outputs`, ``report-missing`` without jinja2.
+        EmraError: Errors of `emra_deploy.host.files.check_all_outputs`, ``report-missing`` without jinja2.
     """
     check_all_outputs((arguments.json, arguments.page), overwrite=arguments.overwrite, inputs=inputs)
     if arguments.page:
@@ -81,13 +81,13 @@ def check_outputs(arguments: argparse.Namespace, inputs: Sequence[str] = ()) -> 
 def score(
     segmenter: Segmenter, data: LabelledData, model: Mapping[str, Any], arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Evaluate, print the tables, and write the outputs that were asked for.
+    """Evaluate, print the tables, and write the outputs.
 
     Args:
         segmenter: The loaded model.
-        data: What to score it on.
-        model: What is scored: ``path``, ``sha256`` and what else is known.
-        arguments: Those of `add_arguments`.
+        data: Pictures and labels.
+        model: Facts about the model: ``path``, ``sha256`` and others.
+        arguments: Parsed arguments of `add_arguments`.
 
     Returns:
         The whole result as JSON values.
@@ -113,6 +113,6 @@ def score(
 
 @command()
 def exit_status(run: Callable[[argparse.Namespace], object], arguments: argparse.Namespace) -> int:
-    """Run a command; 2, and one line on stderr, for a mistake of the user's."""
+    """Run a command and return its exit status: 2, and one line on stderr, for a mistake of the user's."""
     run(arguments)
     return 0

@@ -1,4 +1,4 @@
-"""Scoring a model on labelled pictures, whatever runs it: the one loop behind every accuracy this project states."""
+"""Scoring of a model on labelled pictures: the loop behind every accuracy that this project states."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.errors import EmraError
-from emra_deploy.evaluation.metrics import ConfusionMatrix, Scores
-from emra_deploy.model_file.classes import ClassSet
+from emra_deploy.evaluation.metrics import ConfusionMatrix, Scores, json_number
+from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.pictures.sources import ImageSource
 from emra_deploy.pictures.windows import Window
 from emra_deploy.segmenting.segmenter import Segmenter
@@ -21,11 +21,11 @@ CLUTTER = "clutter"
 
 
 class LabelledTile(Protocol):
-    """A picture with its ground truth, as `training.data` gives them."""
+    """A picture with its ground truth, such as a tile of `training.data`."""
 
     @property
     def name(self) -> str:
-        """Distinct within the data set."""
+        """Name, distinct within the data set."""
         ...
 
     def source(self) -> ImageSource:
@@ -56,7 +56,7 @@ class ImageScore:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` measured.
+    """Result of `evaluate`.
 
     Attributes:
         classes: Names and colours.
@@ -65,7 +65,7 @@ class Evaluation:
         tile: Height and width of the windows in pixels.
         halo: Half of the least overlap of neighbouring windows, in pixels.
         blend: Whether overlapping windows were averaged.
-        runner: What ran the model.
+        runner: Facts about the backend.
     """
 
     classes: ClassSet
@@ -101,7 +101,7 @@ class Evaluation:
         content = self.scores.to_dict()
         without = self.miou_without_clutter
         if without is not None:
-            content["miou_without_clutter"] = _json(without)
+            content["miou_without_clutter"] = json_number(without)
         content["confusion"] = self.matrix.counts.tolist()
         content["windows"] = {
             "height": self.tile[0],
@@ -113,8 +113,8 @@ class Evaluation:
         content["images"] = [
             {
                 "name": image.name,
-                "miou": _json(image.miou),
-                "accuracy": _json(image.accuracy),
+                "miou": json_number(image.miou),
+                "accuracy": json_number(image.accuracy),
                 "pixels": image.pixels,
             }
             for image in self.images
@@ -128,14 +128,14 @@ def evaluate(
     classes: ClassSet,
     progress: Callable[[str], None] | None = None,
 ) -> Evaluation:
-    """Segment each picture as a user would, windows and halo included, and count what is right.
+    """Segment each picture as a user would, windows and halo included, and count right and wrong pixels.
 
     Pictures and labels are read by windows, so memory does not grow with them.
 
     Args:
         segmenter: The loaded model.
         tiles: Pictures with labels.
-        classes: Those of the labels; the model must have the same, in the same order.
+        classes: Classes of the labels; the model must have the same, in the same order.
         progress: Called with the name of each picture once it is counted.
 
     Raises:
@@ -148,7 +148,8 @@ def evaluate(
     for tile in tiles:
         own = ConfusionMatrix(len(classes))
         for window, prediction in segmenter.segment_rows(tile.source()):
-            own.update(tile.read_labels(window), prediction)
+            # Without data there is nothing to be right about, whatever the truth says.
+            own.update(np.where(prediction == IGNORE, prediction, tile.read_labels(window)), prediction)
         total.merge(own)
         scores = own.scores(classes)
         images.append(ImageScore(tile.name, scores.miou, scores.accuracy, sum(scores.support)))
@@ -162,7 +163,7 @@ def evaluate(
 
 
 def check_classes(model: ClassSet, data: ClassSet) -> None:
-    """Refuse to compare labels that do not mean the same.
+    """Refuse labels of other classes than the model's.
 
     Raises:
         EmraError: ``class-mismatch``.
@@ -176,7 +177,7 @@ def check_classes(model: ClassSet, data: ClassSet) -> None:
 
 
 def check_bands(model: Sequence[str], data: Sequence[str]) -> None:
-    """Refuse pictures whose channels are not what the model was trained on.
+    """Refuse pictures whose bands differ from those the model was trained on.
 
     Raises:
         EmraError: ``band-mismatch``.
@@ -187,7 +188,3 @@ def check_bands(model: Sequence[str], data: Sequence[str]) -> None:
             f"the model was trained on {', '.join(model)}; the data set's channels are {', '.join(data)}",
             "Use a data set with the model's bands",
         )
-
-
-def _json(value: float) -> float | None:
-    return None if np.isnan(value) else value

@@ -6,6 +6,7 @@ n[i, j] the pixels of class i labelled j, IoU of class i is n[i, i] / (sum of ro
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,15 +48,15 @@ class Scores:
     def to_dict(self) -> dict[str, Any]:
         """JSON values; undefined scores are None."""
         return {
-            "miou": _json(self.miou),
-            "mf1": _json(self.mf1),
-            "accuracy": _json(self.accuracy),
+            "miou": json_number(self.miou),
+            "mf1": json_number(self.mf1),
+            "accuracy": json_number(self.accuracy),
             "classes": {
                 name: {
-                    "iou": _json(self.iou[index]),
-                    "f1": _json(self.f1[index]),
-                    "precision": _json(self.precision[index]),
-                    "recall": _json(self.recall[index]),
+                    "iou": json_number(self.iou[index]),
+                    "f1": json_number(self.f1[index]),
+                    "precision": json_number(self.precision[index]),
+                    "recall": json_number(self.recall[index]),
                     "support": self.support[index],
                 }
                 for index, name in enumerate(self.names)
@@ -84,7 +85,7 @@ class ConfusionMatrix:
 
         Args:
             labels: Ground truth, uint8 of any shape; 255 is left out.
-            prediction: uint8 of the same shape; what stands where ``labels`` is 255 does not matter.
+            prediction: uint8 of the same shape; values where ``labels`` is 255 do not matter.
 
         Raises:
             EmraError: ``label-array`` for other types or unequal shapes, ``class-count`` for labels from C to 254
@@ -128,7 +129,7 @@ class ConfusionMatrix:
         self.counts += other.counts
 
     def scores(self, classes: ClassSet) -> Scores:
-        """Scores of all that was added.
+        """Scores of all pictures added.
 
         Classes that occur neither in truth nor in prediction have NaN scores and are left out of the means. A class
         that was never predicted has precision 0 if it occurs in the truth, and likewise for recall, as in torchmetrics.
@@ -163,10 +164,6 @@ class ConfusionMatrix:
             accuracy=float(hit.sum() / total) if total else float("nan"),
         )
 
-    def to_dict(self) -> dict[str, Any]:
-        """The counts as JSON values."""
-        return {"num_classes": self.num_classes, "counts": self.counts.tolist()}
-
 
 def _ratio(
     part: npt.NDArray[np.float64], whole: npt.NDArray[Any], present: npt.NDArray[np.bool_]
@@ -177,5 +174,6 @@ def _ratio(
     return value
 
 
-def _json(value: float) -> float | None:
-    return None if np.isnan(value) else value
+def json_number(value: float | None) -> float | None:
+    """A number as JSON has it: None in place of those that are not finite."""
+    return None if value is None or not math.isfinite(value) else value

@@ -56,7 +56,7 @@ def make_panels(segmenter: Segmenter, tile: LabelledTile, classes: ClassSet) -> 
     image, truth, prediction = (np.concatenate(parts) for parts in zip(*kept, strict=True))
     errors = np.array([WRONG, RIGHT], np.uint8)[(truth == prediction).astype(np.uint8)]
     errors = (0.75 * errors + 0.25 * image.mean(axis=2, keepdims=True)).astype(np.uint8)
-    errors[truth == IGNORE] = UNLABELLED
+    errors[(truth == IGNORE) | (prediction == IGNORE)] = UNLABELLED
     return Panels(image, colour_map(truth, classes), colour_map(prediction, classes), errors)
 
 
@@ -83,11 +83,11 @@ def write_page(
 
     Args:
         path: The file to write.
-        evaluation: What was measured.
+        evaluation: The scores.
         segmenter: The model, which is run once more on the pictures shown.
-        tiles: Those that were evaluated.
-        content: `describe`'s result.
-        count: How many pictures.
+        tiles: The evaluated tiles.
+        content: Result of `describe`.
+        count: Number of pictures.
         overwrite: Whether an existing file may be replaced.
 
     Raises:

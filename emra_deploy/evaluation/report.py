@@ -25,9 +25,9 @@ def describe(evaluation: Evaluation, model: Mapping[str, Any], data: Mapping[str
     """The whole result as JSON values.
 
     Args:
-        evaluation: What was measured.
-        model: What was evaluated: ``path``, ``sha256`` and what else is known.
-        data: What it was evaluated on: ``name``, ``split`` and what else is known.
+        evaluation: The scores.
+        model: Facts about the model: ``path``, ``sha256`` and others.
+        data: Facts about the data: ``name``, ``split`` and others.
     """
     return {
         "schema": SCHEMA,

@@ -32,6 +32,9 @@ _Answer = tuple[Tile, int | None, npt.NDArray[np.bool_] | None, Outputs | None]
 """A tile, its index in the batch, which of its pixels hold data, and what the model gave for the batch."""
 _Wait = Callable[[], Outputs]
 """Waits for what a backend gives."""
+Watch = Callable[[Window, "npt.NDArray[np.bool_] | None", Outputs], None]
+"""Called with the window that a tile decides, its pixels that hold data (None for all), and the model's outputs there,
+without the batch: ``classes`` h×w, ``logits`` C×h×w where the model has them. Not called for tiles without data."""
 
 _T = TypeVar("_T")
 
@@ -189,15 +192,18 @@ class Segmenter:
         for window, labels, _ in self._results(source):
             yield window, labels
 
-    def segment_rows(self, source: ImageSource, start: int = 0) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
+    def segment_rows(
+        self, source: ImageSource, start: int = 0, watch: Watch | None = None
+    ) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
         """As `segment_tiles`, in windows of the picture's full width, from top to bottom.
 
         Args:
             source: Where the pixels come from.
             start: First row that is wanted; the labels are those that a run from the top gives, to the bit.
+            watch: Receives the model's outputs for each tile, before they are blended.
         """
         row: npt.NDArray[np.uint8] | None = None
-        for window, labels, _ in self._results(source, start):
+        for window, labels, _ in self._results(source, start, watch):
             if row is None:
                 row = np.empty((window.height, source.width), np.uint8)
             row[:, window.left : window.right] = labels
@@ -223,12 +229,22 @@ class Segmenter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _results(self, source: ImageSource, start: int = 0) -> Iterator[_Result]:
+    def _results(self, source: ImageSource, start: int = 0, watch: Watch | None = None) -> Iterator[_Result]:
         self._owner.check("the Segmenter")
         answers = self._answers(source, start)
+        if watch is not None:
+            answers = self._watched(answers, watch)
         if self.blend:
             return self._blended(answers, source)
         return (_cut(*answer) for answer in answers)
+
+    def _watched(self, answers: Iterator[_Answer], watch: Watch) -> Iterator[_Answer]:
+        for tile, slot, valid, outputs in answers:
+            if slot is not None and outputs is not None:
+                rows, columns = tile.write.within(tile.read)
+                held = valid[rows, columns] if valid is not None and self.blend else valid
+                watch(tile.write, held, {name: value[slot][..., rows, columns] for name, value in outputs.items()})
+            yield tile, slot, valid, outputs
 
     def _answers(self, source: ImageSource, start: int) -> Iterator[_Answer]:
         begin: Callable[[npt.NDArray[np.uint8]], _Wait] | None = getattr(self.backend, "begin", None)

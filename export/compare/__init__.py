@@ -1,1 +1,1 @@
-"""Comparing models: runners, tiles, the comparison itself, and the checks of an export."""
+"""Comparison of models: runners, tiles, the comparison, its report, and the checks of an export."""

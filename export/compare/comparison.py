@@ -1,246 +1,88 @@
-"""Two forms of one model on the same pictures: do they still segment the same way?
+"""Streaming comparison of two models on the same pictures.
 
-    comparison = compare("model.onnx", "model.fp16.onnx", open_dataset("auto", "data/dubai", "val").tiles)
-    comparison.agreement, comparison.miou_drop, comparison.failures(TOLERANCES["fp16"])
+    report = compare(first, second, open_dataset("auto", "data/dubai", "val").tiles)
+    report.agreement, report.miou_drop, report.failures(LIMITS["fp16"])
 
-Imports neither PyTorch nor an inference library; what runs a model is imported when one is opened.
+Imports neither PyTorch nor an inference library.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
 
+from emra_deploy.backends.base import Backend, Outputs
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
-from emra_deploy.evaluation.metrics import ConfusionMatrix, Scores
+from emra_deploy.evaluation.metrics import ConfusionMatrix
 from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.pictures.sources import ArraySource, ImageSource
 from emra_deploy.pictures.windows import Window
 from emra_deploy.segmenting.segmenter import Segmenter
+from export.compare.report import NEAR_TIE, LogitError, PictureReport, Report
 
-if TYPE_CHECKING:
-    from export.compare.runners import Runner
-
-
-@dataclass(frozen=True)
-class Tolerance:
-    """What one precision may cost.
-
-    Attributes:
-        min_agreement: Least share of pixels with equal labels, 0 to 1.
-        max_miou_drop: Most mIoU points (hundredths) that the second model may lose.
-    """
-
-    min_agreement: float
-    max_miou_drop: float
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.min_agreement <= 1:
-            raise EmraError("tolerance", f"agreement of {self.min_agreement}, expected 0 to 1", "Give such as 0.999")
-        if not 0 <= self.max_miou_drop <= 100:
-            raise EmraError(
-                "tolerance", f"a drop of {self.max_miou_drop} points, expected 0 to 100", "Give such as 0.1"
-            )
-
-
-TOLERANCES = {"fp32": Tolerance(0.9999, 0.05), "fp16": Tolerance(0.999, 0.1), "int8": Tolerance(0.99, 0.5)}
-"""By the precision of the second model. Those of FP16 and INT8 are the project's promise; FP32's are what two
-libraries that compute the same in another order stay within."""
-
-
-@dataclass(frozen=True)
-class TileDifference:
-    """Two models on one picture.
-
-    Attributes:
-        name: Of the picture.
-        pixels: In it, those without data aside.
-        agreeing: Those with equal labels.
-        logit_max: Largest difference of a logit over the largest absolute logit of the first model; infinite when the
-            second gives a number that is not finite, None when logits cannot be had from both.
-        logit_mean: Mean difference over the same.
-    """
-
-    name: str
-    pixels: int
-    agreeing: int
-    logit_max: float | None
-    logit_mean: float | None
-
-    @property
-    def agreement(self) -> float:
-        """Share of pixels with equal labels."""
-        return self.agreeing / self.pixels if self.pixels else 1.0
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What `compare` measured; ``a`` is the reference.
-
-    Attributes:
-        classes: Of both models.
-        tiles: One entry for each picture, in order.
-        runners: What ran either model.
-        matrix_a: Counts against the ground truth, None where the pictures have none.
-        matrix_b: The same of the second model.
-    """
-
-    classes: ClassSet
-    tiles: tuple[TileDifference, ...]
-    runners: tuple[dict[str, str], dict[str, str]]
-    matrix_a: ConfusionMatrix | None = field(default=None, repr=False)
-    matrix_b: ConfusionMatrix | None = field(default=None, repr=False)
-
-    @property
-    def pixels(self) -> int:
-        """Of all pictures."""
-        return sum(tile.pixels for tile in self.tiles)
-
-    @property
-    def agreement(self) -> float:
-        """Share of all pixels with equal labels."""
-        return sum(tile.agreeing for tile in self.tiles) / self.pixels if self.pixels else 1.0
-
-    @property
-    def logit_max(self) -> float | None:
-        """The worst picture's."""
-        values = [tile.logit_max for tile in self.tiles if tile.logit_max is not None]
-        return max(values) if values else None
-
-    @property
-    def logit_mean(self) -> float | None:
-        """Mean over the pictures, by their pixels."""
-        known = [(tile.logit_mean, tile.pixels) for tile in self.tiles if tile.logit_mean is not None]
-        return sum(mean * pixels for mean, pixels in known) / sum(p for _, p in known) if known else None
-
-    @property
-    def scores(self) -> tuple[Scores, Scores] | None:
-        """Of both models against the ground truth, None without any."""
-        if self.matrix_a is None or self.matrix_b is None:
-            return None
-        return self.matrix_a.scores(self.classes), self.matrix_b.scores(self.classes)
-
-    @property
-    def miou_drop(self) -> float | None:
-        """Points (hundredths) of mIoU that the second model loses; below 0 when it gains."""
-        scores = self.scores
-        return None if scores is None else 100 * (scores[0].miou - scores[1].miou)
-
-    @property
-    def iou_drop(self) -> dict[str, float] | None:
-        """The same for each class; NaN for classes that do not occur."""
-        scores = self.scores
-        if scores is None:
-            return None
-        return {
-            name: 100 * (first - second)
-            for name, first, second in zip(self.classes.names, scores[0].iou, scores[1].iou, strict=True)
-        }
-
-    @property
-    def worst(self) -> TileDifference:
-        """The picture with the least agreement; of equals the one with the largest logit error."""
-        return min(self.tiles, key=lambda tile: (tile.agreement, -(tile.logit_max or 0.0)))
-
-    def failures(self, tolerance: Tolerance) -> list[str]:
-        """What is not within a tolerance, in words; empty when all is."""
-        found = []
-        if not self.agreement >= tolerance.min_agreement:
-            found.append(f"{self.agreement:.4%} of the labels agree, expected at least {tolerance.min_agreement:.2%}")
-        drop = self.miou_drop
-        if drop is not None and not drop <= tolerance.max_miou_drop:
-            found.append(f"{drop:.3f} mIoU points are lost, expected at most {tolerance.max_miou_drop:g}")
-        if self.logit_max is not None and not np.isfinite(self.logit_max):
-            found.append("the second model gives logits that are not finite numbers")
-        return found
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values; undefined numbers are None."""
-        scores = self.scores
-        content: dict[str, Any] = {
-            "agreement": self.agreement,
-            "pixels": self.pixels,
-            "logit_error_max": _json(self.logit_max),
-            "logit_error_mean": _json(self.logit_mean),
-            "miou": None if scores is None else [_json(scores[0].miou), _json(scores[1].miou)],
-            "miou_drop_points": _json(self.miou_drop),
-            "iou_drop_points": None
-            if self.iou_drop is None
-            else {name: _json(value) for name, value in self.iou_drop.items()},
-            "runners": [dict(runner) for runner in self.runners],
-            "worst": self.worst.name,
-            "tiles": [
-                {
-                    "name": tile.name,
-                    "agreement": tile.agreement,
-                    "pixels": tile.pixels,
-                    "logit_error_max": _json(tile.logit_max),
-                    "logit_error_mean": _json(tile.logit_mean),
-                }
-                for tile in self.tiles
-            ],
-        }
-        return content
+_Labels = npt.NDArray[np.uint8]
+_Mask = npt.NDArray[np.bool_]
+_Floats = npt.NDArray[np.float64]
 
 
 def compare(
-    a: str | Path | Runner,
-    b: str | Path | Runner,
+    a: Backend,
+    b: Backend,
     pictures: npt.NDArray[np.uint8] | Iterable[LabelledTile],
     *,
     labelled: bool = True,
-    threads: int | None = None,
-    progress: Callable[[TileDifference], None] | None = None,
-) -> Comparison:
-    """Run two models on the same pictures, windows and halo as a user would, and measure how they differ.
+    blend: bool = False,
+    progress: Callable[[PictureReport], None] | None = None,
+) -> Report:
+    """Run two models on the same pictures, in windows with a halo as the runtime does, and measure the differences.
+
+    Pictures and labels are read by windows, so memory does not grow with their height. Every pixel that holds data
+    counts once, also where tiles overlap. Logits are those of each tile, blended or not.
 
     Args:
-        a: The reference: a model file, a checkpoint folder, or what `export.compare.runners.open_runner` gave.
-        b: What is compared with it.
+        a: The reference.
+        b: The model that is compared with it.
         pictures: uint8 K x H x W x 3, or tiles such as those of `training.data.open_dataset`.
         labelled: Whether tiles have labels that can be read; arrays have none.
-        threads: Of one run of a model that is opened here; None leaves the choice to the library.
+        blend: Average overlapping tiles; both models need the output ``logits``.
         progress: Called with each picture's result.
 
     Raises:
-        EmraError: ``class-mismatch`` when the classes differ, ``dataset-empty`` without any picture, and those of
-            opening the models and reading the pictures.
+        EmraError: ``class-mismatch`` when the classes differ, ``dataset-empty`` without any picture, ``blend`` for a
+            model without logits, and those of reading and running.
     """
-    from export.compare.runners import open_pair, open_runner
-
-    if isinstance(a, str | Path) and isinstance(b, str | Path):
-        first, second = open_pair(a, b, threads=threads)
-    else:
-        first, second = (open_runner(x, threads=threads) if isinstance(x, str | Path) else x for x in (a, b))
-    classes = check_same_task(first, second)
-    with_truth = labelled and not isinstance(pictures, np.ndarray)
-    matrices = (ConfusionMatrix(len(classes)), ConfusionMatrix(len(classes))) if with_truth else None
-    pair = _Pair(first, second)
-    tiles = []
+    classes = check_same_task(a, b)
+    first, second = (Segmenter(one, one.manifest, batch_size=1, blend=blend) for one in (a, b))
+    matrices = ConfusionMatrix(len(classes)), ConfusionMatrix(len(classes))
+    results = []
     for name, source, tile in _sources(pictures):
-        result, labels_a, labels_b = pair.difference(name, source)
-        if matrices is not None and tile is not None:
-            truth = tile.read_labels(Window(0, 0, source.height, source.width))
-            matrices[0].update(truth, labels_a)
-            matrices[1].update(truth, labels_b)
-        tiles.append(result)
+        pixels, agreeing, errors = 0, 0, _LogitErrors()
+        for window, *labels in _walk(first, second, source, errors):
+            # Both are without data in the same places, where there is nothing to agree on.
+            data = labels[0] != IGNORE
+            pixels += int(data.sum())
+            agreeing += int((labels[0] == labels[1])[data].sum())
+            if labelled and tile is not None:
+                truth = np.where(data, tile.read_labels(window), np.uint8(IGNORE))
+                for matrix, found in zip(matrices, labels, strict=True):
+                    matrix.update(truth, found)
+        results.append(PictureReport(name, pixels, agreeing, errors.result()))
         if progress is not None:
-            progress(result)
-    if not tiles:
+            progress(results[-1])
+    if not results:
         raise EmraError("dataset-empty", "there is no picture to compare on", "Check the data set and its split")
-    if matrices is not None and not matrices[0].counts.any():
+    runners = a.describe(), b.describe()
+    if not matrices[0].counts.any():
         # Nothing is labelled, so there is no score to lose.
-        matrices = None
-    return Comparison(classes, tuple(tiles), (first.describe(), second.describe()), *(matrices or (None, None)))
+        return Report(classes, tuple(results), runners)
+    return Report(classes, tuple(results), runners, *matrices)
 
 
-def check_same_task(a: Runner, b: Runner) -> ClassSet:
+def check_same_task(a: Backend, b: Backend) -> ClassSet:
     """The classes of both models.
 
     Raises:
@@ -256,79 +98,108 @@ def check_same_task(a: Runner, b: Runner) -> ClassSet:
     return first
 
 
-class _Recorder:
-    """A runner that keeps the logits of its last batch until they are taken."""
+def _walk(
+    a: Segmenter, b: Segmenter, source: ImageSource, errors: _LogitErrors
+) -> Iterator[tuple[Window, _Labels, _Labels]]:
+    """The labels of both models in the same windows, from top to bottom, while the logits are being compared."""
+    if a.backend.input_shape[1:] != b.backend.input_shape[1:]:
+        yield from _aligned(a.segment_rows(source), b.segment_rows(source))
+        return
+    waiting: deque[Outputs] = deque()
 
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-        self.name = runner.name
-        self.input_shape = runner.input_shape
-        self.describe = runner.describe
-        self.close = runner.close
-        self._logits: npt.NDArray[Any] | None = None
+    def keep(window: Window, valid: _Mask | None, outputs: Outputs) -> None:
+        waiting.append(outputs)
 
-    def run(self, batch: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
-        outputs = self._runner.run(batch)
-        self._logits = outputs.get("logits")
-        return outputs
+    def match(window: Window, valid: _Mask | None, outputs: Outputs) -> None:
+        # The same plan on the same source: tiles come in one order, and those without data come for neither.
+        errors.add(valid, waiting.popleft(), outputs)
 
-    def take(self) -> npt.NDArray[Any] | None:
-        """The last batch's logits, once; None for a window that was not run, as it holds no data."""
-        taken, self._logits = self._logits, None
-        return taken
+    yield from _aligned(a.segment_rows(source, watch=keep), b.segment_rows(source, watch=match))
 
 
-class _Pair:
-    """Two models side by side, window by window."""
+def _aligned(
+    first: Iterator[tuple[Window, _Labels]], second: Iterator[tuple[Window, _Labels]]
+) -> Iterator[tuple[Window, _Labels, _Labels]]:
+    """Two partitions of the same rows as one, each of whose windows lies in one of either."""
+    one, other = next(first, None), next(second, None)
+    top = 0
+    while one is not None and other is not None:
+        bottom = min(one[0].bottom, other[0].bottom)
+        parts = [labels[top - window.top : bottom - window.top] for window, labels in (one, other)]
+        yield Window(top, 0, bottom - top, one[0].width), parts[0], parts[1]
+        top = bottom
+        one = next(first, None) if one[0].bottom == bottom else one
+        other = next(second, None) if other[0].bottom == bottom else other
 
-    def __init__(self, a: Runner, b: Runner) -> None:
-        self._recorders = _Recorder(a), _Recorder(b)
-        # One window at a time, so that what a recorder holds belongs to the window that has just come out.
-        self._segmenters = [
-            Segmenter(recorder, runner.manifest, batch_size=1)
-            for recorder, runner in zip(self._recorders, (a, b), strict=True)
-        ]
-        self._same_windows = a.input_shape[1:] == b.input_shape[1:]
 
-    def difference(
-        self, name: str, source: ImageSource
-    ) -> tuple[TileDifference, npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        """Both label maps of a picture, and how they differ."""
-        labels = np.empty((2, source.height, source.width), np.uint8)
-        largest, scale, total, count = 0.0, 0.0, 0.0, 0
-        walks = [segmenter.segment_tiles(source) for segmenter in self._segmenters]
-        if self._same_windows:
-            for (window, first), (_, second) in zip(*walks, strict=True):
-                labels[0][window.slices], labels[1][window.slices] = first, second
-                ours, theirs = (recorder.take() for recorder in self._recorders)
-                if ours is not None and theirs is not None:
-                    error = np.abs(ours.astype(np.float64) - theirs)
-                    worst = float(error.max())
-                    # A comparison with NaN is false, so it would pass for small.
-                    largest = max(largest, worst) if np.isfinite(worst) else float("inf")
-                    scale = max(scale, float(np.abs(ours).max()))
-                    total, count = total + float(error.sum()), count + error.size
-        else:
-            for side, walk in enumerate(walks):
-                for window, part in walk:
-                    labels[side][window.slices] = part
-        known = count > 0 and scale > 0
-        # Both are without data in the same places, where there is nothing to agree on.
-        data = labels[0] != IGNORE
-        result = TileDifference(
-            name,
-            int(data.sum()),
-            int((labels[0] == labels[1])[data].sum()),
-            largest / scale if known else None,
-            total / count / scale if known else None,
+class _LogitErrors:
+    """Sums over the tiles of one picture."""
+
+    def __init__(self) -> None:
+        self._pixels, self._values, self._near_ties = 0, 0, 0
+        self._largest = self._scale = self._total = self._square = self._power = self._divergence = self._margin = 0.0
+        self._confidence: float | None = None
+
+    def add(self, valid: _Mask | None, ours: Outputs, theirs: Outputs) -> None:
+        """Count one tile.
+
+        Args:
+            valid: Pixels that hold data, None for all.
+            ours: Outputs of the reference, without the batch.
+            theirs: Outputs of the other model.
+        """
+        if "logits" not in ours or "logits" not in theirs:
+            return
+        where = np.ones(ours["classes"].shape, bool) if valid is None else valid
+        if not where.any():
+            return
+        first, second = (one["logits"][:, where].astype(np.float64) for one in (ours, theirs))
+        with np.errstate(invalid="ignore", over="ignore"):
+            error = np.abs(first - second)
+            worst = float(error.max())
+            # A comparison with NaN is false, so it would pass for small.
+            self._largest = max(self._largest, worst) if np.isfinite(worst) else float("inf")
+            self._scale = max(self._scale, float(np.abs(first).max()))
+            self._total += float(error.sum())
+            self._square += float(np.square(error).sum())
+            self._power += float(np.square(first).sum())
+            p, q = _log_shares(first), _log_shares(second)
+            self._divergence += float((np.exp(p) * (p - q)).sum())
+        self._pixels += first.shape[1]
+        self._values += first.size
+        self._count_ties(np.exp(p[:, (ours["classes"] != theirs["classes"])[where]]))
+        if "confidence" in theirs:
+            off = float(np.abs(theirs["confidence"][where] - np.exp(p.max(axis=0))).max())
+            self._confidence = max(self._confidence or 0.0, off)
+
+    def _count_ties(self, shares: _Floats) -> None:
+        """Count the margins of pixels with another label, by the reference's class shares, C x N."""
+        if shares.shape[1] and len(shares) > 1:
+            second, first = np.partition(shares, -2, axis=0)[-2:]
+            self._near_ties += int((first - second < NEAR_TIE).sum())
+            self._margin = max(self._margin, float((first - second).max()))
+
+    def result(self) -> LogitError | None:
+        """The differences of the picture, None where no logits were compared."""
+        if not self._pixels or not (self._scale > 0 or np.isinf(self._largest)):
+            return None
+        scale = self._scale or 1.0
+        return LogitError(
+            self._largest / scale,
+            self._total / self._values / scale,
+            float(np.sqrt(self._square / self._power)),
+            max(0.0, self._divergence / self._pixels),
+            self._near_ties,
+            self._margin,
+            self._confidence,
         )
-        return result, labels[0], labels[1]
 
 
-def label_maps(a: Runner, b: Runner, source: ImageSource) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """The label maps, uint8 H x W, that two models give for one picture."""
-    _, first, second = _Pair(a, b).difference("", source)
-    return first, second
+def _log_shares(logits: _Floats) -> _Floats:
+    """Logarithms of the softmax over the classes, float64 C x N of logits C x N."""
+    shifted = logits - logits.max(axis=0)
+    found: _Floats = shifted - np.log(np.exp(shifted).sum(axis=0))
+    return found
 
 
 def _sources(
@@ -340,10 +211,3 @@ def _sources(
         return
     for tile in pictures:
         yield tile.name, tile.source(), tile
-
-
-def _json(value: float | None) -> float | None:
-    return None if value is None or not np.isfinite(value) else value
-
-
-__all__: Sequence[str] = ["TOLERANCES", "Comparison", "TileDifference", "Tolerance", "check_same_task", "compare"]

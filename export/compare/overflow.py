@@ -1,4 +1,4 @@
-"""Where a graph in FP16 overflows."""
+"""Search for the node of an FP16 graph that overflows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def first_overflow(half: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> onnx.
     Every FP16 tensor of the run is held in memory at once, so this is for finding a fault, not for looking for one.
 
     Args:
-        half: As for `export.half.rounding.with_rounding`.
+        half: A graph that `export.half.convert.convert_to_half` made.
         feeds: The graph's inputs.
     """
     view = GraphView(half)

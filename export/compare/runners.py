@@ -1,17 +1,19 @@
-"""What can be compared: anything that gives labels, and logits where they can be had, for tiles of one size.
+"""Opening the models that are compared, with the logits of ONNX graphs laid open.
 
 No PyTorch here, but for `open_runner` of a checkpoint folder, which imports `training` when it is called.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
+from emra_deploy.backends import contract
 from emra_deploy.backends.base import Backend, Outputs, check_batch
 from emra_deploy.backends.half_quantizing import truncates
 from emra_deploy.backends.opening import open_backend
@@ -24,19 +26,13 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
-class Runner(Backend, Protocol):
-    """A backend that knows its Manifest, and whose `run` gives ``logits`` besides ``classes`` where it can."""
-
-    manifest: Manifest
-
-
 class OnnxRunner:
     """An ONNX graph in ONNX Runtime on the CPU, its logits laid open.
 
     Args:
         model: The graph.
-        manifest: What its file says about it.
-        threads: Of one run; None leaves the choice to ONNX Runtime.
+        manifest: The Manifest of its file.
+        threads: Threads of one run; None leaves the choice to ONNX Runtime.
 
     Raises:
         EmraError: ``model-unreadable`` when ONNX Runtime refuses the graph.
@@ -46,8 +42,10 @@ class OnnxRunner:
 
     def __init__(self, model: onnx.ModelProto, manifest: Manifest, threads: int | None = None) -> None:
         self._session = open_session(model, threads)
-        self.manifest = manifest
         self._names = [output.name for output in self._session.get_outputs()]
+        if "logits" in self._names and "logits" not in manifest.heads:
+            manifest = replace(manifest, heads=(*manifest.heads, "logits"))
+        self.manifest = manifest
 
     @property
     def input_shape(self) -> tuple[int | None, int, int]:
@@ -63,91 +61,22 @@ class OnnxRunner:
     def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
         """uint8 B x H x W x 3 -> ``classes`` uint8 B x H x W, and ``logits`` float32 B x C x H x W where they are."""
         check_batch(batch, self.input_shape)
-        size = self.input_shape[0] or len(batch)
-        parts = []
-        for start in range(0, len(batch), size):
-            part = batch[start : start + size]
-            whole = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-            found = self._session.run(self._names, {"image": feed(self.manifest, whole)})
-            parts.append([value[: len(part)] for value in found])
-        outputs = {
-            name: np.concatenate(values) for name, values in zip(self._names, zip(*parts, strict=True), strict=True)
-        }
+        outputs = contract.in_fixed_batches(batch, self.input_shape[0], self._run)
         if "classes" not in outputs:
             outputs["classes"] = outputs["logits"].argmax(axis=1).astype(np.uint8)
         return outputs
 
-    def run_fed(self, batch: npt.NDArray[np.generic]) -> Outputs:
-        """The graph's outputs for what `feed` gave, of a batch size that the graph takes."""
-        return dict(zip(self._names, self._session.run(self._names, {"image": batch}), strict=True))
+    def _run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
+        values = self._session.run(self._names, {"image": contract.feed(batch, self.manifest)})
+        return dict(zip(self._names, values, strict=True))
 
     def close(self) -> None:
         """Let ONNX Runtime free the model."""
         del self._session
 
 
-class CheckpointRunner:
-    """A checkpoint in PyTorch, FP32, on the CPU.
-
-    Args:
-        folder: What training wrote.
-        size: (height, width) of the input; None keeps the checkpoint's.
-    """
-
-    name = "torch"
-
-    def __init__(self, folder: Path, size: tuple[int, int] | None = None) -> None:
-        from training.backend import TorchBackend, torch_manifest
-        from training.checkpoint import load_checkpoint
-
-        checkpoint = load_checkpoint(folder)
-        backend = TorchBackend(checkpoint, size)
-        self._model = checkpoint.model
-        self.manifest = torch_manifest(checkpoint, backend, folder.name or "checkpoint")
-
-    @property
-    def input_shape(self) -> tuple[int | None, int, int]:
-        """Any batch, height and width."""
-        return self.manifest.input_shape
-
-    def describe(self) -> dict[str, str]:
-        """Library, version and device."""
-        import torch
-
-        return {"backend": self.name, "version": torch.__version__, "device": "cpu", "threads": "auto"}
-
-    def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
-        """As `OnnxRunner.run`."""
-        import torch
-
-        check_batch(batch, self.input_shape)
-        with torch.inference_mode():
-            logits = self._model(torch.from_numpy(normalise(self.manifest, batch))).numpy()
-        return {"classes": logits.argmax(axis=1).astype(np.uint8), "logits": logits}
-
-    def close(self) -> None:
-        """Nothing to free that Python does not free itself."""
-
-
-class BackendRunner:
-    """A file that only the runtime can run, such as an engine; its logits are seen only where it gives them."""
-
-    def __init__(self, backend: Backend, manifest: Manifest) -> None:
-        self._backend = backend
-        self.manifest = manifest
-        self.name = backend.name
-        self.describe = backend.describe
-        self.run = backend.run
-        self.close = backend.close
-
-    @property
-    def input_shape(self) -> tuple[int | None, int, int]:
-        """Batch (None when any will do), height and width."""
-        return self._backend.input_shape
-
-
 def half_quantizers_fail(model: onnx.ModelProto) -> bool:
-    """Whether this ONNX Runtime truncates what the graph quantises; see `backends.half_quantizing`."""
+    """Whether this ONNX Runtime truncates FP16 values that the graph quantises; see `backends.half_quantizing`."""
     import onnxruntime
 
     return truncates(model.SerializeToString(), onnxruntime)
@@ -158,7 +87,7 @@ def open_session(model: onnx.ModelProto, threads: int | None = None) -> onnxrunt
 
     Args:
         model: The graph.
-        threads: Of one run; None leaves the choice to ONNX Runtime.
+        threads: Threads of one run; None leaves the choice to ONNX Runtime.
 
     Raises:
         EmraError: ``model-unreadable`` when ONNX Runtime refuses the graph.
@@ -188,13 +117,13 @@ def open_session(model: onnx.ModelProto, threads: int | None = None) -> onnxrunt
 
 def open_runner(
     source: str | Path, *, backend: str = "auto", threads: int | None = None, size: tuple[int, int] | None = None
-) -> Runner:
+) -> Backend:
     """Open a model file or a checkpoint folder.
 
     Args:
         source: An ONNX file, a folder that training wrote, or another file that `emra_deploy.backends.opening` knows.
         backend: ``"auto"``, which takes ONNX Runtime with the logits laid open for an ONNX file, or a backend's name.
-        threads: Of one run; None leaves the choice to the library.
+        threads: Threads of one run; None leaves the choice to the library.
         size: (height, width) that a checkpoint is run at; files have their own.
 
     Raises:
@@ -202,22 +131,25 @@ def open_runner(
     """
     path = Path(source)
     if path.is_dir():
-        return CheckpointRunner(path, size)
+        from training.backend import TorchBackend
+        from training.checkpoint import load_checkpoint
+
+        return TorchBackend(load_checkpoint(path), size, model=path.name or "checkpoint")
     if path.suffix.lower() == ".onnx" and backend in ("auto", "onnxruntime"):
         return OnnxRunner(*read_model(path), threads=threads)
-    return BackendRunner(*open_backend(path, backend=backend, threads=threads))
+    return open_backend(path, backend=backend, threads=threads)[0]
 
 
 def open_pair(
     a: str | Path, b: str | Path, *, backends: tuple[str, str] = ("auto", "auto"), threads: int | None = None
-) -> tuple[Runner, Runner]:
+) -> tuple[Backend, Backend]:
     """Open two models to compare: a checkpoint beside a file is run at the file's input size.
 
     Args:
-        a: As `open_runner` takes it.
-        b: Likewise.
-        backends: Of both.
-        threads: Of one run.
+        a: The first, as `open_runner` takes it.
+        b: The second.
+        backends: Names of the backends of both.
+        threads: Threads of one run; None leaves the choice to the library.
 
     Raises:
         EmraError: Whatever is wrong with the files or folders.
@@ -227,15 +159,3 @@ def open_pair(
         return open_runner(a, backend=backends[0], threads=threads, size=second.manifest.tile), second
     first = open_runner(a, backend=backends[0], threads=threads)
     return first, open_runner(b, backend=backends[1], threads=threads, size=first.manifest.tile)
-
-
-def normalise(manifest: Manifest, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """uint8 B x H x W x 3 -> float32 B x 3 x H x W, as models of ``input_kind`` float take it."""
-    unit = batch.astype(np.float64) / 255
-    planes = (unit - np.asarray(manifest.mean)) / np.asarray(manifest.std)
-    return np.ascontiguousarray(planes.transpose(0, 3, 1, 2), dtype=np.float32)
-
-
-def feed(manifest: Manifest, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.generic]:
-    """What a graph of this Manifest takes for uint8 B x H x W x 3 tiles."""
-    return np.ascontiguousarray(batch) if manifest.input_kind == "uint8" else normalise(manifest, batch)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.manifest import Manifest
 from emra_deploy.pictures.images import read_image
+from emra_deploy.pictures.inputs import open_input
+from emra_deploy.pictures.sources import ArraySource, ImageSource
+from emra_deploy.pictures.windows import Window
 from training.data.scenes import generate
 
 GOLDEN_SEED = 20
@@ -26,7 +31,41 @@ SCENES = (21, 22, 23)
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})
 
 
-def golden_image(path: str | Path | None, height: int, width: int) -> np.ndarray:
+@dataclass(frozen=True)
+class PlainTile:
+    """A picture in memory or in a file that is no part of a data set, as `export.compare.comparison.compare` takes it.
+
+    Attributes:
+        name: Distinct among those compared.
+        content: uint8 H x W x 3, or the path of an image file.
+        labels: uint8 H x W, 255 where there is none; None without any.
+    """
+
+    name: str
+    content: npt.NDArray[np.uint8] | Path
+    labels: npt.NDArray[np.uint8] | None = None
+
+    def source(self) -> ImageSource:
+        """The pixels."""
+        return open_input(self.content) if isinstance(self.content, Path) else ArraySource(self.content)
+
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """The whole picture, uint8 H x W x 3."""
+        source = self.source()
+        return source.read(Window(0, 0, source.height, source.width))
+
+    def read_labels(self, window: Window | None = None) -> npt.NDArray[np.uint8]:
+        """Labels of a window, or of the whole picture.
+
+        Raises:
+            EmraError: ``no-labels`` where there are none.
+        """
+        if self.labels is None:
+            raise EmraError("no-labels", f"{self.name} has no labels", "Compare without them")
+        return self.labels if window is None else self.labels[window.slices]
+
+
+def golden_image(path: str | Path | None, height: int, width: int) -> npt.NDArray[np.uint8]:
     """The input of the golden tile, in few enough colours to be small as a PNG.
 
     Args:
@@ -51,7 +90,7 @@ def golden_image(path: str | Path | None, height: int, width: int) -> np.ndarray
     return np.ascontiguousarray(reduced)
 
 
-def real_tiles(folder: str | Path | None, height: int, width: int) -> np.ndarray:
+def real_tiles(folder: str | Path | None, height: int, width: int) -> npt.NDArray[np.uint8]:
     """Middles of up to `MAX_REAL_TILES` images, spread over a folder and those below it.
 
     Returns:
@@ -70,18 +109,18 @@ def real_tiles(folder: str | Path | None, height: int, width: int) -> np.ndarray
     return np.stack([middle(read_image(path), height, width) for path in chosen])
 
 
-def conversion_tiles(manifest: Manifest, folder: str | Path | None) -> np.ndarray:
-    """What a converted file is compared with the file it was made of on: its golden tile, scenes, and real tiles.
+def conversion_tiles(manifest: Manifest, folder: str | Path | None) -> npt.NDArray[np.uint8]:
+    """Tiles to compare a converted file with its source file on: the golden tile, scenes, and real tiles.
 
     Args:
-        manifest: Of both.
-        folder: As `real_tiles` takes it.
+        manifest: The Manifest of both.
+        folder: Folder of images, or None; see `real_tiles`.
 
     Returns:
         uint8 K x height x width x 3, the golden tile first where there is one.
 
     Raises:
-        EmraError: As `real_tiles`.
+        EmraError: Those of `real_tiles`.
     """
     height, width = manifest.tile
     golden = [] if manifest.golden is None else [manifest.golden.image()]
@@ -94,7 +133,7 @@ def images_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
 
 
-def random_tiles(count: int, height: int, width: int) -> np.ndarray:
+def random_tiles(count: int, height: int, width: int) -> npt.NDArray[np.uint8]:
     """Noise of every frequency, uint8 count x height x width x 3: blocks of random colours, then random bytes."""
     random = np.random.default_rng(0)
     noise = random.integers(0, 256, (count, height, width, 3), dtype=np.uint8)
@@ -103,7 +142,7 @@ def random_tiles(count: int, height: int, width: int) -> np.ndarray:
     return noise
 
 
-def middle(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def middle(image: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
     """The middle height x width of a picture, which is extended by its mirror image where it is smaller."""
     missing = [max(0, want - have) for want, have in zip((height, width), image.shape[:2], strict=True)]
     image = np.pad(image, [(m // 2, m - m // 2) for m in missing] + [(0, 0)], mode="symmetric")

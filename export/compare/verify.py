@@ -1,58 +1,51 @@
-"""What a written file must pass before it gets its name.
+"""Checks that a written file must pass before it gets its name.
 
-Every check takes the finished file, returns one line that says what was measured, and raises `EmraError` when the
-measure is not good enough. What a file is compared with is in `export.compare.reference`.
+Every check takes the finished file, returns one line with what was measured, and raises `EmraError` when that is not
+good enough. The reference is PyTorch for an export, and the source file for a conversion.
 """
 
 from __future__ import annotations
 
 import importlib.util
-import math
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
-from emra_deploy.backends.openvino import open_core
+from emra_deploy.backends.base import Backend
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import install_command
 from emra_deploy.host.slow_steps import step
-from export.compare.reference import Expected
-from export.compare.runners import OnnxRunner, half_quantizers_fail, open_session
-from export.graphs.model_file import OPSET, with_logits
+from emra_deploy.model_file.manifest import Manifest
+from export.compare.comparison import compare
+from export.compare.report import Limits, Report
+from export.compare.runners import OnnxRunner, half_quantizers_fail
+from export.graphs.model_file import OPSET, read_model, with_logits, write_model
 
-
-@dataclass(frozen=True)
-class Limits:
-    """How far a file may be from what it was made of.
-
-    Attributes:
-        agreement: Least share of pixels with the same label.
-        logit_error: Largest difference of a logit, relative to the largest absolute logit of the batch.
-        confidence_error: Largest difference of a confidence.
-    """
-
-    agreement: float
-    logit_error: float
-    confidence_error: float = 1e-3
-
-
-SAME_PRECISION = Limits(0.9999, 1e-4)
+SAME_PRECISION = Limits(0.9999, logit_error=1e-4, confidence_error=1e-3)
 """Of two libraries that compute the same in FP32."""
 
-ROUNDED = Limits(0.999, 2e-2, 1e-2)
+ROUNDED = Limits(0.999, logit_error=2e-2, confidence_error=1e-2)
 """Of a graph whose tensors are rounded to FP16. The labels' limit is the project's promise; the logits' is ten times
 what was measured (``docs/decisions/0006-half-precision.md``): an overflow or a lost scale lies far beyond."""
 
-ROUNDED_INT8 = Limits(0.99, 1e-1, 5e-2)
+ROUNDED_INT8 = Limits(0.99, logit_error=1e-1, confidence_error=5e-2)
 """Of a quantised graph whose other tensors are rounded to FP16: a rounding that tips an INT8 value moves it by a whole
 step, 1/127 of its range. The labels' limit is INT8's promise; 99.93 % and 2.5e-2 were measured."""
 
-INT8_ELSEWHERE = Limits(0.99, math.inf, math.inf)
-"""Of INT8 in a library that rounds otherwise than ONNX Runtime, where the two files themselves are compared."""
+INT8_ELSEWHERE = Limits(0.99)
+"""Of INT8 in a library that rounds differently from ONNX Runtime."""
+
+TITLES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
+"""Names of the libraries, by those of their backends."""
+
+PRECISIONS = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
+"""Names of the precisions that OpenVINO computes in, by its own."""
 
 NO_RTX = f"TensorRT-RTX is not installed ({install_command('rtx')})"
 
@@ -62,32 +55,9 @@ DYNAMIC_OPERATORS = frozenset(
 """Operators that compute shapes while running, which static engines pay for."""
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What a comparison found.
-
-    Attributes:
-        agreement: Share of pixels with the same label.
-        pixels: Compared.
-        logit_error: Largest difference of a logit, relative to the largest absolute logit of its batch.
-        tiles: Compared.
-    """
-
-    agreement: float
-    pixels: int
-    logit_error: float
-    tiles: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.agreement:.4%} of {self.pixels} labels agree, logits within {self.logit_error:.1e} of the largest"
-            f" ({self.tiles} tiles)"
-        )
-
-
 @step("checking the file with ONNX's checker")
 def check_structure(path: Path) -> str:
-    """ONNX's own checker with shape inference, and what the design asks of a graph.
+    """Run ONNX's own checker with shape inference, and check the design's rules for a graph.
 
     Raises:
         EmraError: ``export-check-failed``.
@@ -113,75 +83,106 @@ def check_structure(path: Path) -> str:
 
 
 @step("checking the file with ONNX Runtime")
-def check_onnxruntime(path: Path, reference: Expected, tiles: np.ndarray, limits: Limits = SAME_PRECISION) -> str:
-    """ONNX Runtime on the CPU against the reference, labels and logits.
-
-    Args:
-        path: The file.
-        reference: What it is compared with.
-        tiles: uint8 K x H x W x 3.
-        limits: How far it may be from that.
-
-    Raises:
-        EmraError: ``export-check-failed``.
-    """
-    import onnxruntime
-
-    session = open_session(onnx.load(path))
-    names = [output.name for output in session.get_outputs()]
-
-    def run(batch: np.ndarray) -> dict[str, np.ndarray]:
-        return dict(zip(names, session.run(names, {"image": batch}), strict=True))
-
-    measured = _compare(run, reference, tiles, limits)
-    return f"ONNX Runtime {onnxruntime.__version__} against {reference.name}: {measured}"
-
-
-def measure_runner(runner: OnnxRunner, reference: Expected, tiles: np.ndarray, limits: Limits) -> Measured:
-    """A graph that is in no file yet against the reference.
-
-    Args:
-        runner: It, with the Manifest of the reference.
-        reference: What it is compared with.
-        tiles: uint8 K x H x W x 3.
-        limits: How far it may be from that.
-
-    Raises:
-        EmraError: ``export-check-failed``.
-    """
-    return _compare(runner.run_fed, reference, tiles, limits)
+def check_onnxruntime(
+    path: Path, reference: Backend, tiles: npt.NDArray[np.uint8], limits: Limits = SAME_PRECISION
+) -> str:
+    """Compare labels and logits of ONNX Runtime on the CPU with the reference; see `check_backend`."""
+    return check_backend(OnnxRunner(*read_model(path)), reference, tiles, limits)
 
 
 @step("checking the file with OpenVINO")
-def check_openvino(path: Path, reference: Expected, tiles: np.ndarray, limits: Limits = SAME_PRECISION) -> str:
-    """OpenVINO, told to compute in FP32, against the reference; a line that says so when it is not installed.
+def check_openvino(
+    path: Path, reference: Backend, tiles: npt.NDArray[np.uint8], limits: Limits = SAME_PRECISION
+) -> str:
+    """Compare labels and logits of OpenVINO in FP32 with the reference; see `check_backend`."""
+    return check_backend(open_openvino(*read_model(path)), reference, tiles, limits)
 
-    Raises:
-        EmraError: ``export-check-failed``.
+
+def open_openvino(model: onnx.ModelProto, manifest: Manifest, precision: str | None = "fp32") -> Backend | None:
+    """A graph in OpenVINO, its logits among the outputs, or None where OpenVINO is not installed.
+
+    Args:
+        model: The graph.
+        manifest: The Manifest of its file.
+        precision: What OpenVINO computes in where the graph leaves it the choice; None for the runtime's choice.
     """
     if importlib.util.find_spec("openvino") is None:
+        return None
+    from emra_deploy.backends.opening import open_backend
+
+    heads = tuple(dict.fromkeys((*manifest.heads, "logits")))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        write_model(with_logits(model), replace(manifest, heads=heads), path)
+        return open_backend(path, backend="openvino", precision=precision)[0]
+
+
+def check_backend(
+    backend: Backend | None,
+    reference: Backend,
+    tiles: npt.NDArray[np.uint8],
+    limits: Limits,
+    against: str | None = None,
+) -> str:
+    """Compare a model with its reference: one line with the figures, or one that says that OpenVINO is missing.
+
+    Args:
+        backend: The model; None where OpenVINO is not installed.
+        reference: The model it is compared with.
+        tiles: uint8 K x H x W x 3.
+        limits: Largest acceptable differences.
+        against: The reference in words, where it is neither PyTorch nor the source file.
+
+    Raises:
+        EmraError: Those of `measure_backend`.
+    """
+    if backend is None:
         return f"not checked: OpenVINO is not installed ({install_command('openvino')})"
-    import openvino
-    from onnx import inliner
+    facts = backend.describe()
+    precision = f" in {PRECISIONS[facts['precision']]}" if "precision" in facts else ""
+    report = measure_backend(backend, reference, tiles, limits)
+    backend.close()
+    return f"{TITLES[backend.name]} {facts['version']}{precision} against {against or title(reference)}: {report}"
 
-    # OpenVINO does not know ONNX functions.
-    model = inliner.inline_local_functions(with_logits(onnx.load(path)))
-    core = open_core()
-    compiled = core.compile_model(
-        core.read_model(model.SerializeToString()), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
-    )
 
-    def run(batch: np.ndarray) -> dict[str, np.ndarray]:
-        found = compiled({"image": batch})
-        return {output.get_any_name(): found[output] for output in compiled.outputs}
+def title(reference: Backend) -> str:
+    """The name of a reference in the lines of the checks."""
+    return TITLES["torch"] if reference.name == "torch" else "the file it was made of"
 
-    measured = _compare(run, reference, tiles, limits)
-    return f"OpenVINO {openvino.__version__.split('-')[0]} in FP32 against {reference.name}: {measured}"
+
+def measure_backend(backend: Backend, reference: Backend, tiles: npt.NDArray[np.uint8], limits: Limits) -> Report:
+    """Compare a model with its reference, one tile at a time and in a batch.
+
+    Args:
+        backend: The model, with its logits.
+        reference: The model it is compared with.
+        tiles: uint8 K x H x W x 3.
+        limits: Largest acceptable differences.
+
+    Raises:
+        EmraError: ``export-check-failed``; ``model-mismatch`` for a graph without logits.
+    """
+    report = compare(reference, backend, tiles)
+    if report.logits is None:
+        raise EmraError(
+            "model-mismatch",
+            "the graph has neither an output logits nor an ArgMax, so its logits cannot be compared",
+            "Export the model again with python -m export.to_onnx",
+        )
+    problems = report.failures(limits)
+    batch = tiles[np.arange(backend.input_shape[0] or 2) % len(tiles)]
+    forward, backward = (backend.run(np.ascontiguousarray(one))["classes"] for one in (batch, batch[::-1]))
+    same = float((forward == backward[::-1]).mean())
+    if not same >= limits.agreement:
+        problems.append(f"only {same:.4%} of the labels stay when the order of a batch changes")
+    if problems:
+        raise failed(f"{report}: {'; '.join(problems)}")
+    return report
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What TensorRT-RTX's builder made of a file.
+class Engine:
+    """An engine that TensorRT-RTX's builder made.
 
     Attributes:
         title: The library and its version.
@@ -198,11 +199,11 @@ class Plan:
     @property
     def products(self) -> str:
         """The counts in words."""
-        return ", ".join(f"{count} in {name}" for name, count in sorted(self.counts.items())) or "not told"
+        return ", ".join(f"{count} in {name}" for name, count in sorted(self.counts.items())) or "not reported"
 
 
 @step("building an engine to check the file")
-def build_plan(path: Path, batch: int | None) -> Plan | None:
+def build_engine(path: Path, batch: int | None) -> Engine | None:
     """Build an engine with TensorRT-RTX, whose builder needs no GPU, in the types that the file asks for.
 
     Args:
@@ -210,10 +211,10 @@ def build_plan(path: Path, batch: int | None) -> Plan | None:
         batch: The batch size that the graph takes, None for any.
 
     Returns:
-        What was built, or None where TensorRT-RTX is not installed.
+        The engine's figures, or None where TensorRT-RTX is not installed.
 
     Raises:
-        EmraError: What the parser, the builder or the look at the built layers found.
+        EmraError: Errors of the parser, the builder, or the inspection of the built layers.
     """
     if importlib.util.find_spec("tensorrt_rtx_bindings") is None:
         return None
@@ -230,11 +231,11 @@ def build_plan(path: Path, batch: int | None) -> Plan | None:
     built = build(source, Request(profile, Flags()), flavour, BuildProgress())
     found = realised(parse_layer_lines(built.messages.layers), source.asked)
     check_realised(found, flavour.title)
-    return Plan(flavour.title, built.layers, built.plan.nbytes, found.counts)
+    return Engine(flavour.title, built.layers, built.plan.nbytes, found.counts)
 
 
 def check_tensorrt(path: Path, batch: int | None) -> str:
-    """TensorRT-RTX builds the file as a strongly typed network, in the types it asks for.
+    """Build the file with TensorRT-RTX as a strongly typed network, in the types that it asks for.
 
     Args:
         path: The file.
@@ -244,22 +245,22 @@ def check_tensorrt(path: Path, batch: int | None) -> str:
         EmraError: ``export-check-failed``.
     """
     try:
-        plan = build_plan(path, batch)
+        engine = build_engine(path, batch)
     except EmraError as error:
         raise failed(error.cause) from error
-    if plan is None:
+    if engine is None:
         return f"not checked: {NO_RTX}"
     return (
-        f"{plan.title}: parser and builder accept it as a strongly typed network of {plan.layers} layers, plan of"
-        f" {plan.bytes / 1e6:.1f} MB; products and convolutions: {plan.products}"
+        f"{engine.title}: parser and builder accept it as a strongly typed network of {engine.layers} layers, plan of"
+        f" {engine.bytes / 1e6:.1f} MB; products and convolutions: {engine.products}"
     )
 
 
 def check_runtime(path: Path) -> str:
-    """The file opens in `emra_deploy` and its golden tile comes out as PyTorch gave it.
+    """Open the file in `emra_deploy` and compare its golden tile with the labels that PyTorch gave.
 
     Raises:
-        EmraError: Whatever the runtime found.
+        EmraError: Errors of the runtime.
     """
     from emra_deploy.backends.opening import open_backend
     from emra_deploy.segmenting.selftest import self_test
@@ -277,49 +278,6 @@ def check_runtime(path: Path) -> str:
     if different is None:
         raise failed("the file has no golden tile")
     return f"emra_deploy: Manifest read back, self-test passed, {different:.4%} of the golden tile's pixels differ"
-
-
-def _compare(
-    run: Callable[[np.ndarray], dict[str, np.ndarray]], reference: Expected, tiles: np.ndarray, limits: Limits
-) -> Measured:
-    agreeing, pixels, worst = 0, 0, 0.0
-    for batch in reference.batches(tiles):
-        expected = reference.logits(batch)
-        found = run(reference.feed(batch))
-        _check_outputs(found, expected.shape)
-        if not (np.isfinite(expected).all() and np.isfinite(found["logits"]).all()):
-            raise failed("there are logits that are not finite numbers")
-        scale = float(np.abs(expected).max())
-        worst = max(worst, float(np.abs(found["logits"] - expected).max()) / scale)
-        labels = found["classes"] if "classes" in found else found["logits"].argmax(axis=1)
-        agreeing += int((labels == expected.argmax(axis=1)).sum())
-        pixels += labels.size
-        if "confidence" in found:
-            _check_confidence(found["confidence"], expected, limits.confidence_error)
-    measured = Measured(agreeing / pixels, pixels, worst, len(tiles))
-    if not (measured.agreement >= limits.agreement and worst <= limits.logit_error):
-        raise failed(f"{measured}; expected at least {limits.agreement:.2%} and at most {limits.logit_error:.0e}")
-    return measured
-
-
-def _check_outputs(found: dict[str, np.ndarray], shape: Sequence[int]) -> None:
-    batch, _, height, width = shape
-    expected = {
-        "classes": (np.uint8, (batch, height, width)),
-        "logits": (np.float32, tuple(shape)),
-        "confidence": (np.float32, (batch, height, width)),
-    }
-    for name, array in found.items():
-        dtype, size = expected[name]
-        if array.dtype != dtype or array.shape != size:
-            raise failed(f"output {name!r} is {array.dtype} {array.shape}, expected {np.dtype(dtype)} {size}")
-
-
-def _check_confidence(found: np.ndarray, logits: np.ndarray, limit: float) -> None:
-    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-    worst = float(np.abs(found - 1 / shares.sum(axis=1)).max())
-    if not worst <= limit:
-        raise failed(f"confidence differs by {worst:.1e}, expected at most {limit:.0e}")
 
 
 def failed(cause: str) -> EmraError:

@@ -1,4 +1,4 @@
-"""Two label maps of one picture side by side, and where they differ."""
+"""Drawing of two label maps of one picture side by side, with their difference."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from emra_deploy.backends.base import Backend
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.pictures.sources import ImageSource
 from emra_deploy.pictures.windows import Window
 from emra_deploy.segmenting.overlay import overlay, with_legend
-from export.compare.comparison import label_maps
-from export.compare.runners import Runner
+from emra_deploy.segmenting.segmenter import Segmenter
 
 PANEL = 1024
 """Longest side of a panel in pixels; larger pictures are thinned out."""
@@ -25,12 +25,12 @@ _GAP = 12
 _Bytes = npt.NDArray[np.uint8]
 
 
-def draw_difference(a: Runner, b: Runner, source: ImageSource, names: tuple[str, str], title: str) -> _Bytes:
+def draw_difference(a: Backend, b: Backend, source: ImageSource, names: tuple[str, str], title: str) -> _Bytes:
     """Segment a picture with both models and draw A, B and their difference, with a legend.
 
     Args:
         a: The reference.
-        b: What is compared with it.
+        b: The model that is compared with it.
         source: The picture; it is read whole.
         names: Of both models, for the headings.
         title: Of the picture.
@@ -39,7 +39,7 @@ def draw_difference(a: Runner, b: Runner, source: ImageSource, names: tuple[str,
         uint8 H x W x 3.
     """
     image = source.read(Window(0, 0, source.height, source.width))
-    first, second = label_maps(a, b, source)
+    first, second = (Segmenter(one, one.manifest, batch_size=1).segment_source(source).labels for one in (a, b))
     different = first != second
     classes = a.manifest.classes
     step = max(1, math.ceil(max(image.shape[:2]) / PANEL))
@@ -57,7 +57,7 @@ def draw_difference(a: Runner, b: Runner, source: ImageSource, names: tuple[str,
 
 
 def mark_colour(classes: ClassSet) -> Colour:
-    """Of `MARKS` the one that is least like the colour of a class."""
+    """The one of `MARKS` that is least like the colour of any class."""
     palette = np.asarray(classes.palette, np.int64)
     return max(MARKS, key=lambda colour: int(((palette - colour) ** 2).sum(axis=1).min()))
 
@@ -85,7 +85,8 @@ def _pool(where: npt.NDArray[np.bool_], step: int) -> npt.NDArray[np.bool_]:
     height, width = (-(-side // step) for side in where.shape)
     padded = np.zeros((height * step, width * step), bool)
     padded[: where.shape[0], : where.shape[1]] = where
-    return padded.reshape(height, step, width, step).any(axis=(1, 3))
+    pooled: npt.NDArray[np.bool_] = padded.reshape(height, step, width, step).any(axis=(1, 3))
+    return pooled
 
 
 def _side_by_side(panels: list[tuple[str, _Bytes]]) -> _Bytes:

@@ -1,7 +1,7 @@
-"""The pictures that INT8 ranges are measured on: windows of real images, chosen so that every class is among them.
+"""Choice of the calibration tiles that INT8 ranges are measured on, so that every class is among them.
 
 A range measured on sand alone is too narrow for a harbour. No labels are needed for the choice: the FP32 model itself
-says what it sees in each candidate window, and a greedy cover takes windows until the count is reached, balancing
+labels each candidate window, and a greedy cover takes windows until the count is reached, balancing
 classes and pictures. The same folder gives the same tiles on every machine.
 """
 
@@ -23,7 +23,7 @@ from emra_deploy.pictures.windows import Window, plan_tiles
 from export.compare.tiles import images_below, middle
 
 DEFAULT_COUNT = 64
-"""Tiles. docs/decisions/0007 has what fewer give."""
+"""Default number of tiles; docs/decisions/0007 has measurements with fewer."""
 
 CANDIDATES = 2
 """Windows that the model looks at for each one that is chosen."""
@@ -32,10 +32,10 @@ LEAST_VALID = 0.5
 """Windows with a smaller share of pixels that hold data are no candidates: edges of rasters teach nothing."""
 
 SPLITS = ("train", "trainval", "all", "val", "test")
-"""In a data set, tiles come from the first of these splits that it has: what accuracy is measured on stays unseen."""
+"""In a data set, tiles come from the first of these splits that it has: validation pictures stay unseen."""
 
 LOOKS = 16
-"""Masks of a raster that are read for each window that is wanted of it: a mosaic may be mostly empty."""
+"""Masks of a raster that are read for each window wanted of it: a mosaic may be mostly empty."""
 
 GOLDEN_RATIO = (5**0.5 - 1) / 2
 
@@ -75,7 +75,7 @@ class CalibrationSet:
         return pixels_sha256(self.tiles)
 
     def to_dict(self, classes: ClassSet) -> dict[str, Any]:
-        """What the Manifest keeps: size, digest and what the tiles show, as JSON values."""
+        """JSON values for the Manifest: number, digest and class shares of the tiles."""
         return {
             "tiles": len(self.tiles),
             "sha256": self.sha256,
@@ -111,8 +111,8 @@ def choose_tiles(
         classify: The FP32 model.
         classes: C.
         size: Height and width of the model's input.
-        count: Tiles to choose.
-        progress: Called with windows looked at, and windows to look at.
+        count: Number of tiles to choose.
+        progress: Called with the windows classified so far, and all windows to classify.
 
     Raises:
         EmraError: ``calibration-count``, ``folder-missing``, ``calibration-empty`` (no image),
@@ -127,7 +127,7 @@ def choose_tiles(
     tiles = np.empty((count, *size, 3), np.uint8)
     for slot, index in enumerate(chosen):
         path, window = candidates[index]
-        tiles[slot] = _read(_open(path), window, size)
+        tiles[slot] = _read(open_input(path), window, size)
     return CalibrationSet(
         tiles,
         tuple(f"{candidates[i][0].name} {candidates[i][1].top} {candidates[i][1].left}" for i in chosen),
@@ -265,7 +265,7 @@ def _look(
         try:
             # Candidates of one image are neighbours in the list: each file is decoded once.
             if opened is None or opened[0] != path:
-                opened = (path, _open(path))
+                opened = (path, open_input(path))
             tile = _read(opened[1], window, size)
         except EmraError as error:
             broken[path] = error
@@ -286,10 +286,6 @@ def _features(shares: np.ndarray, paths: Sequence[Path]) -> np.ndarray:
     for row, path in enumerate(paths):
         images[row, names.index(path)] = 1 / len(names)
     return np.concatenate([shares, images], axis=1)
-
-
-def _open(path: Path) -> ImageSource:
-    return open_input(path)
 
 
 def _read(source: ImageSource, window: Window, size: tuple[int, int]) -> np.ndarray:

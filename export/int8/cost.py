@@ -1,8 +1,8 @@
-"""What INT8 saves on a target: measured where the target's library is here, else by a roofline that says so.
+"""Costs on a target: measured where its library is installed, otherwise modelled by a roofline.
 
-Two questions are asked. How much does INT8 save in *one linear*? That orders the search. It is measured on the linear
-alone, cut out of the graph with its own shapes: in the whole graph one linear of fifty is less than the noise. And how
-long does a *whole graph* take? That is measured on whole graphs, interleaved, at the end.
+Two costs are needed. The time that INT8 saves in *one linear* orders the search. It is measured on the linear alone,
+cut out of the graph with its own shapes: in the whole graph one linear of fifty is less than the noise. The time of a
+*whole graph* is measured on whole graphs, interleaved, at the end.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from emra_deploy.backends import contract
 from emra_deploy.backends.openvino import open_core
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import install_command
 from emra_deploy.model_file.manifest import Manifest
-from export.compare.runners import feed
 from export.int8.linears import Linear, constant_tensors
 from export.int8.qdq import insert_qdq
 from export.measure import Plan, Ratio, Series, measure, paired_ratio
@@ -40,13 +40,13 @@ Run = Callable[[np.ndarray], object]
 
 @dataclass(frozen=True)
 class Device:
-    """Peak rates of a GPU, dense, and where they are stated.
+    """Peak rates of a GPU, dense, and their source.
 
     Attributes:
-        name: Of the device.
+        name: Name of the device.
         macs: Multiply-accumulates a second, by precision; half of the operations that vendors count.
         bandwidth: Bytes a second of memory.
-        source: Of the figures.
+        source: Source of the figures.
     """
 
     name: str
@@ -73,11 +73,11 @@ DEVICES = {
 
 
 class CostModel(Protocol):
-    """How the cost of graphs is told on one target.
+    """Estimator of costs on one target.
 
     Attributes:
-        measured: Whether on the target itself.
-        description: For people: what tells the cost.
+        measured: Whether it measures on the target itself.
+        description: One phrase for people about the source of the costs.
     """
 
     measured: bool
@@ -90,7 +90,7 @@ class CostModel(Protocol):
         ...
 
     def graphs(self, variants: Mapping[str, Variant], progress: Progress) -> dict[str, Timing]:
-        """Whole graphs; the first is what the others are compared with."""
+        """Times of whole graphs; the others are compared with the first."""
         ...
 
 
@@ -99,11 +99,11 @@ Progress = Callable[[], None]
 
 @dataclass(frozen=True)
 class Timing:
-    """Of a whole graph.
+    """Time of a whole graph.
 
     Attributes:
-        seconds: A picture.
-        ratio: To the graph it is compared with, with its interval, where it was measured.
+        seconds: Seconds a picture.
+        ratio: Ratio to the graph it is compared with, with its interval, where it was measured.
     """
 
     seconds: float
@@ -112,7 +112,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class Variant:
-    """A whole graph, and which of its linears are INT8."""
+    """A whole graph, its linears, and the names of those that are INT8."""
 
     model: onnx.ModelProto
     linears: tuple[Linear, ...]
@@ -123,11 +123,11 @@ class Roofline:
     """A stated model: each linear takes the longer of its arithmetic at peak rate and its bytes at full bandwidth.
 
     It is a lower bound of the linears alone (Williams, Waterman and Patterson 2009): attention, normalisation and
-    launch times are not in it, so it tells which linears are worth it, not what a graph takes.
+    launch times are not in it, so it ranks linears and does not predict the time of a graph.
 
     Args:
-        device: Its rates.
-        high: Precision of what is not INT8, ``"fp16"`` or ``"fp32"``.
+        device: Rates of the device.
+        high: Precision of the parts that are not INT8, ``"fp16"`` or ``"fp32"``.
     """
 
     measured = False
@@ -140,7 +140,7 @@ class Roofline:
         )
 
     def seconds(self, linear: Linear, quantized: bool) -> float:
-        """Of one linear for one picture."""
+        """Seconds of one linear for one picture."""
         wide = {"fp32": 4, "fp16": 2}[self.high]
         narrow = 1 if quantized else wide
         # A quantised input is written as int8 by the node before, into which Q is fused; the output is wide either way.
@@ -152,38 +152,38 @@ class Roofline:
     def savings(
         self, model: onnx.ModelProto, linears: Sequence[Linear], ranges: Mapping[str, float], progress: Progress
     ) -> dict[str, float]:
-        """As `CostModel.savings`."""
+        """Savings by the model; see `CostModel.savings`."""
         return {linear.name: self.seconds(linear, False) - self.seconds(linear, True) for linear in linears}
 
     def graphs(self, variants: Mapping[str, Variant], progress: Progress) -> dict[str, Timing]:
-        """As `CostModel.graphs`, of the linears alone."""
+        """Times of the linears alone; see `CostModel.graphs`."""
         return {
             name: Timing(sum(self.seconds(linear, linear.name in variant.quantized) for linear in variant.linears))
             for name, variant in variants.items()
         }
 
 
-class Measured:
+class Stopwatch:
     """Interleaved medians on a library of this machine.
 
     Args:
         name: ``"cpu"`` or ``"openvino"``.
-        manifest: Of the model.
-        tile: uint8 H x W x 3, what whole graphs are timed on.
+        manifest: Manifest of the model.
+        tile: uint8 H x W x 3, for timing whole graphs.
     """
 
     measured = True
 
     def __init__(self, name: str, manifest: Manifest, tile: np.ndarray) -> None:
         self._compile = {"cpu": compile_onnxruntime, "openvino": compile_openvino}[name]
-        self._feed = feed(manifest, np.stack([tile] * (manifest.input_shape[0] or 1)))
+        self._feed = contract.feed(np.stack([tile] * (manifest.input_shape[0] or 1)), manifest)
         self._batch = manifest.input_shape[0] or 1
         self.description = f"measured: {_library(name)} on this machine, medians of interleaved rounds"
 
     def savings(
         self, model: onnx.ModelProto, linears: Sequence[Linear], ranges: Mapping[str, float], progress: Progress
     ) -> dict[str, float]:
-        """As `CostModel.savings`; linears of one shape are timed once."""
+        """Measured savings, linears of one shape timed once; see `CostModel.savings`."""
         found: dict[tuple[object, ...], float] = {}
         savings = {}
         for linear in linears:
@@ -198,7 +198,7 @@ class Measured:
         return savings
 
     def graphs(self, variants: Mapping[str, Variant], progress: Progress) -> dict[str, Timing]:
-        """As `CostModel.graphs`."""
+        """Measured times; see `CostModel.graphs`."""
         stripped = {}
         for name, variant in variants.items():
             copy = onnx.ModelProto()
@@ -242,9 +242,9 @@ def open_cost_model(target: str, manifest: Manifest, tile: np.ndarray, high: str
 
     Args:
         target: One of `TARGETS`.
-        manifest: Of the model.
-        tile: uint8 H x W x 3, what whole graphs are timed on.
-        high: Precision of what is not INT8.
+        manifest: Manifest of the model.
+        tile: uint8 H x W x 3, for timing whole graphs.
+        high: Precision of the parts that are not INT8.
 
     Raises:
         EmraError: ``optimize-target`` for an unknown target or one whose library is missing.
@@ -260,7 +260,7 @@ def open_cost_model(target: str, manifest: Manifest, tile: np.ndarray, high: str
             f"target {target} is timed with {module}, which is not installed",
             f"Run {install_command(extra)}, or choose a modelled target: {', '.join(DEVICES)}",
         )
-    return Measured(target, manifest, tile)
+    return Stopwatch(target, manifest, tile)
 
 
 def cut_out(
@@ -269,8 +269,8 @@ def cut_out(
     """One linear as a graph of its own, and an input for it, float32 of the shape it has for one picture.
 
     Args:
-        model: FP32, in which the linear is.
-        linear: The one.
+        model: The FP32 model.
+        linear: A linear of it.
         ranges: Quantise it with these; None leaves it in FP32.
     """
     node = _node(model, linear)
@@ -296,19 +296,19 @@ def cut_out(
 
 
 def compile_onnxruntime(model: onnx.ModelProto) -> Run:
-    """What runs a graph whose input is ``image`` in ONNX Runtime."""
+    """Function that runs a graph whose input is ``image`` in ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # As `export.compare.runners`: many graphs take turns here.
+    # Many graphs take turns here, as in `export.compare.runners`.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return lambda batch: session.run(None, {"image": batch})
 
 
 def compile_openvino(model: onnx.ModelProto) -> Run:
-    """The same in OpenVINO, which runs what is not INT8 in BF16 where the processor can, as the runtime has it do."""
+    """Function that runs it in OpenVINO, other parts than INT8 in BF16 where the processor can, as in the runtime."""
     from onnx import inliner
 
     core = open_core()
@@ -326,7 +326,8 @@ def _openvino_precision(core: Any) -> str:
 
 
 def _node(model: onnx.ModelProto, linear: Linear) -> onnx.NodeProto:
-    return next(node for node in model.graph.node if node.output[0] == linear.node)
+    nodes: Sequence[onnx.NodeProto] = model.graph.node
+    return next(node for node in nodes if node.output[0] == linear.node)
 
 
 def _attributes(model: onnx.ModelProto, linear: Linear) -> tuple[str, ...]:

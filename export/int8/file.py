@@ -1,49 +1,44 @@
-"""From quantised linears to a file with a name: the Manifest, and the checks that come before the name.
-
-`export.to_int8` and `export.optimize` both end here.
-"""
+"""Building, checking and writing an INT8 file, for `export.to_int8` and `export.optimize`."""
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from emra_deploy import __version__
+from emra_deploy.backends.base import Backend
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
-from emra_deploy.host.extras import install_command
 from emra_deploy.host.files import atomic_output, file_sha256
-from emra_deploy.model_file.golden import GoldenTile
 from emra_deploy.model_file.manifest import Manifest
-from export.compare.comparison import TOLERANCES, Comparison, compare
-from export.compare.runners import BackendRunner, OnnxRunner
-from export.graphs.model_file import read_model, write_model
+from export.compare import verify
+from export.compare.comparison import compare
+from export.compare.report import LIMITS, Report
+from export.compare.runners import OnnxRunner
+from export.graphs.model_file import read_model, tool_versions, write_model
 from export.int8.calibration import CalibrationSet
 from export.int8.linears import Linear
 from export.int8.qdq import insert_qdq
 
 HIGH_PRECISIONS = ("fp32", "fp16")
-"""Of what is not INT8."""
+"""Precisions of the parts that are not INT8."""
 
 GOLDEN_FLOOR = 0.01
 """Least tolerance of the golden tile: INT8's own promise is 99 % equal labels."""
 
 GOLDEN_MARGIN = 2.0
-"""Libraries round INT8 sums and its neighbours' arithmetic differently: a device may differ in this many times the
+"""Libraries round INT8 sums and the arithmetic around them differently: a device may differ in this many times the
 share of pixels in which the worst library here does."""
 
 GOLDEN_CEILING = 0.05
 """A golden tile that differs in more than this would let wrong results pass: such a file is not made."""
 
 RUNTIME_TILES = 4
-"""Tiles that a second library is compared on."""
+"""Tiles that OpenVINO is compared with ONNX Runtime on."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ class Parent:
     Attributes:
         path: The file.
         model: Its graph.
-        manifest: What it says about itself.
+        manifest: Its description of itself.
     """
 
     path: Path
@@ -63,13 +58,13 @@ class Parent:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a file is quantised.
+    """The choices by which a file is quantised.
 
     Attributes:
         linears: The model's candidates.
         quantized: Those that become INT8, at least one.
         ranges: Of their inputs.
-        method: How the ranges came about.
+        method: The calibration method of the ranges, as the Manifest names it.
         calibration: The tiles they were measured on.
         high: Precision of the rest, one of `HIGH_PRECISIONS`.
     """
@@ -88,7 +83,7 @@ class Recipe:
             raise ValueError(f"high precision {self.high!r}, expected one of {HIGH_PRECISIONS}")
 
     def to_dict(self, manifest: Manifest) -> dict[str, Any]:
-        """What the Manifest keeps, as JSON values."""
+        """JSON values for the Manifest."""
         chosen = {linear.name for linear in self.quantized}
         return {
             "method": self.method,
@@ -102,20 +97,20 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Written:
-    """What was made.
+    """An INT8 file and its checks.
 
     Attributes:
         path: The file.
-        manifest: What it says about itself.
+        manifest: Its description of itself.
         checks: One line per check, in the order in which they ran.
-        comparison: With the parent.
+        report: The comparison with the parent.
         size: Bytes.
     """
 
     path: Path
     manifest: Manifest
     checks: tuple[str, ...]
-    comparison: Comparison
+    report: Report
     size: int
 
 
@@ -148,12 +143,12 @@ def build(parent: Parent, recipe: Recipe) -> onnx.ModelProto:
 
 def compare_with_parent(
     parent: Parent, model: onnx.ModelProto, pictures: np.ndarray | Sequence[LabelledTile], *, labelled: bool = False
-) -> Comparison:
-    """The quantised graph against the FP32 one in ONNX Runtime.
+) -> Report:
+    """Compare the quantised graph with the FP32 one in ONNX Runtime.
 
     Args:
         parent: The FP32 file.
-        model: What `build` gave.
+        model: The graph that `build` made.
         pictures: uint8 K x H x W x 3, or tiles of a data set.
         labelled: Whether tiles of a data set have labels that can be read.
     """
@@ -169,7 +164,7 @@ def publish(
     parent: Parent,
     recipe: Recipe,
     model: onnx.ModelProto,
-    comparison: Comparison,
+    report: Report,
     output: str | Path,
     *,
     evidence: Mapping[str, Any] | None = None,
@@ -179,11 +174,11 @@ def publish(
 
     Args:
         parent: The FP32 file.
-        recipe: What became INT8, and how.
-        model: What `build` gave for these.
-        comparison: What `compare_with_parent` gave for it, which the caller found good enough.
+        recipe: The choices it was made by.
+        model: The graph that `build` made of these.
+        report: The comparison with the parent, which the caller accepted.
         output: File to write.
-        evidence: Kept in the Manifest besides the rest.
+        evidence: Added to the evidence in the Manifest.
         overwrite: Whether an existing output may be replaced.
 
     Raises:
@@ -193,32 +188,36 @@ def publish(
         parent.manifest,
         precision="int8",
         parent_sha256=file_sha256(parent.path),
-        tools={**parent.manifest.tools, **_tools()},
+        tools={
+            **parent.manifest.tools,
+            **tool_versions("onnx", "onnxruntime", "openvino", "tensorrt-rtx-cu13-bindings"),
+        },
         evidence={
             **parent.manifest.evidence,
-            "int8": {**recipe.to_dict(parent.manifest), "comparison": _summary(comparison), **(evidence or {})},
+            "int8": {**recipe.to_dict(parent.manifest), "comparison": report.summary(), **(evidence or {})},
         },
         golden=None,
     )
+    quantized = OnnxRunner(model, manifest)
+    elsewhere = verify.open_openvino(model, manifest, precision=None)
+    manifest, line = _with_golden(parent.manifest, manifest, [one for one in (quantized, elsewhere) if one is not None])
     with atomic_output(output, overwrite=overwrite) as part:
         write_model(model, manifest, part)
-        runner = OnnxRunner(model, manifest)
-        golden, line = _golden(parent.manifest, part, runner)
-        manifest = replace(manifest, golden=golden)
-        write_model(model, manifest, part)
+        tiles = recipe.calibration.tiles[:RUNTIME_TILES]
         checks = (
-            *_structure(part),
-            _agreement(comparison),
+            verify.check_structure(part),
+            f"ONNX Runtime against the FP32 file: {report}",
             line,
-            *_libraries(part, runner, recipe.calibration.tiles[:RUNTIME_TILES], manifest),
+            *((verify.check_runtime(part),) if manifest.golden is not None else ()),
+            verify.check_backend(elsewhere, quantized, tiles, LIMITS["int8"], "ONNX Runtime"),
+            verify.check_tensorrt(part, manifest.input_shape[0]),
         )
-        runner.close()
         size = part.stat().st_size
-    return Written(Path(output), manifest, checks, comparison, size)
+    return Written(Path(output), manifest, checks, report, size)
 
 
 def refuse(problems: Sequence[str]) -> None:
-    """Say why a file is not made.
+    """Refuse to write a file that has problems.
 
     Raises:
         EmraError: ``quantize-check-failed`` when there are problems.
@@ -232,77 +231,21 @@ def refuse(problems: Sequence[str]) -> None:
         )
 
 
-def _structure(path: Path) -> tuple[str, ...]:
-    from export.compare import verify
+def _with_golden(parent: Manifest, manifest: Manifest, backends: Sequence[Backend]) -> tuple[Manifest, str]:
+    """The Manifest with the parent's golden tile at the tolerance that INT8 needs, and a line about that.
 
-    return (verify.check_structure(path),)
-
-
-def _agreement(comparison: Comparison) -> str:
-    line = f"ONNX Runtime against the FP32 file: {comparison.agreement:.4%} of {comparison.pixels} labels agree"
-    if comparison.miou_drop is not None:
-        line += f", {comparison.miou_drop:+.3f} mIoU points lost"
-    return f"{line} ({len(comparison.tiles)} pictures)"
-
-
-def _libraries(path: Path, runner: OnnxRunner, tiles: np.ndarray, manifest: Manifest) -> Iterable[str]:
-    from export.compare import verify
-
-    lines = [verify.check_runtime(path)] if manifest.golden is not None else []
-    if importlib.util.find_spec("openvino") is None:
-        lines.append(f"not checked: OpenVINO is not installed ({install_command('openvino')})")
-    else:
-        other = _openvino(path)
-        facts = other.describe()
-        found = compare(runner, other, tiles)
-        other.close()
-        refuse([f"OpenVINO against ONNX Runtime: {text}" for text in found.failures(TOLERANCES["int8"])])
-        about = f"{found.agreement:.4%} of {found.pixels} labels agree"
-        lines.append(f"OpenVINO {facts['version']} ({facts['precision']}) against ONNX Runtime: {about}")
-    lines.append(verify.check_tensorrt(path, manifest.input_shape[0]))
-    return lines
-
-
-def _openvino(path: Path) -> BackendRunner:
-    from emra_deploy.backends.openvino import OpenVinoBackend
-
-    backend = OpenVinoBackend(path)
-    return BackendRunner(backend, backend.manifest)
-
-
-def _golden(parent: Manifest, path: Path, runner: OnnxRunner) -> tuple[GoldenTile | None, str]:
-    """The parent's golden tile with the tolerance that INT8 needs, and how that came about."""
+    Raises:
+        EmraError: ``quantize-check-failed`` where a library would need too wide a tolerance.
+    """
     if parent.golden is None:
-        return None, "not checked: the parent has no golden tile"
-    image, labels = parent.golden.image(), parent.golden.labels()
-    shares = {"ONNX Runtime": float((runner.run(image[np.newaxis])["classes"][0] != labels).mean())}
-    if importlib.util.find_spec("openvino") is not None:
-        other = _openvino(path)
-        shares["OpenVINO"] = float((other.run(image[np.newaxis])["classes"][0] != labels).mean())
-        other.close()
-    worst = max(shares.values())
-    told = ", ".join(f"{share:.3%} in {name}" for name, share in shares.items())
-    tolerance = max(GOLDEN_FLOOR, parent.golden.tolerance, GOLDEN_MARGIN * worst)
+        return manifest, "not checked: the parent has no golden tile"
+    image, labels = parent.golden.image()[np.newaxis], parent.golden.labels()
+    shares = {verify.TITLES[one.name]: float((one.run(image)["classes"][0] != labels).mean()) for one in backends}
+    shown = ", ".join(f"{share:.3%} in {name}" for name, share in shares.items())
+    tolerance = max(GOLDEN_FLOOR, parent.golden.tolerance, GOLDEN_MARGIN * max(shares.values()))
     if tolerance > GOLDEN_CEILING:
-        refuse([f"labels of the golden tile differ from PyTorch's: {told}; a tolerance of {tolerance:.1%} is too wide"])
-    return (
-        GoldenTile(parent.golden.image_png, parent.golden.labels_png, tolerance),
-        f"golden tile: {told} differ from PyTorch; tolerance {tolerance:.2%}",
-    )
-
-
-def _summary(comparison: Comparison) -> dict[str, Any]:
-    """The comparison without its pictures one by one."""
-    content = comparison.to_dict()
-    kept = ("agreement", "pixels", "logit_error_max", "logit_error_mean", "miou", "miou_drop_points", "iou_drop_points")
-    return {**{key: content[key] for key in kept}, "pictures": len(comparison.tiles), "runners": content["runners"]}
-
-
-def _tools() -> dict[str, str]:
-    tools = {"emra-deploy": __version__}
-    for package in ("onnx", "onnxruntime", "openvino", "tensorrt-rtx-cu13-bindings"):
-        try:
-            tools[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return tools
+        refuse(
+            [f"labels of the golden tile differ from PyTorch's: {shown}; a tolerance of {tolerance:.1%} is too wide"]
+        )
+    line = f"golden tile: {shown} differ from PyTorch; tolerance {tolerance:.2%}"
+    return replace(manifest, golden=replace(parent.golden, tolerance=tolerance)), line

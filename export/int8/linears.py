@@ -1,6 +1,6 @@
-"""The linears of an ONNX graph: which nodes multiply by a constant weight, what they are called and what they cost.
+"""The linears of an ONNX graph: nodes that multiply by a constant weight, their names and costs.
 
-Quantisation, sensitivity and the cost model all speak of linears by the names used here, which are those of the
+Quantisation, sensitivity and the cost model all use these names, which are those of the
 PyTorch modules where the exporter kept them (``blocks.3.attn.qkv``), so that a table can be read beside the model.
 """
 
@@ -16,7 +16,7 @@ from onnx import TensorProto
 from emra_deploy.errors import EmraError
 
 MIN_OUTPUTS = 16
-"""Layers of fewer outputs, such as the classifier, cost nothing and decide everything: they are not candidates."""
+"""Layers of fewer outputs, such as the classifier, cost little and decide the labels: they are not candidates."""
 
 MIN_INPUTS = 16
 """Sums over fewer products, such as those of a depthwise convolution, are bound by memory: INT8 gains them nothing."""
@@ -66,7 +66,7 @@ class Linear:
 
 
 def constant_tensors(graph: onnx.GraphProto) -> dict[str, TensorProto]:
-    """The constants of a graph by the names they are read under.
+    """The constants of a graph, by the names under which nodes read them.
 
     `export.graphs.onnx_file.store_halves` keeps FP32 weights as FP16 and a Cast: both names lead to the stored tensor.
     """
@@ -78,7 +78,7 @@ def constant_tensors(graph: onnx.GraphProto) -> dict[str, TensorProto]:
 
 
 def drop_unused(model: onnx.ModelProto) -> None:
-    """Take out, in place, the constants that no node reads, and the casts of such constants."""
+    """Remove, in place, the constants that no node reads, and the casts of such constants."""
     graph = model.graph
     constants = constant_tensors(graph)
     used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
@@ -150,7 +150,7 @@ def find_linears(model: onnx.ModelProto) -> tuple[Linear, ...]:
 
 
 def choose_linears(linears: Iterable[Linear], exclude: Iterable[str]) -> tuple[Linear, ...]:
-    """Those left when some are excluded by name, by block, or by a name's last words (``mlp.fc2``).
+    """The linears without those excluded by name, by block, or by a name's last words (``mlp.fc2``).
 
     Raises:
         EmraError: ``quantize-exclude`` for a word that matches nothing, or when nothing is left.
@@ -186,11 +186,11 @@ def _name(node: onnx.NodeProto, readers: list[onnx.NodeProto], constants: dict[s
     for candidate in candidates:
         for ending in (".weight", ".bias"):
             if candidate.endswith(ending):
-                name = candidate.removesuffix(ending)
+                name: str = candidate.removesuffix(ending)
                 for prefix in _PREFIXES:
                     name = name.removeprefix(prefix)
                 return name
-    return node.name or node.output[0]
+    return str(node.name or node.output[0])
 
 
 def _rows(model: onnx.ModelProto) -> dict[str, int]:

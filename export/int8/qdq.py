@@ -1,8 +1,8 @@
-"""Explicit quantisation: Q/DQ nodes around chosen linears, as TensorRT, ONNX Runtime and OpenVINO fuse them.
+"""Explicit quantisation: Q/DQ nodes around chosen linears, where TensorRT, ONNX Runtime and OpenVINO fuse them.
 
 DESIGN section 4. A linear reads ``DequantizeLinear(QuantizeLinear(x))`` with one scale for the tensor, and its weight
 from an int8 constant through a DequantizeLinear with one scale per output. All zero points are 0, which is the only
-one TensorRT takes. Biases, and everything that is no linear, keep their precision: TensorRT's parser refuses an INT32
+one TensorRT takes. Biases, and everything besides the linears, keep their precision: TensorRT's parser refuses an INT32
 DequantizeLinear, and adding a bias in high precision costs nothing after a fused linear.
 """
 

@@ -1,4 +1,4 @@
-"""Activation ranges: how large the inputs of the linears get on the calibration tiles.
+"""Activation ranges: magnitudes of the inputs of the linears on the calibration tiles.
 
 Values are counted in histograms as they come, one tile at a time, so memory does not grow with the number of tiles.
 A histogram's range is a power of two, and when it doubles, bins merge in pairs: counts are those of one pass over all
@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
 from onnx import helper
 
+from emra_deploy.backends import contract
 from emra_deploy.model_file.manifest import Manifest
-from export.compare.runners import feed
 from export.int8.linears import Linear
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 METHODS = ("percentile", "entropy", "minmax")
 """The default comes first; docs/decisions/0007 has the comparison."""
@@ -28,10 +32,10 @@ BINS = 8192
 """At least half of them lie below the largest value."""
 
 SMALLEST_LIMIT = 2.0**-60
-"""Below it, `BINS` / limit would leave FP32; nothing that small is told apart."""
+"""Below it, `BINS` / limit would leave FP32; smaller values share one bin."""
 
 QUANTIZED_BINS = 128
-"""Magnitudes that int8 can tell apart."""
+"""Magnitudes that int8 distinguishes."""
 
 ENTROPY_BINS = 2048
 """At most this many, as TensorRT's calibrator had: finer ones leave gaps in the tail, which no threshold explains."""
@@ -109,7 +113,7 @@ class Magnitudes:
 
 
 def entropy_threshold(counts: np.ndarray) -> int:
-    """The number of bins to keep so that 128 levels say most about the clipped distribution.
+    """The number of bins to keep so that 128 levels describe the clipped distribution best.
 
     For every threshold, the clipped histogram P (outliers in its last bin) is compared with Q, its values merged to
     128 levels and spread again over the bins that are not empty; the least Kullback-Leibler divergence from P to Q
@@ -159,8 +163,8 @@ def collect_magnitudes(
 
     Args:
         model: FP32.
-        linears: Of this model.
-        manifest: Of the model.
+        linears: Linears of this model.
+        manifest: Manifest of the model.
         tiles: uint8 K x H x W x 3.
         progress: Called after each tile.
 
@@ -174,7 +178,7 @@ def collect_magnitudes(
     # A fixed batch is filled with copies of its one tile, of which the first answer counts.
     batch = manifest.input_shape[0] or 1
     for tile in tiles:
-        image = feed(manifest, np.stack([tile] * batch))
+        image = contract.feed(np.stack([tile] * batch), manifest)
         for group in groups:
             for source, values in zip(group, session.run(group, {"image": image}), strict=True):
                 found[source].add(values[:1])
@@ -188,7 +192,7 @@ def ranges_of(magnitudes: dict[str, Magnitudes], method: str, percentile: float 
     return {source: one.range(method, percentile) for source, one in magnitudes.items()}
 
 
-def _fetching(model: onnx.ModelProto, tensors: Sequence[str]):
+def _fetching(model: onnx.ModelProto, tensors: Sequence[str]) -> onnxruntime.InferenceSession:
     import onnxruntime
 
     copy = onnx.ModelProto()

@@ -1,14 +1,14 @@
-"""Which linears become INT8: the cheapest graph that keeps within an accuracy budget.
+"""Search for the linears that become INT8: the cheapest graph within an accuracy budget.
 
-Choosing linears for INT8 is a knapsack: each one saves time and costs accuracy. Damage measured as divergence adds up
-(`damage`), so linears ordered by damage per second saved give, as prefixes, the optimal choices of the relaxed
-knapsack (Dantzig 1957). How much accuracy a prefix loses is not modelled but measured, on labelled tiles: first the
-whole order, then by bisection the longest prefix within the budget. That brackets the damage that the budget allows,
-and the knapsack is solved exactly for damages in the bracket; then linears left out are tried one by one on top.
-Whatever is chosen has itself been measured to be within the budget.
+Choosing linears for INT8 is a knapsack: each one saves time and costs accuracy. Divergences add up, so linears ordered
+by divergence per second saved give, as prefixes, the optimal choices of the relaxed knapsack (Dantzig 1957). The
+accuracy that a prefix loses is not modelled but measured, on labelled tiles: first the whole order, then by bisection
+the longest prefix within the budget. That brackets the divergence that the budget allows, and the knapsack is solved
+exactly for divergences in the bracket; then linears left out are tried one by one on top. Every choice that is
+returned has itself been measured to be within the budget.
 
-Nothing here knows of graphs: what is evaluated comes in as a function, so the search is tested on problems whose
-answer is known.
+Nothing here knows of graphs: the evaluation is passed in as a function, so the search is tested on problems with a
+known answer.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from emra_deploy.errors import EmraError
 
 @dataclass(frozen=True)
 class Budget:
-    """What may be lost.
+    """The accuracy that may be lost.
 
     Attributes:
         max_drop: Points (hundredths) of mIoU.
@@ -39,7 +39,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a choice of linears did on labelled tiles.
+    """Measured losses of a choice of linears on labelled tiles.
 
     Attributes:
         drop: Points of mIoU lost against FP32; below 0 when it gained.
@@ -52,7 +52,7 @@ class Outcome:
     agreement: float
 
     def within(self, budget: Budget) -> bool:
-        """Whether a budget holds it."""
+        """Whether the losses are within a budget."""
         return self.drop <= budget.max_drop and all(drop <= budget.max_class_drop for drop in self.class_drops.values())
 
 
@@ -60,10 +60,10 @@ KNAPSACKS = 3
 """Capacities that are tried between the longest prefix within the budget and the next."""
 
 LEVELS = 2000
-"""Savings that the knapsack tells apart."""
+"""Number of savings that the knapsack distinguishes."""
 
 NOTHING = Outcome(0.0, {}, 1.0)
-"""What FP32 itself does: nothing is lost, by definition."""
+"""The outcome of FP32 itself: nothing is lost, by definition."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,9 @@ class Point:
 
     Attributes:
         linears: Names of the quantised linears.
-        outcome: What it did.
+        outcome: Its losses.
         saving: Seconds a picture saved against FP32, by the sum of the linears' savings.
-        step: What the search was about: ``"frontier"``, ``"knapsack"`` or ``"refine"``.
+        step: The part of the search that evaluated it: ``"frontier"``, ``"knapsack"`` or ``"refine"``.
     """
 
     linears: frozenset[str]
@@ -85,12 +85,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Found:
-    """What the search came to.
+    """Result of the search.
 
     Attributes:
         chosen: Within the budget.
-        points: All that was evaluated, in that order; the first is FP32.
-        order: Candidates by damage per second saved, the best first.
+        points: All evaluated choices, in order; the first is FP32.
+        order: Candidates by divergence per second saved, the best first.
         useless: Linears that INT8 does not make faster; they were left out from the start.
     """
 
@@ -101,7 +101,7 @@ class Found:
 
     @property
     def evaluations(self) -> int:
-        """How many choices were evaluated; FP32 needs none."""
+        """Number of choices evaluated; FP32 needs none."""
         return len(self.points) - 1
 
     def within(self, budget: Budget) -> list[Point]:
@@ -109,17 +109,17 @@ class Found:
         return sorted((p for p in self.points if p.outcome.within(budget)), key=lambda p: (-p.saving, len(p.linears)))
 
 
-def order_by_worth(damages: Mapping[str, float], savings: Mapping[str, float]) -> tuple[list[str], list[str]]:
-    """Linears by damage per second saved, and those that save nothing.
+def order_by_worth(divergences: Mapping[str, float], savings: Mapping[str, float]) -> tuple[list[str], list[str]]:
+    """Linears by divergence per second saved, and those that save nothing.
 
     Args:
-        damages: At least 0, by name.
+        divergences: At least 0, by name.
         savings: Seconds a picture, by the same names.
     """
-    useful = [name for name in damages if savings[name] > 0]
+    useful = [name for name in divergences if savings[name] > 0]
     # Of equals the larger saving first; then by name, so that the order never depends on that of a dictionary.
-    useful.sort(key=lambda name: (damages[name] / savings[name], -savings[name], name))
-    return useful, [name for name in damages if savings[name] <= 0]
+    useful.sort(key=lambda name: (divergences[name] / savings[name], -savings[name], name))
+    return useful, [name for name in divergences if savings[name] <= 0]
 
 
 @dataclass
@@ -140,7 +140,7 @@ class _Search:
 
 
 def search(
-    damages: Mapping[str, float],
+    divergences: Mapping[str, float],
     savings: Mapping[str, float],
     evaluate: Callable[[frozenset[str]], Outcome],
     budget: Budget,
@@ -151,14 +151,14 @@ def search(
     """Find the cheapest choice within a budget.
 
     Args:
-        damages: Damage of each linear alone, by name; at least 0.
+        divergences: Damage of each linear alone, by name; at least 0.
         savings: Seconds a picture that INT8 saves, by the same names.
         evaluate: Measures a choice on labelled tiles.
-        budget: What may be lost.
+        budget: The accuracy that may be lost.
         curve: Prefixes that are evaluated for the sake of the curve of cost against accuracy, at least 1.
         tries: Linears that are tried on top of the longest prefix.
     """
-    order, useless = order_by_worth(damages, savings)
+    order, useless = order_by_worth(divergences, savings)
     run = _Search(evaluate, savings)
     best = run.look((), "frontier")
     if order:
@@ -172,8 +172,8 @@ def search(
                 fails = middle
         best = run.look(order[:fits], "frontier")
         if fits < len(order):
-            bracket = (sum(damages[name] for name in order[:fits]), sum(damages[name] for name in order[:fails]))
-            best = _solve(run, best, {name: damages[name] for name in order}, bracket, budget)
+            low, high = (sum(divergences[name] for name in order[:count]) for count in (fits, fails))
+            best = _solve(run, best, {name: divergences[name] for name in order}, (low, high), budget)
             best = _refine(run, best, [name for name in order if name not in best.linears], budget, tries)
         for part in range(1, curve + 1):
             point = run.look(order[: -(-part * len(order) // curve)], "frontier")
@@ -185,14 +185,14 @@ def search(
 
 
 def _solve(
-    run: _Search, best: Point, damages: Mapping[str, float], bracket: tuple[float, float], budget: Budget
+    run: _Search, best: Point, divergences: Mapping[str, float], bracket: tuple[float, float], budget: Budget
 ) -> Point:
-    """Bisect the damage that the budget allows, each time with the choice that saves most for it."""
+    """Bisect the divergence that the budget allows, each time with the choice that saves most for it."""
     low, high = bracket
     for number in range(KNAPSACKS):
         # All that is known not to fit first: one linear may fill the bracket to the brim.
         capacity = (low + high) / 2 if number else high * (1 - 1e-9)
-        point = run.look(sorted(knapsack(damages, run.savings, capacity)), "knapsack")
+        point = run.look(sorted(knapsack(divergences, run.savings, capacity)), "knapsack")
         if point.outcome.within(budget):
             low = capacity
             best = max(best, point, key=lambda one: one.saving)
@@ -203,23 +203,23 @@ def _solve(
     return best
 
 
-def knapsack(damages: Mapping[str, float], savings: Mapping[str, float], capacity: float) -> set[str]:
-    """The linears that save most while their damages add up to a capacity at most.
+def knapsack(divergences: Mapping[str, float], savings: Mapping[str, float], capacity: float) -> set[str]:
+    """The linears that save most while their divergences add up to a capacity at most.
 
     The 0/1 knapsack by dynamic programming over savings, of which `LEVELS` are told apart: at most one level of
     the total is lost for each linear.
 
     Args:
-        damages: At least 0, by name.
+        divergences: At least 0, by name.
         savings: Above 0, by the same names at least.
         capacity: At least 0.
     """
-    unit = sum(savings[name] for name in damages) / LEVELS
+    unit = sum(savings[name] for name in divergences) / LEVELS
     least: dict[int, tuple[float, frozenset[str]]] = {0: (0.0, frozenset())}
-    for name, damage in damages.items():
+    for name, divergence in divergences.items():
         gain = int(savings[name] / unit)
         for level, (total, names) in list(least.items()):
-            there, sum_ = level + gain, total + damage
+            there, sum_ = level + gain, total + divergence
             if sum_ <= capacity and sum_ < least.get(there, (float("inf"),))[0]:
                 least[there] = (sum_, names | {name})
     return set(least[max(least)][1])

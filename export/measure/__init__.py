@@ -1,4 +1,4 @@
-"""The core of every timing here: interleaved rounds, their statistics, and whether they allow a conclusion."""
+"""The core of every timing: interleaved rounds, their statistics, and the noise of the machine."""
 
 from export.measure.interleave import Plan, Series, measure
 from export.measure.noise import Noise, Watch

@@ -1,7 +1,7 @@
 """Interleaved measuring: every round visits every candidate, in an order of its own.
 
-What a machine does slowly over minutes (heat, clocks, neighbours) then falls on all candidates alike, and ratios of one
-round compare like with like.
+Slow changes of the machine (heat, clocks, other processes) then fall on all candidates alike, and ratios of one round
+compare like with like.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_ITERATIONS = 1_000_000
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured.
+    """Numbers of iterations and rounds of a measurement.
 
     Attributes:
         iterations: Measured iterations of each candidate, over all rounds.
@@ -71,12 +71,12 @@ class Plan:
 
 @dataclass
 class Series:
-    """What was measured of one candidate.
+    """Measurements of one candidate.
 
     Attributes:
         visits: For each round the seconds of each stage, one number an iteration.
         spans: For each round when its measured part began and ended, by `time.perf_counter`.
-        failure: What ended the measuring of this candidate, or None.
+        failure: Exception that ended the measurements of this candidate, or None.
     """
 
     visits: list[dict[str, list[float]]] = field(default_factory=list)
@@ -93,7 +93,7 @@ class Series:
         return [second for visit in self.visits for second in visit[stage]]
 
     def medians(self, stage: str) -> list[float]:
-        """Median seconds of a stage, one a round: what ratios are made of."""
+        """Median seconds of a stage, one a round, of which ratios are made."""
         return [statistics.median(visit[stage]) for visit in self.visits]
 
 
@@ -107,8 +107,8 @@ def measure(
     A candidate that raises is left out from there on, with its exception kept; the others go on.
 
     Args:
-        candidates: Names, and what runs one iteration.
-        plan: How much.
+        candidates: By name, a function that runs one iteration.
+        plan: Numbers of iterations and rounds.
         progress: Called before each visit with the round (from 0; -1 is the warm-up) and the candidate's name.
     """
     # Once: with PyTorch loaded, a collection takes a second, and its garbage is not ours.
@@ -153,7 +153,7 @@ def measure(
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Let no collection of garbage fall into a visit."""
+    """Disable the garbage collector during a visit."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""Was the machine quiet enough for its timings to mean anything?"""
+"""Noise of the machine during a measurement, and limits beyond which timings allow no conclusion."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ MAX_DRIFT = 0.08
 
 @dataclass(frozen=True)
 class Noise:
-    """What was seen of the machine during a run.
+    """Disturbances of the machine during a run.
 
     Attributes:
         foreign: Share of all cores, 0 to 1, that went to other processes or was stolen by the host.
         scatter: Robust relative spread of the probe's rounds.
         drift: Relative change of the probe from the first to the last third.
-        throttled: How many throttling events the kernel or the driver counted; None where nobody counts.
+        throttled: Throttling events that the kernel or the driver counted; None where they are not counted.
     """
 
     foreign: float
@@ -43,7 +43,7 @@ class Noise:
 
     @property
     def reasons(self) -> list[str]:
-        """Why the timings allow no conclusion; empty on a quiet machine."""
+        """Reasons why the timings allow no conclusion; empty on a quiet machine."""
         found = []
         if self.foreign > MAX_FOREIGN:
             found.append(f"other processes took {self.foreign:.0%} of all cores (at most {MAX_FOREIGN:.0%})")
@@ -68,7 +68,7 @@ class Noise:
 class Probe:
     """Work that never changes: products of two arrays that fit the second cache, on one thread.
 
-    Interleaved with the candidates, it shows what the machine did, whatever the candidates are.
+    Interleaved with the candidates, it shows changes of the machine, independent of the candidates.
     """
 
     def __init__(self, milliseconds: float = 4.0) -> None:
@@ -88,7 +88,7 @@ class Probe:
 
 
 class Watch:
-    """Counts, from construction on, processor time that was not this process's.
+    """Counts, from construction on, processor time of other processes.
 
     Raises:
         EmraError: ``bench-missing`` without psutil.
@@ -102,7 +102,7 @@ class Watch:
         self._begin = self._read()
 
     def _read(self) -> tuple[float, float]:
-        """Seconds of all cores together: all of them, and those that others had."""
+        """Seconds of all cores together: in all, and of other processes."""
         times = self._psutil.cpu_times()._asdict()
         # Linux counts guests within user and nice.
         total = sum(seconds for name, seconds in times.items() if name not in ("guest", "guest_nice"))
@@ -111,12 +111,12 @@ class Watch:
         return total, total - idle - own.user - own.system
 
     def foreign(self) -> float:
-        """Share of all cores that others had since construction, 0 to 1."""
+        """Share of all cores that other processes took since construction, 0 to 1."""
         total, others = (now - then for now, then in zip(self._read(), self._begin, strict=True))
         return min(1.0, max(0.0, others / total)) if total > 0 else 0.0
 
     def noise(self, probe: Sequence[float], throttled: int | None = None) -> Noise:
-        """What was seen since construction.
+        """The noise since construction.
 
         Args:
             probe: The probe's seconds, one a round.

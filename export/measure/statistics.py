@@ -12,7 +12,7 @@ import numpy.typing as npt
 CONFIDENCE = 0.95
 RESAMPLES = 5000
 P99_FROM = 100
-"""Samples from which a 99th percentile is more than the slowest sample under another name."""
+"""Least number of samples for a 99th percentile that is more than the slowest sample."""
 
 TOLERANCE = 0.02
 """Ratios within this of 1 count as equal: less is not worth a decision."""
@@ -30,7 +30,7 @@ class Summary:
         std: Standard deviation of the samples (n - 1); None for one sample.
         low: Smallest.
         high: Largest.
-        count: How many samples.
+        count: Number of samples.
     """
 
     mean: float
@@ -49,14 +49,14 @@ class Summary:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times one thing takes as long as another.
+    """Ratio of two times, with its confidence interval.
 
     Attributes:
         value: The ratio; below 1 the first is faster.
         low: Lower end of the confidence interval.
         high: Upper end.
-        confidence: Of the interval.
-        rounds: How many pairs, or the fewer of the two samples, it rests on.
+        confidence: Confidence of the interval.
+        rounds: Number of pairs, or of the smaller of the two samples.
     """
 
     value: float

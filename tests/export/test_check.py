@@ -88,7 +88,7 @@ def test_a_difference_fails_by_labels_and_by_miou(models: Path, capsys: pytest.C
     # A picture in which both models are right.
     assert main([*words, "--limit", "1"]) in (PASS, FAIL)
     verdict = check(models / "a.onnx", models / "b.onnx", data=models / "data", split="all", limit=2)
-    assert [tile.name for tile in verdict.comparison.tiles] == ["p0", "p1"]
+    assert [tile.name for tile in verdict.report.pictures] == ["p0", "p1"]
 
 
 def test_the_tolerance_is_that_of_the_second_models_precision(models: Path) -> None:
@@ -100,7 +100,7 @@ def test_the_tolerance_is_that_of_the_second_models_precision(models: Path) -> N
     pictures[:4] = noise[:4]
     Image.fromarray(pictures).save(folder / "x.png")
     found = check(models / "a.onnx", models / "b.onnx", data=folder)
-    assert 0.99 < found.comparison.agreement < 0.999
+    assert 0.99 < found.report.agreement < 0.999
     assert not found.passed
     relabel(models / "b.onnx", "fp16")
     assert not check(models / "a.onnx", models / "b.onnx", data=folder).passed
@@ -121,17 +121,17 @@ def test_no_data_is_the_golden_tile_and_scenes(models: Path, capsys: pytest.Capt
     assert main([str(models / "a.onnx"), str(models / "a.onnx")]) == PASS
     assert "golden tile and generated scenes" in capsys.readouterr().out
     verdict = check(models / "a.onnx", models / "a.onnx")
-    assert [tile.name for tile in verdict.comparison.tiles][:2] == ["golden tile", "scene 30"]
+    assert [tile.name for tile in verdict.report.pictures][:2] == ["golden tile", "scene 30"]
 
 
 def test_a_checkpoint_against_its_export(tiny_checkpoint: Path, small_file: Path) -> None:
     # The export's weights are rounded to FP16 and the checkpoint's are not, so this is no FP32 comparison.
     with narrow_backbone():
         verdict = check(tiny_checkpoint, small_file, tolerance="fp16")
-    assert verdict.comparison.runners[0]["backend"] == "torch"
-    assert verdict.comparison.logit_max is not None
-    assert 0 < verdict.comparison.logit_max < 0.05
-    assert verdict.comparison.agreement > 0.99
+    assert verdict.report.runners[0]["backend"] == "torch"
+    assert verdict.report.logits is not None
+    assert 0 < verdict.report.logits.max < 0.05
+    assert verdict.report.agreement > 0.99
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from PIL import Image
 from emra_deploy.backends.openvino import OpenVinoBackend
 from emra_deploy.backends.options import LoadOptions
 from emra_deploy.models import shipped_model
-from export.compare.comparison import TOLERANCES
+from export.compare.report import LIMITS
 from export.compare.runners import OnnxRunner
-from export.compare.verify import ROUNDED, build_plan
+from export.compare.verify import ROUNDED, build_engine
 from export.graphs.model_file import read_model, write_model
 from export.half.convert import convert_to_half
 from export.int8.file import Recipe, build
@@ -106,7 +106,7 @@ def test_an_engine_is_built_in_the_precision_of_the_file(model: Model) -> None:
     for precision, path in model.files.items():
         manifest = read_model(path)[1]
         assert manifest.precision == precision
-        plan = build_plan(path, manifest.input_shape[0])
+        plan = build_engine(path, manifest.input_shape[0])
         assert plan is not None
         plans[precision] = plan
     assert set(plans["fp32"].counts) == {"fp32"}
@@ -136,7 +136,7 @@ def test_labels_are_those_of_the_fp32_file(
     assert error <= LOGIT_RMS[precision] * float(np.sqrt(np.mean(logits**2)))
     same = found["classes"] == expected["classes"]
     if model.trained:
-        assert same.mean() >= TOLERANCES[precision].min_agreement
+        assert same.mean() >= LIMITS[precision].agreement
     # A label changes where the errors of two logits add up to more than lies between them: beyond four times the root
     # mean square of one, that is one pixel in hundreds if they are anything like independent.
     first, second = np.sort(logits, axis=1)[:, -2:].transpose(1, 0, 2, 3)[::-1]

@@ -19,7 +19,9 @@ from PIL import Image
 import export.optimize as command
 from benchmarks.precision.int8_ablation import ablate, as_markdown
 from emra_deploy.errors import EmraError
+from export.compare.report import LogitError, PictureReport, Report
 from export.graphs.model_file import read_model
+from export.int8.acceptance import Acceptance, read_windows
 from export.int8.cost import (
     DEVICES,
     Device,
@@ -30,14 +32,13 @@ from export.int8.cost import (
     cut_out,
     open_cost_model,
 )
-from export.int8.damage import Answers, compare_answers
-from export.int8.judge import Judge, read_windows
 from export.int8.linears import find_linears
 from export.int8.qdq import insert_qdq
 from export.int8.ranges import collect_magnitudes, ranges_of
 from export.int8.search import NOTHING, Budget
-from export.int8.sensitivity import Quantizer, measure_sensitivity
+from export.int8.sensitivity import Degradation, Quantizer, measure_sensitivity
 from export.optimize import Settings, optimize
+from tests.onnx_models import CLASSES
 from training.data import open_dataset
 from training.data.scenes import generate
 
@@ -54,7 +55,7 @@ def data(scene_data: Path) -> Path:
 def quantizer(small_file: Path, data: Path) -> Quantizer:
     model, manifest = read_model(small_file)
     linears = find_linears(model)
-    tiles = read_windows(open_dataset("auto", data, "train").tiles, manifest.tile, 3).tiles
+    tiles = np.stack([w.pixels() for w in read_windows(open_dataset("auto", data, "train").tiles, manifest.tile, 3)])
     return Quantizer(model, manifest, linears, ranges_of(collect_magnitudes(model, linears, manifest, tiles), "minmax"))
 
 
@@ -74,12 +75,12 @@ def test_the_evidence_is_in_every_output(small_file: Path, data: Path, tmp_path:
     assert sum(point["pareto"] for point in content["points"]) >= 1
     assert written is not None
     assert written.manifest == read_model(output)[1]
-    told = written.manifest.evidence["int8"]
-    assert told["optimize"] == json.loads(json.dumps(content))
-    assert told["high_precision"] == "fp16", "GPUs compute the rest in FP16"
-    assert told["quantized"] == len(report.chosen.linears)
+    evidence = written.manifest.evidence["int8"]
+    assert evidence["optimize"] == json.loads(json.dumps(content))
+    assert evidence["high_precision"] == "fp16", "GPUs compute the rest in FP16"
+    assert evidence["quantized"] == len(report.chosen.linears)
     quantizers = [node for node in onnx.load(output).graph.node if node.op_type == "QuantizeLinear"]
-    assert len(quantizers) == told["quantized"]
+    assert len(quantizers) == evidence["quantized"]
     text = table.read_text(encoding="utf-8")
     assert "chosen" in text
     assert "ms (modelled)" in text
@@ -90,7 +91,7 @@ def test_the_evidence_is_in_every_output(small_file: Path, data: Path, tmp_path:
 
 def test_no_linear_is_cheap_enough(small_file: Path, data: Path, tmp_path: Path, monkeypatch) -> None:
     # No accuracy may be lost, and every choice loses some.
-    monkeypatch.setattr(command, "Judge", lambda *_: lambda names: replace(NOTHING, drop=float(len(names))))
+    monkeypatch.setattr(command, "Acceptance", lambda *_: lambda names: replace(NOTHING, drop=float(len(names))))
     with pytest.raises(EmraError) as caught:
         optimize(small_file, data, replace(FAST, budget=Budget(0.5, 0.5)), output=tmp_path / "m.onnx")
     assert caught.value.code == "optimize-nothing"
@@ -136,59 +137,49 @@ def test_each_linear_alone(quantizer: Quantizer, data: Path) -> None:
     steps: list[int] = []
     found = measure_sensitivity(quantizer, tiles, lambda: steps.append(1))
     assert set(found.linears) == set(quantizer.linears)
-    assert all(damage.divergence > 0 and damage.logit_error > 0 for damage in found.linears.values())
+    assert all(one.divergence > 0 and one.logit_error > 0 for one in found.linears.values())
     assert found.blocks["patch_embed"] == found.linears["patch_embed.proj"], "a block of one linear is that linear"
-    assert found.whole.divergence > max(damage.divergence for damage in found.linears.values()) / 2
+    assert found.whole.divergence > max(one.divergence for one in found.linears.values()) / 2
     assert 0.2 < found.additivity < 5
     assert len(steps) == command.count_variants(list(quantizer.linears.values()))
-    # A range that is far too narrow is seen as damage, in the linear that has it.
+    # A range that is far too narrow degrades the linear that has it.
     victim = "blocks.2.mlp.fc1"
     ranges = dict(quantizer.ranges)
     ranges[quantizer.linears[victim].source] /= 20
     broken = Quantizer(quantizer.model, quantizer.manifest, list(quantizer.linears.values()), ranges)
-    reference = broken.answer((), tiles)
-    worse = compare_answers(reference, broken.answer([victim], tiles))
+    worse = Degradation.of(broken.compare(broken.open(()), [victim], tiles))
     assert worse.divergence > 20 * found.linears[victim].divergence
 
 
-def test_damage_of_known_logits() -> None:
-    logits = np.log(np.array([0.5, 0.25, 0.25], np.float32)).reshape(1, 3, 1, 1)
-    changed = np.log(np.array([0.25, 0.5, 0.25], np.float32)).reshape(1, 3, 1, 1)
-    labels = np.zeros((1, 1, 1), np.uint8)
-    found = compare_answers(Answers(logits, labels), Answers(changed, labels + 1))
-    assert found.divergence == pytest.approx(0.5 * np.log(2) - 0.25 * np.log(2), rel=1e-6)
-    assert found.agreement == 0
-    same = compare_answers(Answers(logits, labels), Answers(logits + 3, labels))
-    assert same.divergence == pytest.approx(0, abs=1e-9), "softmax does not see a shift"
-    assert same.logit_error > 0
-    changed[0, 0] = np.nan
+def test_logits_that_are_not_finite_are_refused() -> None:
+    broken = PictureReport("t", 1, 1, LogitError(float("inf"), 0.0, 0.0, 0.0, 0, 0.0))
     with pytest.raises(EmraError) as caught:
-        compare_answers(Answers(logits, labels), Answers(changed, labels))
+        Degradation.of(Report(CLASSES, (broken,), ({}, {})))
     assert caught.value.code == "quantize-not-finite"
 
 
-def test_the_judge_scores_like_the_confusion_matrix_of_torchmetrics(quantizer: Quantizer, data: Path) -> None:
+def test_acceptance_scores_like_the_confusion_matrix_of_torchmetrics(quantizer: Quantizer, data: Path) -> None:
     import torch
     from torchmetrics.classification import MulticlassJaccardIndex
 
     windows = read_windows(open_dataset("auto", data, "val").tiles, quantizer.manifest.tile, 4)
-    assert windows.tiles.shape == (4, 64, 64, 3)
-    judge = Judge(quantizer, windows, quantizer.manifest.classes)
+    tiles, truth = (np.stack(arrays) for arrays in zip(*((w.pixels(), w.read_labels()) for w in windows), strict=True))
+    assert tiles.shape == (4, 64, 64, 3)
+    accept = Acceptance(quantizer, windows)
     metric = MulticlassJaccardIndex(5, average="macro", ignore_index=255)
-    before, after = (quantizer.labels(names, windows.tiles) for names in ((), quantizer.linears))
-    values = [float(metric(torch.from_numpy(labels), torch.from_numpy(windows.truth))) for labels in (before, after)]
-    outcome = judge(quantizer.linears)
+    before, after = (quantizer.open(names).run(tiles)["classes"] for names in ((), quantizer.linears))
+    values = [float(metric(torch.from_numpy(labels), torch.from_numpy(truth))) for labels in (before, after)]
+    outcome = accept(quantizer.linears)
     assert outcome.drop == pytest.approx(100 * (values[0] - values[1]), abs=1e-3)
     assert outcome.agreement == pytest.approx(float((before == after).mean()))
-    assert judge(()).drop == 0
+    assert accept(()).drop == 0
 
 
 def test_windows_of_pictures_smaller_than_the_input(data: Path) -> None:
+    """They are no larger than the picture, so what fills up the model's input counts for nothing."""
     windows = read_windows(open_dataset("auto", data, "val").tiles, (96, 96), 2)
-    assert windows.truth.shape == (2, 96, 96)
-    assert (windows.truth[:, 70:] == 255).all()
-    assert (windows.tiles[:, 70:] == windows.tiles[:, 69:70]).all()
-    assert (windows.truth[:, :70] != 255).all()
+    assert [(one.pixels().shape, one.read_labels().shape) for one in windows] == [((70, 96, 3), (70, 96))] * 2
+    assert all((one.read_labels() != 255).all() for one in windows)
 
 
 @pytest.mark.parametrize("name", ["blocks.1.attn.qkv", "blocks.1.mlp.fc2", "patch_embed.proj", "hra.affinity"])
@@ -240,8 +231,8 @@ def test_the_ablation_of_the_choices(small_file: Path, data: Path) -> None:
     assert {"entropy", "minmax", "percentile 99.9", "the first 8 tiles", "without mlp.fc2"} <= set(names)
     by_name = dict(zip(names, rows, strict=True))
     assert by_name["without mlp.fc2"].linears == 15
-    assert by_name["without patch_embed"].divergence < rows[0].divergence
-    assert all(row.agreement >= 0.95 and row.divergence > 0 for row in rows)
+    assert by_name["without patch_embed"].degradation.divergence < rows[0].degradation.divergence
+    assert all(row.degradation.agreement >= 0.95 and row.degradation.divergence > 0 for row in rows)
     assert as_markdown(rows).count("\n") == len(rows) + 1
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from export.int8.cost import Timing
-from export.int8.optimize_report import Report
 from export.int8.search import NOTHING, Budget, Found, Outcome, Point
+from export.int8.search_report import SearchReport
 from export.optimize import TIMED_GRAPHS, time_graphs
 
 
@@ -52,7 +52,7 @@ def test_an_estimate_does_not_look_cheaper_than_what_saves_more() -> None:
     found = Found(points(4)[-1], points(4), (), ())
     timings = {frozenset(): Timing(0.100), found.chosen.linears: Timing(0.090)}
     nothing: Any = None
-    report = Report("m", "cpu", "", True, Budget(1, 1), nothing, {}, found, found.chosen, timings, None, 1)
+    report = SearchReport("m", "cpu", "", True, Budget(1, 1), nothing, {}, found, found.chosen, timings, None, 1)
     costs = [report.cost_of(point) for point in found.points]
     assert [whole for _, whole in costs] == [True, False, False, False, True]
     assert [round(1e3 * seconds, 6) for seconds, _ in costs] == [100, 97.5, 95, 92.5, 90]
@@ -63,5 +63,5 @@ def test_linears_that_save_nothing_together_promise_nothing_alone() -> None:
     found = Found(points(2)[-1], points(2), (), ())
     timings = {frozenset(): Timing(0.100), found.chosen.linears: Timing(0.120)}
     nothing: Any = None
-    report = Report("m", "cpu", "", True, Budget(1, 1), nothing, {}, found, found.chosen, timings, None, 1)
+    report = SearchReport("m", "cpu", "", True, Budget(1, 1), nothing, {}, found, found.chosen, timings, None, 1)
     assert report.cost_of(found.points[1]) == (0.100, False)

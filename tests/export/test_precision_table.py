@@ -15,15 +15,17 @@ import pytest
 import benchmarks.precision.measure as measures
 import benchmarks.precision.table as command
 import export.compare.verify
-from benchmarks.precision.measure import Accuracy, Missing, Remembered, Times, measure_accuracy, measure_times
+from benchmarks.precision.measure import Missing, Times, measure_accuracy, measure_times
 from benchmarks.precision.report import Row, Table, as_markdown
 from benchmarks.provenance import describe_machine, describe_run
 from benchmarks.results_file import make_result, read_result, write_result
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import evaluate
+from emra_deploy.evaluation.metrics import ConfusionMatrix
+from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.segmenting.segmenter import Segmenter
-from export.compare.runners import OnnxRunner
-from export.compare.verify import Plan
+from export.compare.report import PictureReport, Report
+from export.compare.verify import Engine
 from export.graphs.model_file import read_model, write_model
 from export.int8.cost import Timing
 from export.measure import Plan as Timings
@@ -41,20 +43,31 @@ QUIET = Times({}, "1.2", Noise(0.01, 0.01, 0.01))
 LOUD = Times({}, "3.4, the FP32 file in f32", Noise(0.9, 0.01, 0.01))
 
 
+def scored(miou: float) -> Report:
+    """A comparison in which the second model has this IoU of the first of two classes, and no pixel of the other."""
+    matrices = []
+    for hits in (100, round(100 * miou)):
+        matrix = ConfusionMatrix(3)
+        matrix.counts[0, 0], matrix.counts[0, 2] = hits, 100 - hits
+        matrices.append(matrix)
+    classes = ClassSet(("sea", "land", "sand"), ((0, 0, 9), (9, 0, 0), (9, 9, 0)))
+    return Report(classes, (PictureReport("p", 8000, 7990),), ({}, {}), *matrices)
+
+
 def row(precision: str, **changes: object) -> Row:
     ratio = Ratio(0.5, 0.4, 0.625, 0.95, 10)
     content = {
         "file": {"name": f"m.{precision}.onnx", "sha256": "ab" * 32, "bytes": 1_500_000},
-        "accuracy": Accuracy(0.5, {"sea": 0.75, "land": float("nan")}, 0.99875, 1000),
+        "accuracy": scored(0.5),
         "times": {"onnxruntime": Timing(0.1), "openvino": Timing(0.05, ratio)},
-        "engine": Plan("TensorRT-RTX 1", 9, 2_500_000, {"int8": 3, "fp32": 1}),
+        "engine": Engine("TensorRT-RTX 1", 9, 2_500_000, {"int8": 3, "fp32": 1}),
     }
     return Row(precision, **{**content, **changes})  # type: ignore[arg-type]
 
 
 def page(*rows: Row) -> tuple[Table, dict[str, list[str]]]:
     """A table of these rows, and the cells of its Markdown by their line's title."""
-    table = Table("m", (32, 48), ("sea", "land"), "8 pictures", rows, {"onnxruntime": QUIET, "openvino": LOUD})
+    table = Table("m", (32, 48), ("sea", "land", "sand"), "8 pictures", rows, {"onnxruntime": QUIET, "openvino": LOUD})
     text = as_markdown(table, describe_run(command.SCRIPT, ["m.onnx"]), describe_machine())
     assert "    python benchmarks/precision/table.py m.onnx\n" in text
     lines = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
@@ -64,8 +77,9 @@ def page(*rows: Row) -> tuple[Table, dict[str, list[str]]]:
 
 def test_cells_are_what_was_measured() -> None:
     _, cells = page(row("fp32"), row("int8"))
-    assert cells["mIoU"] == ["50.00", "50.00"]
-    assert cells["IoU of sea"] == ["75.00", "75.00"]
+    assert cells["mIoU"] == ["25.00", "25.00"], "of the classes that occur"
+    assert cells["IoU of sea"] == ["50.00", "50.00"]
+    assert cells["IoU of sand"] == ["0.00", "0.00"]
     assert cells["IoU of land"] == ["-", "-"], "a class that does not occur has no score"
     assert cells["labels that are FP32's"][1] == "99.875%"
     assert cells["file"][0] == "1.50 MB"
@@ -84,7 +98,7 @@ def test_what_is_missing_says_why_and_is_no_failure_where_the_machine_lacks_it(t
         row("fp16", file=broken, accuracy=broken, times=dict.fromkeys(measures.LIBRARIES, broken), engine=broken),
         row("int8", engine=absent),
     )
-    assert cells["mIoU"] == ["50.00", "failed (1)", "50.00"]
+    assert cells["mIoU"] == ["25.00", "failed (1)", "25.00"]
     assert cells["TensorRT-RTX engine"] == ["not measured (2)", "failed (1)", "not measured (2)"]
     assert "1. failed: it overflows\n2. not measured: no such library\n" in cells[""][0]
     assert [failure["candidate"] for failure in table.failures()] == ["fp16: file"]
@@ -95,26 +109,7 @@ def test_what_is_missing_says_why_and_is_no_failure_where_the_machine_lacks_it(t
     rows = read_result(tmp_path / "r.json")["content"]["rows"]
     assert [entry["engine"] for entry in rows] == [None, None, None]
     assert rows[1]["file"] is rows[1]["accuracy"] is None
-    assert rows[0]["accuracy"]["iou"] == {"sea": 0.75, "land": None}
-
-
-def test_the_reference_runs_each_tile_once_and_answers_the_same(small_file: Path) -> None:
-    runner = OnnxRunner(*read_model(small_file))
-    calls = 0
-    right = runner.run
-
-    def counted(batch: np.ndarray) -> dict[str, np.ndarray]:
-        nonlocal calls
-        calls += 1
-        return right(batch)
-
-    runner.run = counted  # type: ignore[method-assign]
-    remembered = Remembered(runner)
-    tiles = [generate(seed, 64, 64).image[np.newaxis] for seed in (1, 2, 1, 2)]
-    answers = [remembered.run(tile)["classes"] for tile in tiles]
-    assert calls == 2
-    for tile, answer in zip(tiles, answers, strict=True):
-        np.testing.assert_array_equal(answer, right(tile)["classes"])
+    assert rows[0]["accuracy"]["iou"] == {"sea": 0.5, "land": None, "sand": 0.0}
 
 
 def test_accuracy_is_that_of_the_runtime_and_a_broken_file_loses_only_itself(
@@ -129,9 +124,10 @@ def test_accuracy_is_that_of_the_runtime_and_a_broken_file_loses_only_itself(
     assert isinstance(found["fp16"], Missing)
     for name in ("fp32", "int8"):
         one = found[name]
-        assert isinstance(one, Accuracy)
-        assert (one.agreement, one.miou) == (1.0, pytest.approx(expected.miou))
-        np.testing.assert_allclose(list(one.iou.values()), expected.iou)
+        assert isinstance(one, Report)
+        assert one.scores is not None
+        assert (one.agreement, one.scores[1].miou) == (1.0, pytest.approx(expected.miou))
+        np.testing.assert_allclose(one.scores[1].iou, expected.iou)
 
 
 def test_a_file_that_a_library_cannot_run_loses_only_its_own_time(
@@ -174,6 +170,7 @@ def test_a_library_that_is_not_here_is_no_failure(small_file: Path, monkeypatch:
     assert "not installed" in missing.why
     monkeypatch.setattr(export.compare.verify.importlib.util, "find_spec", lambda name: None)
     engine = measures.measure_engine(small_file, read_model(small_file)[1])
+    assert isinstance(engine, Missing)
     assert not engine.failed
     assert "TensorRT-RTX is not installed" in engine.why
 

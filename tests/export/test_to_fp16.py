@@ -19,7 +19,9 @@ from onnx import TensorProto
 import export.to_fp16 as command
 from emra_deploy.errors import EmraError
 from emra_deploy.segmenting.segmenter import Segmenter
-from export.compare.comparison import TOLERANCES, compare
+from export.compare.comparison import compare
+from export.compare.report import LIMITS
+from export.compare.runners import open_pair
 from export.graphs.model_file import read_model, write_model
 from export.graphs.view import GraphView
 from export.to_fp16 import EVIDENCE, GOLDEN_TOLERANCE, main, to_fp16
@@ -47,7 +49,7 @@ def test_the_manifest_says_what_was_done(converted: command.Converted, small_fil
     assert pytest.approx(0.01) == GOLDEN_TOLERANCE
     assert set(before.tools) <= set(after.tools)
     evidence = after.evidence[EVIDENCE]
-    assert evidence["label_agreement"] >= TOLERANCES["fp16"].min_agreement
+    assert evidence["label_agreement"] >= LIMITS["fp16"].agreement
     assert evidence["casts"] == converted.audit.casts
     assert sum(evidence["reasons"].values()) == evidence["nodes_in_fp32"] == len(converted.audit.kept)
     assert {key: value for key, value in after.evidence.items() if key != EVIDENCE} == before.evidence
@@ -59,10 +61,10 @@ def test_the_manifest_says_what_was_done(converted: command.Converted, small_fil
 
 def test_the_file_segments_as_the_one_it_was_made_of(converted: command.Converted, small_file: Path) -> None:
     pictures = np.stack([generate(seed, 80, 100).image for seed in (50, 51)])
-    result = compare(small_file, converted.path, pictures)
-    assert result.failures(TOLERANCES["fp16"]) == []
-    assert result.logit_max is not None
-    assert 0 < result.logit_max < 5e-3
+    result = compare(*open_pair(small_file, converted.path), pictures)
+    assert result.failures(LIMITS["fp16"]) == []
+    assert result.logits is not None
+    assert 0 < result.logits.max < 5e-3
     with Segmenter.open(converted.path, threads=1) as segmenter:  # its self-test runs here
         assert segmenter.segment(pictures[0]).labels.shape == (80, 100)
     # Bytes in, bytes out; the weights were stored as FP16 before, so the file is a little smaller.
@@ -174,7 +176,7 @@ def test_floats_in_all_heads_out_two_at_a_time(explicit_file: Path, tmp_path: Pa
     kinds = {entry.name: entry.type.tensor_type.elem_type for entry in model.graph.output}
     assert kinds == {"classes": TensorProto.UINT8, "logits": TensorProto.FLOAT, "confidence": TensorProto.FLOAT}
     picture = generate(52, 64, 64).image[np.newaxis]
-    assert compare(explicit_file, converted.path, picture).agreement >= TOLERANCES["fp16"].min_agreement
+    assert compare(*open_pair(explicit_file, converted.path), picture).agreement >= LIMITS["fp16"].agreement
 
 
 def write_bad(folder: Path) -> None:

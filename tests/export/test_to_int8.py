@@ -47,12 +47,12 @@ def test_the_file_says_what_it_is(written: Written, small_file: Path) -> None:
     assert manifest.precision == "int8"
     assert manifest.parent_sha256 == hashlib.sha256(small_file.read_bytes()).hexdigest()
     assert (manifest.classes, manifest.input_shape, manifest.zoom) == (parent.classes, parent.input_shape, parent.zoom)
-    told = manifest.evidence["int8"]
-    assert told["calibration"]["tiles"] == COUNT
-    assert len(told["calibration"]["sha256"]) == 64
-    assert told["quantized"] == told["candidates"] == 19
-    assert told["kept_high"] == []
-    assert told["comparison"]["agreement"] >= 0.99
+    evidence = manifest.evidence["int8"]
+    assert evidence["calibration"]["tiles"] == COUNT
+    assert len(evidence["calibration"]["sha256"]) == 64
+    assert evidence["quantized"] == evidence["candidates"] == 19
+    assert evidence["kept_high"] == []
+    assert evidence["comparison"]["agreement"] >= 0.99
     assert manifest.tools["onnxruntime"] == onnxruntime.__version__
     assert manifest.golden is not None
     assert manifest.golden.image_png == parent.golden.image_png
@@ -103,11 +103,11 @@ def test_a_float_model_of_fixed_batch_with_linears_left_out(explicit_file: Path,
         exclude=["patch_embed", "mlp.fc2"],
         check_data=images,
     )
-    told = written.manifest.evidence["int8"]
-    assert told["method"] == "minmax"
-    assert told["quantized"] == 14
-    assert "blocks.3.mlp.fc2" in told["kept_high"]
-    assert told["comparison"]["pictures"] == 3
+    evidence = written.manifest.evidence["int8"]
+    assert evidence["method"] == "minmax"
+    assert evidence["quantized"] == 14
+    assert "blocks.3.mlp.fc2" in evidence["kept_high"]
+    assert evidence["comparison"]["pictures"] == 3
     assert written.manifest.heads == ("classes", "logits", "confidence")
 
 

@@ -26,9 +26,10 @@ class ArrayTile:
     name: str
     image: np.ndarray
     labels: np.ndarray
+    valid: np.ndarray | None = None
 
     def source(self) -> ArraySource:
-        return ArraySource(self.image)
+        return ArraySource(self.image, self.valid)
 
     def read_labels(self, window: Window | None = None) -> np.ndarray:
         return self.labels if window is None else self.labels[window.slices]
@@ -68,6 +69,15 @@ def test_scores_are_of_all_pixels_and_of_each_picture(segmenter: Segmenter) -> N
     assert content["windows"] == {"height": 32, "width": 32, "halo": segmenter.halo, "blend": False}
     assert np.sum(content["confusion"]) == 3 * pixels
     assert "miou_without_clutter" not in content
+
+
+def test_pixels_without_data_count_for_nothing_though_they_have_labels(segmenter: Segmenter) -> None:
+    tile = tile_with_errors("partly empty", 0.5)
+    tile.valid = np.ones(tile.labels.shape, bool)
+    tile.valid[:20], tile.valid[:, :40] = False, False
+    evaluation = evaluate(segmenter, [tile], CLASSES)
+    assert evaluation.images[0].pixels == (65 - 20) * 50
+    assert evaluation.scores.accuracy == pytest.approx(30 / 45)
 
 
 def test_isprs_means_with_and_without_clutter(tmp_path: Path) -> None:

@@ -104,7 +104,6 @@ def test_parts_add_up_to_the_whole() -> None:
         part.update(labels, guess)
         parts.merge(part)
     np.testing.assert_array_equal(parts.counts, whole.counts)
-    assert whole.to_dict() == {"num_classes": 5, "counts": whole.counts.tolist()}
     with pytest.raises(EmraError):
         whole.merge(ConfusionMatrix(4))
 

@@ -16,7 +16,7 @@ from emra_deploy.model_file.manifest import Manifest
 from emra_deploy.models import SHIPPED
 from emra_deploy.segmenting.segmenter import Segmenter
 from emra_deploy.segmenting.selftest import self_test
-from export.compare.comparison import TOLERANCES
+from export.compare.report import LIMITS
 from tests.conftest import FP32_MODEL, REPOSITORY
 from tests.emra_deploy.cli.cli_helpers import emra, save_png
 from training.data import open_dataset
@@ -71,10 +71,10 @@ def test_it_is_the_int8_form_of_the_model_beside_it(manifest: Manifest) -> None:
     assert manifest.parent_sha256 == hashlib.sha256(FP32_MODEL.read_bytes()).hexdigest()
     told = manifest.evidence["int8"]
     assert told["calibration"]["tiles"] >= 32
-    compared, allowed = told["comparison"], TOLERANCES["int8"]
+    compared, allowed = told["comparison"], LIMITS["int8"]
     assert compared["pictures"] == len(manifest.evidence["images"]), "compared on all validation pictures"
-    assert compared["agreement"] >= allowed.min_agreement
-    assert compared["miou_drop_points"] <= allowed.max_miou_drop
+    assert compared["agreement"] >= allowed.agreement
+    assert compared["miou_drop_points"] <= allowed.miou_drop
     assert MODEL.stat().st_size < 0.6 * FP32_MODEL.stat().st_size
     assert [path.name for path in MODEL.parent.glob("*.onnx")] == [SHIPPED], "one model is in the package"
 

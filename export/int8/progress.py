@@ -1,4 +1,4 @@
-"""Progress on the terminal: one bar per step, with the time that is left."""
+"""Progress bars on the terminal: one per step, with the remaining time."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def bars() -> Iterator[Callable[[str, int, int], None]]:
+def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
     """Show progress on standard error while the block runs; where that is no terminal, each step as it begins.
 
     Yields:
-        A function of what is being done, how much of it is done, and how much there is (0 where nobody knows).
+        A function that takes a step's name, the work done, and the work in all (0 where it is unknown).
     """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        TaskID,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
@@ -32,7 +33,7 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
     )
     console = Console(stderr=True)
     display = Progress(*columns, console=console)
-    tasks = {}
+    tasks: dict[str, TaskID] = {}
 
     def show(text: str, done: int, total: int) -> None:
         # Not before there is something to show: an error of one line stays one line.

@@ -1,4 +1,4 @@
-"""What `export.optimize` found, for people and programs: a table, a plot, JSON."""
+"""Results of `export.optimize` as tables, a plot and JSON."""
 
 from __future__ import annotations
 
@@ -6,16 +6,19 @@ import io
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
 from emra_deploy.host.files import atomic_output
-from export.compare.comparison import Comparison
+from export.compare.report import Report
 from export.int8.cost import Timing
 from export.int8.search import Budget, Found, Point, pareto
-from export.int8.sensitivity import Sensitivity
+from export.int8.sensitivity import Degradation, Sensitivity
 from export.measure import Ratio
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 SCHEMA = 1
 PLOT_FORMATS = (".svg", ".png", ".pdf")
@@ -24,22 +27,22 @@ WORST = 10
 
 
 @dataclass(frozen=True)
-class Report:
-    """Everything that was measured.
+class SearchReport:
+    """All measurements of one search.
 
     Attributes:
         model: Name of the FP32 file.
         target: One of `export.int8.cost.TARGETS`.
-        cost: What tells the cost, in words.
-        measured: Whether it was measured on the target.
-        budget: What may be lost.
-        sensitivity: Of the linears and blocks.
+        cost: Source of the costs, in words.
+        measured: Whether they were measured on the target.
+        budget: The accuracy that may be lost.
+        sensitivity: Sensitivity of the linears and blocks.
         savings: Seconds a picture that INT8 saves in each linear.
         found: The search's result.
-        chosen: What became the file: the search's choice, or a more careful one that all pictures demanded.
+        chosen: The choice in the file: the search's, or a more careful one that all pictures demanded.
         timings: Of whole graphs, by the linears that are quantised; some of the points, and always FP32.
         comparison: Of the chosen graph with FP32 on all pictures, or None when there is no such graph.
-        windows: How many the search judged on.
+        windows: Number of windows that the search compared choices on.
     """
 
     model: str
@@ -52,11 +55,11 @@ class Report:
     found: Found
     chosen: Point
     timings: Mapping[frozenset[str], Timing]
-    comparison: Comparison | None
+    comparison: Report | None
     windows: int
 
     def cost_of(self, point: Point) -> tuple[float, bool]:
-        """Seconds a picture, and whether the whole graph's cost was told rather than FP32's less the savings.
+        """Seconds a picture, and whether they are the whole graph's rather than FP32's less the savings.
 
         Savings of linears alone are scaled to what the chosen graph saves as a whole, so that both kinds compare.
         """
@@ -73,7 +76,7 @@ class Report:
         return self.timings[point.linears].ratio if point.linears in self.timings else None
 
     def best(self) -> list[Point]:
-        """Points that no other beats in cost and accuracy, the cheapest first."""
+        """Points that no other point beats in cost and accuracy, the cheapest first."""
         points = self.found.points
         costs = [self.cost_of(point)[0] for point in points]
         return [points[index] for index in pareto(costs, [point.outcome.drop for point in points])]
@@ -91,10 +94,10 @@ class Report:
                 "tiles": self.sensitivity.tiles,
                 "additivity": self.sensitivity.additivity,
                 "whole": asdict(self.sensitivity.whole),
-                "blocks": {name: asdict(damage) for name, damage in self.sensitivity.blocks.items()},
+                "blocks": {name: asdict(one) for name, one in self.sensitivity.blocks.items()},
                 "linears": {
-                    name: {**asdict(damage), "saving_ms": 1e3 * self.savings[name]}
-                    for name, damage in self.sensitivity.linears.items()
+                    name: {**asdict(one), "saving_ms": 1e3 * self.savings[name]}
+                    for name, one in self.sensitivity.linears.items()
                 },
             },
             "order": list(self.found.order),
@@ -103,7 +106,7 @@ class Report:
             "windows": self.windows,
             "points": [self._point(point, point.linears in best) for point in self.found.points],
             "chosen": self._point(self.chosen, self.chosen.linears in best),
-            "all_pictures": None if self.comparison is None else _whole(self.comparison),
+            "all_pictures": None if self.comparison is None else self.comparison.summary(),
         }
 
     def _point(self, point: Point, best: bool) -> dict[str, Any]:
@@ -124,7 +127,7 @@ class Report:
         }
 
 
-def as_text(report: Report) -> str:
+def as_text(report: SearchReport) -> str:
     """Tables for the terminal and for a file."""
     from rich.console import Console
     from rich.table import Table
@@ -133,18 +136,19 @@ def as_text(report: Report) -> str:
     console = Console(file=stream, width=110, no_color=True, highlight=False)
     sensitivity = report.sensitivity
     ranked = sorted(sensitivity.linears.items(), key=lambda item: -item[1].divergence)
-    worst = Table("linear", title=f"INT8 damage, each linear alone ({sensitivity.tiles} tiles), the {WORST} worst")
+    worst = Table(
+        "linear", title=f"Degradation by INT8 of each linear alone ({sensitivity.tiles} tiles), the {WORST} worst"
+    )
     for column in ("divergence", "logit error", "agreement", "saves ms"):
         worst.add_column(column, justify="right")
-    for name, damage in ranked[:WORST]:
-        saved = f"{1e3 * report.savings[name]:.3g}"
-        worst.add_row(name, f"{damage.divergence:.2e}", f"{damage.logit_error:.2%}", f"{damage.agreement:.3%}", saved)
+    for name, one in ranked[:WORST]:
+        worst.add_row(name, *_cells(one), f"{1e3 * report.savings[name]:.3g}")
     console.print(worst)
     blocks = Table("block", title="Each block alone")
     for column in ("divergence", "logit error", "agreement"):
         blocks.add_column(column, justify="right")
-    for name, damage in (*sensitivity.blocks.items(), ("all", sensitivity.whole)):
-        blocks.add_row(name, f"{damage.divergence:.2e}", f"{damage.logit_error:.2%}", f"{damage.agreement:.3%}")
+    for name, one in (*sensitivity.blocks.items(), ("all", sensitivity.whole)):
+        blocks.add_row(name, *_cells(one))
     console.print(blocks)
     console.print(f"The linears' divergences add up to {sensitivity.additivity:.2f} of that of all together.")
     if report.found.useless:
@@ -162,13 +166,17 @@ def as_text(report: Report) -> str:
     if comparison is not None and comparison.miou_drop is not None:
         console.print(
             f"Chosen: {len(report.chosen.linears)} of {len(report.savings)} linears in INT8. On all"
-            f" {len(comparison.tiles)} pictures: {comparison.miou_drop:+.3f} mIoU points lost,"
+            f" {len(comparison.pictures)} pictures: {comparison.miou_drop:+.3f} mIoU points lost,"
             f" {comparison.agreement:.3%} of the labels agree."
         )
     return stream.getvalue()
 
 
-def _points_table(report: Report):
+def _cells(degradation: Degradation) -> tuple[str, str, str]:
+    return f"{degradation.divergence:.2e}", f"{degradation.logit_error:.2%}", f"{degradation.agreement:.3%}"
+
+
+def _points_table(report: SearchReport) -> Table:
     from rich.table import Table
 
     how = "measured" if report.measured else "modelled"
@@ -211,7 +219,7 @@ def check_plot(path: str | Path) -> None:
     need("report", "matplotlib", purpose="the plot", code="report-missing")
 
 
-def write_plot(report: Report, path: str | Path, *, overwrite: bool = False) -> None:
+def write_plot(report: SearchReport, path: str | Path, *, overwrite: bool = False) -> None:
     """Draw cost against mIoU lost.
 
     Raises:
@@ -257,9 +265,3 @@ def write_plot(report: Report, path: str | Path, *, overwrite: bool = False) -> 
     FigureCanvasAgg(figure)
     with atomic_output(path, overwrite=overwrite) as part:
         figure.savefig(part, dpi=150)
-
-
-def _whole(comparison: Comparison) -> dict[str, Any]:
-    content = comparison.to_dict()
-    keys = ("agreement", "miou", "miou_drop_points", "iou_drop_points", "pixels")
-    return {**{key: content[key] for key in keys}, "pictures": len(comparison.tiles)}
