@@ -147,7 +147,7 @@ class Stream:
         self.stopped_at: float | None = None
         self._size: tuple[int, int] | None = None
         self._expired_in_a_row = 0
-        self._closed = False
+        self._closed_at: float | None = None
         self._reader = Reader(found, self._options, self._ledger, self._queue)
 
     def status(self) -> StreamStatus:
@@ -170,8 +170,8 @@ class Stream:
 
     def close(self) -> None:
         """Stop reading and free the source. Waits at most 0.3 s, even if the source hangs."""
-        if not self._closed and self._owner.here:
-            self._closed = True
+        if self._closed_at is None and self._owner.here:
+            self._closed_at = time.monotonic()
             self._reader.close()
             self._queue.clear()
             self._ledger.enter(StreamState.ENDED)
@@ -187,7 +187,7 @@ class Stream:
 
     def __next__(self) -> StreamResult:
         self._owner.check("the Stream")
-        while self.stopped_at is None and not self._closed:
+        while self.stopped_at is None and self._closed_at is None:
             self._ledger.set_throttling(self._watch.look(), self._watch.began)
             try:
                 frame = self._queue.take()
@@ -236,7 +236,8 @@ class Stream:
         return StreamResult(frame, segmentation, age=now - frame.captured, seconds=now - began)
 
     def _out_of_time(self) -> bool:
-        return self.stopped_at is not None and time.monotonic() - self.stopped_at > self._options.finish_within
+        ended_at = self._closed_at if self.stopped_at is None else self.stopped_at
+        return ended_at is not None and time.monotonic() - ended_at > self._options.finish_within
 
     def _too_old(self, frame: Frame) -> bool:
         limit = self._options.max_age

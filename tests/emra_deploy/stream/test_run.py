@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -336,11 +337,12 @@ def test_stop_lets_the_frame_at_work_finish() -> None:
     assert next(stream, None) is None
 
 
-def test_a_frame_that_takes_too_long_after_stop_is_left() -> None:
+@pytest.mark.parametrize("end", [Stream.stop, Stream.close])
+def test_a_frame_that_takes_too_long_after_the_end_is_left(end: Callable[[Stream], None]) -> None:
     script = Script()
 
     def segment(source: ImageSource) -> Segmentation:
-        stream.stop()
+        end(stream)
         while True:  # As many tiles as there are, until the source says that it is enough.
             label_all.segment_source(source)
 
