@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
-from emra_deploy.host.files import atomic_output, check_all_outputs, check_input, writing
+from emra_deploy.host.files import atomic_output, check_all_outputs, writing
 from emra_deploy.host.slow_steps import step
 from emra_deploy.maps.job import MapJob
 from emra_deploy.maps.label_files import LabelWriter, PngWriter, RasterWriter
@@ -29,13 +29,12 @@ MAX_PNG_PIXELS = 2**26
 
 
 def check_files(job: MapJob, model: str | os.PathLike[str] | None) -> None:
-    """Check that the input is a file, and that the outputs can be written and replace neither it nor the model.
+    """Check that the outputs can be written, and replace neither the input nor the model.
 
     Raises:
         EmraError: ``raster-extra`` and ``polygon-extra`` for libraries that are missing, ``output-unwritable``, and
-            those of `check_input` and `check_all_outputs`.
+            those of `check_all_outputs`.
     """
-    check_input(job.input)
     if job.writes_raster:
         need("raster", "rasterio", purpose="a .tif map, unlike a .png,", code="raster-extra")
     if job.polygons is not None and Path(job.polygons).suffix.lower() == ".gpkg":

@@ -105,15 +105,16 @@ def read_image(path: str | os.PathLike[str], scale: Scale | None = None) -> NDAr
     return read_picture(path, scale)[0]
 
 
-def read_picture(path: str | os.PathLike[str], scale: Scale | None = None) -> _Decoded:
+def read_picture(path: str | os.PathLike[str], scale: Scale | None = None, kind: str | None = None) -> _Decoded:
     """Decode a whole JPEG, PNG or TIFF.
 
     Grey is replicated, palettes are looked up, CMYK is converted, fully transparent pixels are no data and the EXIF
-    orientation is applied, as a viewer does. Georeferencing is not looked at: see `RasterSource` for that.
+    orientation is applied, as a viewer does. Georeferencing is ignored: `RasterSource` reads it.
 
     Args:
         path: The file.
         scale: Range of values to stretch; pictures of more than 8 bits are refused without it.
+        kind: Its `image_format`, where that is known.
 
     Returns:
         The picture as a viewer turns it, H x W x 3 uint8 RGB; and H x W bool, False where there is no data (transparent
@@ -125,7 +126,7 @@ def read_picture(path: str | os.PathLike[str], scale: Scale | None = None) -> _D
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    kind = image_format(path)
+    kind = kind or image_format(path)
     try:
         with _strict_decoding, Image.open(path, formats=("JPEG", "PNG", "TIFF")) as picture:
             if picture.width * picture.height > MAX_PIXELS:

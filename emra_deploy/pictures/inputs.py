@@ -32,7 +32,8 @@ def open_input(
     Raises:
         EmraError: As `RasterSource` and `read_picture`.
     """
-    if image_format(path) == "tiff":
+    kind = image_format(path)
+    if kind == "tiff":
         has_rasterio = find_spec("rasterio") is not None
         try:
             header = tiff_header(path)
@@ -45,4 +46,4 @@ def open_input(
             return RasterSource(path, bands=bands, scale=scale)
     elif bands is not None:
         raise EmraError("image-bands", "--bands is for TIFF, not for JPEG and PNG", "Leave it out", path)
-    return ArraySource(*read_picture(path, scale))
+    return ArraySource(*read_picture(path, scale, kind))

@@ -17,11 +17,9 @@ from numpy.typing import NDArray
 
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
-from emra_deploy.host.files import check_input
 from emra_deploy.pictures.bands import choose_bands
 from emra_deploy.pictures.block_sums import DeflateSums
 from emra_deploy.pictures.georeference import GeoReference
-from emra_deploy.pictures.images import image_format
 from emra_deploy.pictures.scaling import Scale
 from emra_deploy.pictures.values import PixelValues
 from emra_deploy.pictures.windows import Window
@@ -87,7 +85,7 @@ class RasterSource:
     valid.
 
     Args:
-        path: A local TIFF; other formats that GDAL reads, VRT among them, and remote names are refused.
+        path: A local TIFF. `open_input` checks names that users give, and refuses other formats and remote names.
         bands: Three band numbers from 1 for red, green and blue; by default those the file calls so.
         scale: Range of values to stretch; rasters of other than 8 bits are refused without it.
 
@@ -99,8 +97,8 @@ class RasterSource:
         identity: Real path, size in bytes and time of change, by which a journal knows the file.
 
     Raises:
-        EmraError: ``raster-extra``, ``raster-format``, ``raster-name``, ``raster-implausible``, ``raster-layout``,
-            ``image-depth``, ``image-bands``, ``image-unreadable``, and those of `image_format`.
+        EmraError: ``raster-extra``, ``raster-name``, ``raster-implausible``, ``raster-layout``,
+            ``image-depth``, ``image-bands``, ``image-unreadable``, ``image-truncated``.
     """
 
     in_memory = False
@@ -109,9 +107,7 @@ class RasterSource:
         self, path: str | os.PathLike[str], *, bands: Sequence[int] | None = None, scale: Scale | None = None
     ) -> None:
         # Links are not followed: GDAL looks for world files and .aux.xml beside the name that was given.
-        place = check_input(path).absolute()
-        if image_format(place) != "tiff":
-            raise EmraError("raster-format", "not a TIFF", "Give a GeoTIFF", path)
+        place = Path(path).absolute()
         self.path = os.fspath(path)
         self._lock, self._rows_lock = threading.Lock(), threading.Lock()
         self._rows: dict[str, list[tuple[Window, NDArray[Any]]]] = {}

@@ -1,4 +1,4 @@
-"""Copying into a COG: GDAL in another process, whose errors and crashes are told."""
+"""Copies into a COG by GDAL in a child process, whose errors and crashes are reported."""
 
 from __future__ import annotations
 
@@ -8,28 +8,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from emra_deploy.errors import EmraError
 from emra_deploy.maps import cog
-from emra_deploy.maps.label_files import RasterWriter
 from emra_deploy.maps.label_levels import BLOCK
 from emra_deploy.pictures.georeference import GeoReference
-from tests.onnx_models import CLASSES
-
-rasterio = pytest.importorskip("rasterio")
+from tests.emra_deploy.pictures.raster_files import make_labels, write_labels
 
 SIDE = BLOCK + 8
 
 
 def write(path: Path) -> None:
-    writer = RasterWriter(path, SIDE, SIDE, CLASSES, GeoReference(), {})
-    try:
-        writer.write(np.random.default_rng(0).integers(0, 5, (SIDE, SIDE), np.uint8))
-        writer.finish()
-    finally:
-        writer.close()
+    write_labels(path, make_labels(SIDE, SIDE), GeoReference(), SIDE)
 
 
 def test_a_crash_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,7 +31,7 @@ def test_a_crash_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_gdal_says_is_told(tmp_path: Path) -> None:
+def test_the_message_of_gdal_is_reported(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"absent\.tif: No such file"):
         cog.copy_to_cog(tmp_path / "absent.tif", tmp_path / "map.tif", BLOCK)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Long maps that are stopped go on where they were, to the same bytes."""
+"""Long maps that are stopped resume where they were, to the same bytes."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("blend", [False, True])
-def test_a_stopped_map_goes_on_to_the_same_bytes(folder: Path, tmp_path: Path, blend: bool) -> None:
+def test_a_stopped_map_resumes_to_the_same_bytes(folder: Path, tmp_path: Path, blend: bool) -> None:
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     whole.mkdir()
     halves.mkdir()

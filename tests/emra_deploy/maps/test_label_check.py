@@ -1,4 +1,4 @@
-"""A label raster that did not come to the disk as it was written gets no name."""
+"""A label raster that reads back otherwise than it was written is not published."""
 
 from __future__ import annotations
 
@@ -10,26 +10,19 @@ import pytest
 
 from emra_deploy.errors import EmraError
 from emra_deploy.maps.cog import copy_to_cog
-from emra_deploy.maps.label_files import RasterWriter
 from emra_deploy.maps.label_levels import BLOCK
 from emra_deploy.pictures.georeference import GeoReference
-from tests.onnx_models import CLASSES
+from tests.emra_deploy.pictures.raster_files import rasterio, write_labels
 
-rasterio = pytest.importorskip("rasterio")
 pytest.importorskip("rasterio.shutil")
 
 HEIGHT, WIDTH = BLOCK + 90, BLOCK + 40
 
 
 def write(path: Path) -> None:
-    labels = np.random.default_rng(0).integers(0, 5, (HEIGHT, WIDTH), np.uint8)
     place = GeoReference(rasterio.crs.CRS.from_epsg(32640), rasterio.transform.from_origin(3e5, 2.7e6, 0.5, 0.5))
-    writer = RasterWriter(path, HEIGHT, WIDTH, CLASSES, place, {})
-    try:
-        writer.write(labels)
-        writer.finish()
-    finally:
-        writer.close()
+    labels = np.random.default_rng(0).integers(0, 5, (HEIGHT, WIDTH), np.uint8)
+    write_labels(path, labels, place, HEIGHT)
 
 
 def one_pixel(path: Path) -> None:

@@ -151,7 +151,7 @@ def test_classes_and_least_areas_choose(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("fault", ["raises", "loses"])
-def test_a_geopackage_that_is_not_whole_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+def test_an_incomplete_geopackage_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     write = pyogrio.raw.write
 
     def fails(path: Path, geometry: np.ndarray, columns: list[np.ndarray], *rest: object, **more: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +81,7 @@ def make_labels(height: int, width: int) -> np.ndarray:
 
 def write_labels(path: Path, labels: np.ndarray, georeference: GeoReference, step: int) -> None:
     """Write labels by ``step`` rows at a time."""
-    writer = RasterWriter(path, *labels.shape, CLASSES, georeference, {"EMRA_MODEL": "test"})
-    for top in range(0, labels.shape[0], step):
-        writer.write(labels[top : top + step])
-    writer.finish()
-    writer.close()
+    with closing(RasterWriter(path, *labels.shape, CLASSES, georeference, {"EMRA_MODEL": "test"})) as writer:
+        for top in range(0, labels.shape[0], step):
+            writer.write(labels[top : top + step])
+        writer.finish()
