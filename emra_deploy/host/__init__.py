@@ -1,1 +1,1 @@
-"""The machine and the process: files, libraries, memory, signals' patience, throttling, forks."""
+"""Services of the machine and the process: files, libraries, memory, slow steps, throttling, forks."""

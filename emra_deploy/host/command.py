@@ -1,4 +1,4 @@
-"""How commands end: the wrapper of every ``main``."""
+"""Decorator of every ``main``: errors become one line and an exit status."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def command(interrupted: str | None = None) -> Callable[[Callable[_Arguments, in
     An `EmraError` becomes one line on stderr and `BAD_INPUT`.
 
     Args:
-        interrupted: Line on stderr after Ctrl-C, which then gives `INTERRUPTED`; None lets `KeyboardInterrupt` through.
+        interrupted: Line on stderr after Ctrl-C, with status `INTERRUPTED`; None propagates `KeyboardInterrupt`.
     """
 
     def decorate(main: Callable[_Arguments, int]) -> Callable[_Arguments, int]:

@@ -1,7 +1,7 @@
-"""Optional libraries: the command that installs them, which every remedy names, and the check that they are here.
+"""Optional libraries: the command that installs them, for remedies, and the check that they are installed.
 
-emra-deploy is on no package registry, so a remedy cannot name it with an extra. What the extra asks for can be
-installed anywhere: its requirements are read from setup.cfg in a clone, else from the installed package's metadata.
+emra-deploy is on no package registry, so a remedy cannot name it with an extra. The extra's requirements can be
+installed anywhere; they are read from setup.cfg in a clone, else from the installed package's metadata.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _CLAUSE = re.compile(r"""\W*(\w+)\s*(<|>=|==)\s*["']([^"']*)["']\W*""")
 
 
 def install_command(*extras: str) -> str:
-    """The command that installs what extras ask for on this Python, with the installer of this environment."""
+    """The command that installs the requirements of extras on this Python, with the installer of this environment."""
     wanted = [requirement for extra in extras for requirement in requirements(extra)]
     if not wanted:
-        # Code without metadata: copied to a device, or on PYTHONPATH.
+        # There is no metadata: the code was copied to a device, or is on PYTHONPATH.
         return f"{_pip('install')} -e '.[{','.join(extras)}]' in a clone of {_NAME}"
     return pip_install(*dict.fromkeys(wanted))
 
@@ -38,16 +38,16 @@ def pip_install(*packages: str) -> str:
 
 
 def pip_replace(old: str, new: str) -> str:
-    """The command that installs a requirement in place of a package that brings the same module."""
+    """The command that installs a requirement in place of a package with the same module."""
     return f"{_pip('uninstall')} {old}; {pip_install(new)}"
 
 
 def requirements(extra: str) -> list[str]:
-    """What an extra asks for on this Python, without markers; empty where nothing says so."""
+    """Requirements of an extra on this Python, without markers; empty if unknown."""
     found = []
     for line in _declared(extra):
         requirement, _, marker = line.partition(";")
-        # onnxruntime-gpu and others bring the same module, which a second package would overwrite.
+        # onnxruntime-gpu and others have the same module, which a second package would overwrite.
         other = requirement.startswith("onnxruntime>") and _other_onnxruntime()
         if _applies(marker, extra) and not other:
             found.append(requirement.strip())
@@ -55,16 +55,16 @@ def requirements(extra: str) -> list[str]:
 
 
 def need(extra: str, *modules: str, purpose: str, code: str = "library-missing") -> None:
-    """Refuse to start what a missing library would end: call this before the work.
+    """Check that libraries can be imported; call this before long work.
 
     Args:
-        extra: The extra that has the libraries.
-        modules: Names they are imported by.
-        purpose: What needs them, such as ``"--plot"``.
-        code: Of the error.
+        extra: The extra with the libraries.
+        modules: Names of their modules.
+        purpose: The feature that needs them, such as ``"--plot"``.
+        code: Code of the error.
 
     Raises:
-        EmraError: With ``code``, where one cannot be imported.
+        EmraError: With ``code``, if one cannot be imported.
     """
     for module in modules:
         try:
@@ -76,11 +76,11 @@ def need(extra: str, *modules: str, purpose: str, code: str = "library-missing")
 
 @contextmanager
 def script_imports(script: str, *extras: str) -> Iterator[None]:
-    """Around a script's imports: a missing library ends it with one line and status 2 instead of a traceback.
+    """Context of a script's imports: a missing library ends it with one line and status 2 instead of a traceback.
 
     Args:
-        script: The script's ``__name__``; a module that is imported raises as always.
-        extras: Those that have the libraries.
+        script: The script's ``__name__``; an imported module raises `ImportError` as usual.
+        extras: The extras with the libraries.
     """
     try:
         yield
@@ -88,8 +88,8 @@ def script_imports(script: str, *extras: str) -> Iterator[None]:
         name = (error.name or "").partition(".")[0]
         if script != "__main__" or name in _OWN:
             raise
-        told = EmraError("library-missing", f"{name} {_state(error)}", f"Run: {install_command(*extras)}")
-        sys.stderr.write(f"error: {told}\n")
+        missing = EmraError("library-missing", f"{name} {_state(error)}", f"Run: {install_command(*extras)}")
+        sys.stderr.write(f"error: {missing}\n")
         raise SystemExit(2) from None
 
 
@@ -101,14 +101,14 @@ def _state(error: ImportError) -> str:
 
 def _declared(extra: str) -> list[str]:
     """Requirements with markers, of a clone or of the installed package."""
-    # Not at the top: every command imports this module, and few need these.
+    # Imported here because every command imports this module, and few need these.
     import configparser
     from importlib import metadata
 
     setup = configparser.ConfigParser()
     setup.read(Path(__file__).parents[2] / "setup.cfg", encoding="utf-8")
     if setup.get("metadata", "name", fallback=None) == _NAME:
-        # The metadata of an editable installation is as old as the installation.
+        # The metadata of an editable installation may be outdated.
         return setup.get("options.extras_require", extra, fallback="").strip().splitlines()
     try:
         lines = metadata.requires(_NAME) or []
@@ -137,12 +137,12 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _other_onnxruntime() -> bool:
-    # The library itself is not imported: a GPU's may fail here.
+    # The library is not imported: a build for GPUs may fail here.
     return find_spec("onnxruntime") is not None and not _is_installed("onnxruntime")
 
 
 def _is_installed(package: str) -> bool:
-    """Whether a package is here, by its metadata: a search for the module pip ends setuptools' distutils."""
+    """Whether a package is installed, by its metadata: a search for the module pip breaks setuptools' distutils."""
     from importlib import metadata
 
     try:
@@ -153,7 +153,7 @@ def _is_installed(package: str) -> bool:
 
 
 def _pip(verb: str) -> str:
-    """``pip VERB`` where that changes this environment, else a longer form that does."""
+    """``pip VERB`` if that changes this environment, else a longer form that does."""
     pip = "uninstall --yes" if verb == "uninstall" else verb
     if not sys.executable:
         return f"pip {pip}"

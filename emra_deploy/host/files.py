@@ -1,4 +1,4 @@
-"""Outputs that are whole or absent: checked before the work, written beside their place, renamed into it."""
+"""Checks of inputs and outputs, and atomic outputs: written under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ _unfinished: set[Path] = set()
 def check_input(path: str | os.PathLike[str]) -> Path:
     """The path of an existing regular file.
 
-    Only the local file system counts: a name such as ``/vsicurl/https://...`` or ``zip://a.zip!b.tif`` is looked up
-    as a file of that name and so is not found.
+    Only local files count: a name such as ``/vsicurl/https://...`` or ``zip://a.zip!b.tif`` is looked up as a file of
+    that name, and so is not found.
 
     Raises:
         EmraError: ``input-missing``, ``input-is-folder``, ``input-unreadable``.
@@ -59,10 +59,10 @@ def stream_sha256(stream: BinaryIO) -> str:
 def check_output(
     path: str | os.PathLike[str], *, overwrite: bool = False, inputs: Iterable[str | os.PathLike[str]] = ()
 ) -> Path:
-    """The place an output will be written to, with symbolic links followed.
+    """The path that an output will be written to, with symbolic links resolved.
 
     Args:
-        path: Wanted output file.
+        path: Output file.
         overwrite: Whether an existing file may be replaced.
         inputs: Files that the output must not replace, whatever ``overwrite`` says.
 
@@ -97,7 +97,7 @@ def check_output(
 
 
 def instead_of_file(path: Path) -> str:
-    """Why a path is no file that can be read, a few words for an error: ``"does not exist"``."""
+    """The reason that a path is not a readable file, as words for an error: ``"does not exist"``."""
     if path.is_dir():
         return "is a folder"
     return "is no regular file" if os.path.lexists(path) and not path.is_symlink() else "does not exist"
@@ -109,12 +109,12 @@ def check_all_outputs(
     overwrite: bool = False,
     inputs: Iterable[str | os.PathLike[str]] = (),
 ) -> None:
-    """Refuse outputs of one command that cannot be written, or that are the same file.
+    """Check that all outputs of a command can be written and are different files.
 
     Args:
-        paths: Wanted output files; None and empty names are left out.
+        paths: Output files; None and empty names are skipped.
         overwrite: Whether existing files may be replaced.
-        inputs: Files that none may replace.
+        inputs: Files that no output may replace.
 
     Raises:
         EmraError: As `check_output`.
@@ -152,27 +152,27 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
-    """Give a temporary file in the output's folder; when the block ends well, make it the output.
+    """Context that writes a temporary file in the output's folder and renames it to the output when the block succeeds.
 
-    The data reach the disk before the name does, so a crash or a kill at any point leaves the old output, none, or a
-    whole one. A block that raises leaves nothing; a process killed outright may leave a hidden ``.NAME.*.part``.
+    The data reach the disk before the name does, so a crash at any point leaves the old output, none, or a complete
+    one. A block that raises leaves no file; a killed process may leave a hidden ``.NAME.*.part``.
 
     Args:
-        path: Wanted output file.
+        path: Output file.
         overwrite: Whether an existing file may be replaced.
 
     Yields:
-        An empty file to write to, with the suffix of ``path``.
+        An empty file with the suffix of ``path``.
 
     Raises:
-        EmraError: As `check_output`, ``output-unwritable`` when the folder takes no file, ``output-write`` when the
-            disk is full or fails.
+        EmraError: Those of `check_output`; ``output-unwritable`` when no file can be created in the folder;
+            ``output-write`` when the disk is full or fails.
     """
     place = check_output(path, overwrite=overwrite)
-    # The suffix stays last, for writers that choose a format by it; the long middle keeps two runs apart.
+    # The suffix stays last, for writers that choose a format by it; the random part separates two runs.
     part = place.with_name(f".{place.stem[:40]}.{secrets.token_hex(6)}.part{place.suffix}")
     try:
-        # Not mkstemp: its 0600 would deny the map to the group that the umask grants it to.
+        # Not mkstemp: its mode 0600 would ignore the umask.
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
         raise EmraError(
@@ -199,7 +199,7 @@ def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
 
 
 def remove_unfinished() -> None:
-    """Delete the temporary files of all outputs that are being written, for a process that ends at once."""
+    """Delete the temporary files of unfinished outputs, before a process ends at once."""
     for part in tuple(_unfinished):
         with contextlib.suppress(OSError):
             part.unlink()
@@ -207,7 +207,7 @@ def remove_unfinished() -> None:
 
 @contextlib.contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn a disk that is full or fails into an error that names the output.
+    """Context that turns errors of a full or failing disk into one that names the output.
 
     Args:
         path: The output, not its temporary file.
@@ -218,7 +218,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # Others come from inputs, or are bugs.
+        # Other errors come from inputs, or are bugs.
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
             raise
         raise _write_error(error, path) from error
@@ -231,7 +231,7 @@ def _write_error(error: OSError, path: str | os.PathLike[str]) -> EmraError:
 
 
 def _mode(path: str | os.PathLike[str], code: str) -> int | None:
-    """The type bits of what a path names, or None when it names nothing."""
+    """The file mode at a path, or None if there is none."""
     try:
         return Path(path).stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -247,14 +247,14 @@ def _publish(part: Path, place: Path, path: str | os.PathLike[str], overwrite: b
         part.replace(place)
         return
     try:
-        # A link fails when the name exists, so a file that appeared since the check is kept; a rename would lose it.
+        # Linking fails if the name exists, so a file that appeared since the check is kept; renaming would replace it.
         os.link(part, place)
     except FileExistsError as error:
         raise EmraError(
             "output-exists", "the output appeared meanwhile", "Choose another name or give --overwrite", path
         ) from error
     except OSError:
-        # FAT and some network folders have no links.
+        # FAT and some network file systems have no hard links.
         check_output(path, overwrite=False)
         part.replace(place)
 
@@ -267,7 +267,7 @@ def _same_file(first: Path, second: str | os.PathLike[str]) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    # Some systems and network folders cannot open or sync a folder: the rename itself is still atomic there.
+    # Some file systems cannot open or sync a folder; renaming is still atomic there.
     with contextlib.suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

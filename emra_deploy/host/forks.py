@@ -1,4 +1,4 @@
-"""What belongs to the process that made it: a fork has no threads, and a GPU or socket only once."""
+"""Ownership by one process: a fork inherits no threads, and cannot share a GPU or socket."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from emra_deploy.errors import EmraError
 
 
 class Owner:
-    """Remembers the process that it is made in."""
+    """The process that created it."""
 
     def __init__(self) -> None:
         self._process = os.getpid()
 
     @property
     def here(self) -> bool:
-        """Whether this is that process."""
+        """Whether the current process is the owner."""
         return os.getpid() == self._process
 
     def check(self, what: str) -> None:
-        """See that this is that process, as waiting for a thread that was left behind there never ends.
+        """Check that the current process is the owner: in a fork, waiting for the owner's threads would never end.
 
         Args:
-            what: What is about to be used, with an article.
+            what: The object about to be used, with an article.
 
         Raises:
             EmraError: ``forked``.

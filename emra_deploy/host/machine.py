@@ -1,4 +1,4 @@
-"""Facts about the machine and its libraries, for ``emra doctor``; the parsers take text, so that they can be tested."""
+"""Facts about the machine and its libraries, for ``emra doctor``. The parsers take text, for tests."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from emra_deploy.host.extras import install_command, pip_install
 from emra_deploy.host.slow_steps import step
 
 CUDA_PATIENCE = 30.0
-"""Seconds for opening CUDA, after which it counts as hung."""
+"""Seconds after which opening CUDA counts as hung."""
 
-# What decides how fast INT8 and half precision run, by the names of /proc/cpuinfo.
+# Processor features that decide the speed of INT8 and FP16, by their names in /proc/cpuinfo.
 _FEATURES = {
     "avx2": "AVX2",
     "avx512f": "AVX-512",
@@ -54,7 +54,7 @@ _JETPACKS = {
 }
 
 _TENSORRT_FLOOR = "JetPack {} has TensorRT {}, older than the 10.3 that models need: install JetPack 6.1 or newer"
-# TensorRT of each JetPack, as far as it asks something of the user.
+# Notes for users of a JetPack about its TensorRT.
 _JETPACK_NOTES = {
     "5": _TENSORRT_FLOOR.format("5", "8.5"),
     "6.0": _TENSORRT_FLOOR.format("6.0", "8.6"),
@@ -65,14 +65,14 @@ _JETPACK_NOTES = {
 
 @dataclass(frozen=True)
 class Library:
-    """A library that some part of the toolkit uses.
+    """An optional library of the toolkit.
 
     Attributes:
-        name: What people call it.
-        modules: Names it may be imported by.
-        packages: Names it may be installed by.
-        purpose: What it is needed for.
-        remedy: How to get it.
+        name: Name for people.
+        modules: Names of its module.
+        packages: Names of the packages that have it.
+        purpose: Its use here.
+        remedy: How to install it.
     """
 
     name: str
@@ -82,9 +82,9 @@ class Library:
     remedy: str
 
     def version(self) -> str | None:
-        """Its version, ``"unknown"`` when it is here but does not say, or None when it is not here.
+        """Its version, ``"unknown"`` if it has no metadata, or None if it is not installed.
 
-        Nothing is imported: a broken GPU library must not take the doctor down.
+        Nothing is imported: a broken GPU library must not crash the doctor.
         """
         if not any(_importable(module) for module in self.modules):
             return None
@@ -146,7 +146,7 @@ def parse_cpu_model(cpuinfo: str) -> str | None:
 
 
 def parse_cpu_features(cpuinfo: str) -> list[str]:
-    """Those instruction sets of ``/proc/cpuinfo``, x86 or ARM, that matter to inference, in readable words."""
+    """The instruction sets in ``/proc/cpuinfo``, x86 or ARM, that affect inference, by readable names."""
     found = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", cpuinfo, re.MULTILINE)
     words = set(found.group(1).split()) if found else set()
     return [name for flag, name in _FEATURES.items() if flag in words]
@@ -159,9 +159,9 @@ def parse_memory(meminfo: str) -> tuple[int | None, int | None]:
 
 
 def peak_memory() -> int | None:
-    """Most memory that this process has held so far, bytes; None where the system does not tell.
+    """Peak resident memory of this process in bytes; None if the system does not report it.
 
-    Not ``getrusage``: a child begins with the peak of the process that made it.
+    Not ``getrusage``: a child starts with its parent's peak.
     """
     found = re.search(r"^VmHWM:\s+(\d+) kB$", _read("/proc/self/status"), re.MULTILINE)
     return None if found is None else int(found[1]) * 1024
@@ -186,7 +186,7 @@ def parse_jetpack_package(dpkg_status: str) -> str | None:
 
 
 def jetpack_of_release(release: str) -> str | None:
-    """The JetPack that came with a Jetson Linux release, None for one this table does not know."""
+    """The JetPack of a Jetson Linux release, or None if it is unknown."""
     parts = release.split(".")
     for length in (3, 2):
         known = _JETPACKS.get(".".join(parts[:length]))
@@ -196,7 +196,7 @@ def jetpack_of_release(release: str) -> str | None:
 
 
 def jetpack_note(jetpack: str) -> str | None:
-    """What the user of a JetPack should know about its TensorRT, or None."""
+    """Note for users of a JetPack about its TensorRT, or None."""
     number = re.match(r"(\d+)(?:\.(\d+))?", jetpack)
     if number is None:
         return None
@@ -204,7 +204,7 @@ def jetpack_note(jetpack: str) -> str | None:
 
 
 def parse_nvidia_smi(text: str) -> list[dict[str, str]]:
-    """GPUs in nvidia-smi's ``csv,noheader`` answer to name, memory.total, driver_version and compute_cap."""
+    """GPUs in nvidia-smi's ``csv,noheader`` output of name, memory.total, driver_version and compute_cap."""
     gpus = []
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.split(",")]
@@ -247,7 +247,7 @@ def _gpus() -> list[dict[str, str]]:
 
 
 def _cuda() -> dict[str, Any]:
-    """Whether engines can use CUDA; a process of its own finds out, which a broken driver may crash or hang."""
+    """Whether engines can use CUDA, found by a child process, which a broken driver may crash or hang."""
     code = (
         f"import json, sys; sys.path[:] = {sys.path!r}\n"
         "from emra_deploy.backends.tensorrt.cuda import cuda_state; print(json.dumps(cuda_state()))"
@@ -265,10 +265,10 @@ def _cuda() -> dict[str, Any]:
         state: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (OSError, subprocess.TimeoutExpired, ValueError, IndexError) as error:
         what = "hangs" if isinstance(error, subprocess.TimeoutExpired) else "crashes"
-        told = EmraError(
+        fault = EmraError(
             "gpu-start", f"CUDA {what} when it is opened", "See dmesg for what the driver says, then reboot"
         )
-        return {"gpu": None, "compute_capability": None, "error": told.to_dict()}
+        return {"gpu": None, "compute_capability": None, "error": fault.to_dict()}
     return state
 
 
@@ -278,7 +278,7 @@ def _providers() -> list[str]:
 
         return list(onnxruntime.get_available_providers())
     except Exception:
-        # A wheel for another machine fails in ways of its own; the doctor has to live through them.
+        # A wheel for another machine may fail in any way; the doctor has to survive it.
         return []
 
 

@@ -1,4 +1,4 @@
-"""Steps that take long: they are reported, so that no program passes for hung, and the command line can end them."""
+"""Reports of slow steps, so that a program does not seem hung, and a hook by which the command line can end them."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 PATIENCE = 10.0
-"""Seconds that a step may take in silence."""
+"""Seconds after which a running step is reported."""
 
 unanswered: Callable[[], AbstractContextManager[None]] = nullcontext
-"""Entered around calls that keep all of Python waiting, also its handlers of signals; `emra_deploy.cli` sets it."""
+"""Context for calls that block Python, including its signal handlers; `emra_deploy.cli` sets it."""
 
 _log = logging.getLogger(__name__)
 
 
 @contextmanager
 def step(what: str) -> Iterator[None]:
-    """Log what is done, at INFO; and at WARNING that it is still going on, after `PATIENCE` and then ever more rarely.
+    """Log a step at INFO, and at WARNING while it is still running: after `PATIENCE`, then at doubling intervals.
 
     Args:
-        what: Such as ``"loading model.onnx"``.
+        what: The step, such as ``"loading model.onnx"``.
     """
     _log.info("%s", what)
     begun, done = time.monotonic(), threading.Event()

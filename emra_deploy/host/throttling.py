@@ -1,4 +1,4 @@
-"""What holds the clocks of processor and GPU back: heat, too much current, too little voltage."""
+"""Throttling of processor and GPU clocks by heat, over-current or under-voltage."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 SYS = Path("/sys")
 
 LOOK_EVERY = 5.0
-"""Seconds from one look at the machine to the next."""
+"""Seconds between two checks of the machine."""
 
 POWER_CAP = "power cap"
-"""What holds a GPU back that works as hard as it may: no fault."""
+"""The limit of a GPU at full load; it is not a fault."""
 
 GPU_REASONS = {
     "nvmlClocksEventReasonSwPowerCap": POWER_CAP,
@@ -23,24 +23,24 @@ GPU_REASONS = {
     "nvmlClocksThrottleReasonHwThermalSlowdown": "temperature (hardware)",
     "nvmlClocksThrottleReasonHwPowerBrakeSlowdown": "power brake",
 }
-"""Names of NVML's bits, and what they mean."""
+"""Names of NVML's bits, and their meanings."""
 
 _log = logging.getLogger(__name__)
 
 
 def read_temperatures(root: Path = SYS) -> dict[str, float]:
-    """Degrees Celsius by thermal zone; zones that are switched off or cannot be read are left out."""
+    """Degrees Celsius by thermal zone; zones that are off or unreadable are left out."""
     found = {}
     for zone in sorted((root / "class/thermal").glob("thermal_zone*")):
         degrees = read_number(zone / "temp")
-        # -256 C is how Tegra says that a zone is powered down.
+        # Tegra reports -256 C for a zone that is powered down.
         if degrees is not None and degrees > -255_000:
             found[read_text(zone / "type") or zone.name] = degrees / 1000
     return found
 
 
 def count_throttling(root: Path = SYS) -> dict[str, int]:
-    """Events counted since the machine started; empty where nobody counts.
+    """Throttling events since the machine started; empty if the system does not count them.
 
     Intel counts per core (``thermal_throttle/core_throttle_count``), Orin and Thor count over-current events (hwmon
     ``soctherm_oc``: 1 is under-voltage, 2 average and 3 instantaneous over-current).
@@ -63,7 +63,7 @@ def count_throttling(root: Path = SYS) -> dict[str, int]:
 
 
 def read_alerts(root: Path = SYS) -> list[str]:
-    """Names of Tegra's throttling alerts that are raised now."""
+    """Names of Tegra's active throttling alerts."""
     return sorted(
         kind
         for device in (root / "class/thermal").glob("cooling_device*")
@@ -72,11 +72,11 @@ def read_alerts(root: Path = SYS) -> list[str]:
 
 
 def gpu_reasons(library: Any, handle: Any) -> list[str]:
-    """What holds a GPU's clocks back now.
+    """Reasons that a GPU's clocks are limited now.
 
     Args:
         library: The module ``pynvml``, initialised.
-        handle: The GPU's.
+        handle: Handle of the GPU.
     """
     try:
         mask = library.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
@@ -86,18 +86,18 @@ def gpu_reasons(library: Any, handle: Any) -> list[str]:
 
 
 class ThrottleWatch:
-    """Looks at the machine now and then, and warns when something begins or ceases to hold its clocks back.
+    """Checks the machine periodically, and warns when throttling starts or ends.
 
     Args:
-        root: Where sysfs is.
-        every: Seconds from one look to the next.
-        gpus: Tells what holds the GPUs back; by default NVML does, where nvidia-ml-py and a driver are installed.
-        clock: Seconds.
+        root: Path of sysfs.
+        every: Seconds between two checks.
+        gpus: Returns the reasons of all GPUs; by default from NVML, if nvidia-ml-py and a driver are installed.
+        clock: Returns the time in seconds.
 
     Attributes:
-        now: What held them back at the last look.
-        seen: The same of all looks, in the order of the first.
-        began: How often something began to.
+        now: Reasons at the last check.
+        seen: Reasons of all checks, in order of appearance.
+        began: Number of times that a reason appeared.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class ThrottleWatch:
         self.began = 0
 
     def look(self) -> tuple[str, ...]:
-        """What holds the clocks back, as of the last few seconds."""
+        """Reasons that clocks are limited, checked again if the last check is too old."""
         if self._clock() >= self._next:
             self._next = self._clock() + self._every
             self._look()
@@ -146,7 +146,7 @@ class ThrottleWatch:
 
 
 def _open_gpus() -> Callable[[], list[str]]:
-    """Reads the reasons of all GPUs; of none without the library, the driver or a GPU."""
+    """A function that reads the reasons of all GPUs; it returns none without the library, the driver or a GPU."""
     try:
         import pynvml
     except ImportError:
@@ -160,7 +160,7 @@ def _open_gpus() -> Callable[[], list[str]]:
 
 
 def read_text(path: Path) -> str:
-    """A file of sysfs; empty where it cannot be read."""
+    """Content of a file of sysfs; empty if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
@@ -168,7 +168,7 @@ def read_text(path: Path) -> str:
 
 
 def read_number(path: Path) -> int | None:
-    """A number in a file of sysfs."""
+    """Number in a file of sysfs, or None."""
     try:
         return int(read_text(path))
     except ValueError:

@@ -1,10 +1,10 @@
-"""One block of a town, and how things are put on it."""
+"""One block of a town, and drawing on it."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from training.data.scenes.canvas import Canvas, Colour, Frame, Points, jitter, rectangle
+from training.data.scenes.canvas import Axes, Canvas, Colour, Points, jitter, rectangle
 
 ROOFS: tuple[tuple[Colour, ...], ...] = (
     ((226, 224, 226), (206, 204, 206), (180, 178, 182)),
@@ -16,31 +16,31 @@ ROOFS: tuple[tuple[Colour, ...], ...] = (
 """Sets of roof colours; a quarter has one set."""
 
 
-class Block:
+class CityBlock:
     """One rectangle between the roads, in metres (u, v).
 
     Args:
         canvas: Where to draw.
-        frame: The town's coordinates.
-        rng: The block's own randomness; half the blocks have their streets along the frame's other axis.
-        box: Smallest u and v, largest u and v, in the metres of the frame.
+        axes: The town's coordinates.
+        rng: The block's own randomness; half the blocks have their streets along the other axis.
+        box: Smallest u and v, largest u and v, in the metres of the axes.
     """
 
     def __init__(
-        self, canvas: Canvas, frame: Frame, rng: np.random.Generator, box: tuple[float, float, float, float]
+        self, canvas: Canvas, axes: Axes, rng: np.random.Generator, box: tuple[float, float, float, float]
     ) -> None:
         self.canvas = canvas
-        self.frame = frame
+        self.axes = axes
         self.rng = rng
         self.turned = bool(rng.uniform() < 0.5)
         self.u0, self.v0, self.u1, self.v1 = (box[1], box[0], box[3], box[2]) if self.turned else box
 
     def place(self, points: Points) -> Points:
         """Map N x 2 positions in the block's metres to pixels."""
-        return self.frame.to_pixels(points[:, ::-1] if self.turned else points)
+        return self.axes.to_pixels(points[:, ::-1] if self.turned else points)
 
     def outline(self, u0: float, v0: float, u1: float, v1: float) -> Points:
-        """Pixel outline of a rectangle in metres; long ones follow the bends of the frame."""
+        """Pixel outline of a rectangle in metres; long ones follow the bends of the axes."""
         pieces = max(1, int((u1 - u0) / 40))
         return self.place(rectangle(u0, v0, u1, v1, pieces))
 

@@ -1,4 +1,4 @@
-"""Where a scene is drawn: a map in metres over a picture, a label map and a shadow mask in pixels."""
+"""Canvas of a scene: coordinates in metres over a picture, a label map and a shadow mask in pixels."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Points = NDArray[np.float64]
 BUILDING, LAND, ROAD, VEGETATION, WATER = range(5)
 
 
-class Frame:
+class Axes:
     """A town's own coordinates: metres along its streets, turned and gently bent, to pixels.
 
     Args:
@@ -169,7 +169,7 @@ def _corners(points: Points) -> Sequence[tuple[int, int]]:
 
 
 def rectangle(u0: float, v0: float, u1: float, v1: float, pieces: int = 1) -> Points:
-    """Outline of a rectangle in metres, its long sides cut in pieces so that it bends with the frame."""
+    """Outline of a rectangle in metres, its long sides cut in pieces so that it bends with the axes."""
     along = np.linspace(u0, u1, pieces + 1)
     top = np.stack([along, np.full(pieces + 1, v0)], axis=1)
     bottom = np.stack([along[::-1], np.full(pieces + 1, v1)], axis=1)

@@ -1,4 +1,4 @@
-"""What fills the blocks between the arterial roads."""
+"""Districts that fill the blocks between the arterial roads."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from training.data.scenes.block import ROOFS, Block
+from training.data.scenes.block import ROOFS, CityBlock
 from training.data.scenes.canvas import BUILDING, LAND, ROAD, VEGETATION, Colour, jitter
 from training.data.scenes.open_ground import empty, park
 from training.data.scenes.rings import rings
 from training.data.scenes.roads import CAR_COLOURS, street
 
 
-def villas(block: Block) -> None:
+def villas(block: CityBlock) -> None:
     """Rows of walled villas along streets; a row counts as building, gardens and courtyards included."""
     rng, canvas = block.rng, block.canvas
     green = rng.uniform() < 0.45
@@ -51,7 +51,7 @@ def villas(block: Block) -> None:
 
 
 def _villa_row(
-    block: Block,
+    block: CityBlock,
     ends: tuple[float, float],
     v: float,
     depth: float,
@@ -106,7 +106,7 @@ def _villa_row(
         u += pitch
 
 
-def towers(block: Block) -> None:
+def towers(block: CityBlock) -> None:
     """High-rises on podiums with parking between them, and long shadows."""
     rng, canvas = block.rng, block.canvas
     block.ground(jitter(rng, (150, 146, 146), 24), LAND)
@@ -147,7 +147,7 @@ def towers(block: Block) -> None:
         u += pitch
 
 
-def parking(block: Block, u0: float, v0: float, u1: float, v1: float, asphalt: Colour) -> None:
+def parking(block: CityBlock, u0: float, v0: float, u1: float, v1: float, asphalt: Colour) -> None:
     """A car park: asphalt with rows of cars; it counts as road."""
     canvas, rng = block.canvas, block.rng
     outline = block.outline(u0, v0, u1, v1)
@@ -162,7 +162,7 @@ def parking(block: Block, u0: float, v0: float, u1: float, v1: float, asphalt: C
                 canvas.line(block.place(ends), 1.8, car, None)
 
 
-def apartments(block: Block) -> None:
+def apartments(block: CityBlock) -> None:
     """Bar and U-shaped apartment houses around courts."""
     rng, canvas = block.rng, block.canvas
     green = rng.uniform() < 0.4
@@ -196,7 +196,7 @@ def apartments(block: Block) -> None:
         u += pitch
 
 
-def warehouses(block: Block) -> None:
+def warehouses(block: CityBlock) -> None:
     """Long halls in rows, with yards, containers and lorries."""
     rng, canvas = block.rng, block.canvas
     block.ground(jitter(rng, (172, 166, 164), 24), LAND)
@@ -226,7 +226,7 @@ def warehouses(block: Block) -> None:
         v += gap
 
 
-DISTRICTS: dict[str, Callable[[Block], None]] = {
+DISTRICTS: dict[str, Callable[[CityBlock], None]] = {
     "villas": villas,
     "rings": rings,
     "towers": towers,

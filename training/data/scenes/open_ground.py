@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from training.data.scenes.block import Block
+from training.data.scenes.block import CityBlock
 from training.data.scenes.canvas import BUILDING, LAND, ROAD, VEGETATION, WATER, Colour, Points, jitter
 from training.data.scenes.roads import track
 
 
-def park(block: Block) -> None:
+def park(block: CityBlock) -> None:
     """Lawns with paths, trees, a pond and bare patches."""
     rng, canvas = block.rng, block.canvas
     block.ground(jitter(rng, (84, 94, 70), 12), VEGETATION)
@@ -55,7 +55,7 @@ def park(block: Block) -> None:
             block.tree(u, v, radius, VEGETATION)
 
 
-def _blob_outline(block: Block, u: float, v: float, radius: float) -> Points:
+def _blob_outline(block: CityBlock, u: float, v: float, radius: float) -> Points:
     angles = np.linspace(0, 2 * np.pi, 36, endpoint=False)
     lobes = sum(
         block.rng.uniform(0, 0.32) / (k - 1) * np.sin(k * angles + block.rng.uniform(0, 6.3)) for k in (2, 3, 4)
@@ -64,11 +64,11 @@ def _blob_outline(block: Block, u: float, v: float, radius: float) -> Points:
     return np.stack([u + length * np.cos(angles), v + length * np.sin(angles)], axis=1)
 
 
-def _blob(block: Block, u: float, v: float, radius: float, colour: Colour, label: int | None) -> None:
+def _blob(block: CityBlock, u: float, v: float, radius: float, colour: Colour, label: int | None) -> None:
     block.canvas.polygon(block.place(_blob_outline(block, u, v, radius)), colour, label)
 
 
-def empty(block: Block) -> None:
+def empty(block: CityBlock) -> None:
     """Sand with tracks, heaps and now and then a building site."""
     rng, canvas = block.rng, block.canvas
     for _ in range(int(rng.poisson(1.2))):
@@ -100,7 +100,7 @@ def empty(block: Block) -> None:
         block.tree(rng.uniform(block.u0, block.u1), rng.uniform(block.v0, block.v1), rng.uniform(0.8, 1.8))
 
 
-def _graded(block: Block) -> None:
+def _graded(block: CityBlock) -> None:
     """A plot of levelled or quarried ground: a patch of another tone with a bank around it."""
     rng, canvas = block.rng, block.canvas
     u, v = rng.uniform(block.u0, block.u1 - 30), rng.uniform(block.v0, block.v1 - 30)
@@ -115,7 +115,7 @@ def _graded(block: Block) -> None:
         canvas.line(closed, rng.uniform(1, 4), (bank, bank - 2, bank - 2), None)
 
 
-def _house(block: Block, u: float, v: float, wide: float, deep: float) -> None:
+def _house(block: CityBlock, u: float, v: float, wide: float, deep: float) -> None:
     """A single building in a yard, its roof lighter or darker than the ground, with plant on it."""
     rng = block.rng
     yard = block.outline(u - 8, v - 8, u + wide + 8, v + deep + 8)

@@ -6,13 +6,13 @@ from math import cos, pi, sin
 
 import numpy as np
 
-from training.data.scenes.block import ROOFS, Block
+from training.data.scenes.block import ROOFS, CityBlock
 from training.data.scenes.canvas import BUILDING, LAND, VEGETATION, Colour, Points, jitter
 from training.data.scenes.roads import street
 
 
-def rings(block: Block) -> None:
-    """As many rings of villas as fit side by side, in lawns or paved ground."""
+def rings(block: CityBlock) -> None:
+    """Rings of villas side by side, as many as fit, in lawns or paved ground."""
     rng = block.rng
     green = rng.uniform() < 0.6
     block.ground(jitter(rng, (84, 92, 74) if green else (154, 150, 148), 14), VEGETATION if green else LAND)
@@ -33,13 +33,13 @@ def rings(block: Block) -> None:
         block.tree(u, v, rng.uniform(1.2, 3.2))
 
 
-def _arc(block: Block, u: float, v: float, radius: float, start: float, end: float) -> Points:
+def _arc(block: CityBlock, u: float, v: float, radius: float, start: float, end: float) -> Points:
     angles = np.linspace(start, end, max(6, int(radius * (end - start) / 8)))
     return block.place(np.stack([u + radius * np.cos(angles), v + radius * np.sin(angles)], axis=1))
 
 
 def _ring(
-    block: Block, u: float, v: float, radius: float, roofs: tuple[Colour, ...], asphalt: Colour, green: bool
+    block: CityBlock, u: float, v: float, radius: float, roofs: tuple[Colour, ...], asphalt: Colour, green: bool
 ) -> None:
     """Villas around a ring road, with a gap through which a street leaves."""
     rng, canvas = block.rng, block.canvas
@@ -81,7 +81,7 @@ def _ring(
 
 
 def _roof(
-    block: Block,
+    block: CityBlock,
     u: float,
     v: float,
     radii: tuple[float, float],

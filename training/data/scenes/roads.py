@@ -6,7 +6,7 @@ from math import cos, pi, sin
 
 import numpy as np
 
-from training.data.scenes.canvas import LAND, ROAD, VEGETATION, Canvas, Colour, Frame, Points, jitter
+from training.data.scenes.canvas import LAND, ROAD, VEGETATION, Axes, Canvas, Colour, Points, jitter
 
 CAR_COLOURS: tuple[Colour, ...] = (
     (240, 240, 238),
@@ -128,17 +128,17 @@ def roundabout(canvas: Canvas, rng: np.random.Generator, x: float, y: float, rad
         canvas.disc(x, y, inner * 0.4, jitter(rng, (190, 186, 180), 30), LAND)
 
 
-def highway(canvas: Canvas, rng: np.random.Generator, frame: Frame) -> None:
+def highway(canvas: Canvas, rng: np.random.Generator, axes: Axes) -> None:
     """Draw a broad highway across the scene, with side roads and slip roads; it bridges water."""
     colour = asphalt(rng)
-    reach = frame.reach
+    reach = axes.reach
     place = rng.uniform(-0.5, 0.5) * reach
     steps = np.linspace(-reach, reach, 60)
     swing = rng.uniform(0, 0.25) * reach
     bend = np.sin(steps / max(reach, 1e-6) * rng.uniform(0.5, 1.6) * pi + rng.uniform(0, 2 * pi))
     lane = place + swing * bend
     line = np.stack([steps, lane], axis=1) if rng.uniform() < 0.5 else np.stack([lane, steps], axis=1)
-    points = frame.to_pixels(line)
+    points = axes.to_pixels(line)
     each = rng.uniform(16, 24)
     verge: Colour = jitter(rng, (176, 172, 170), 16)
     canvas.clear_shadow_line(points, 2 * each + 24)

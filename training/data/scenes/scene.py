@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import ClassSet
-from training.data.scenes.block import Block
-from training.data.scenes.canvas import Canvas, Frame
+from training.data.scenes.block import CityBlock
+from training.data.scenes.canvas import Axes, Canvas
 from training.data.scenes.districts import DISTRICTS
 from training.data.scenes.roads import asphalt, highway, roundabout, street, track
 from training.data.scenes.sensor import expose, shade
@@ -53,7 +53,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class _Style:
-    """How a kind of scene is mixed: shares of ground cover, chances of blocks, chance of a highway."""
+    """Mixture of one kind of scene: shares of ground cover, probabilities of blocks and of a highway."""
 
     coast: tuple[float, float]
     lakes: tuple[float, float]
@@ -104,12 +104,12 @@ def generate(seed: int, height: int, width: int, gsd: float = DEFAULT_GSD) -> Sc
     azimuth, slope = rng.uniform(0, 2 * pi), rng.uniform(0.4, 1.1)
     sun = (cos(azimuth) * slope / gsd, sin(azimuth) * slope / gsd)
     canvas = Canvas(terrain.colour, terrain.labels, gsd, sun)
-    frame = Frame(rng, height, width, gsd, rng.uniform(0, 60))
+    axes = Axes(rng, height, width, gsd, rng.uniform(0, 60))
     for _ in range(int(rng.poisson(style.tracks * height * width * gsd * gsd / 1.2e6))):
         track(canvas, rng, rng.uniform(0, width), rng.uniform(0, height))
-    _build_town(canvas, frame, rng, style)
+    _build_town(canvas, axes, rng, style)
     if rng.uniform() < style.highway:
-        highway(canvas, rng, frame)
+        highway(canvas, rng, axes)
     colour = np.asarray(canvas.colour_image)
     labels = np.array(canvas.label_image)
     shaded = shade(rng, colour, np.asarray(canvas.shadow_image), gsd)
@@ -131,22 +131,22 @@ def _check(seed: int, height: int, width: int, gsd: float) -> None:
 
 
 def _cuts(rng: np.random.Generator, reach: float) -> list[float]:
-    """Places of the arterial roads along one axis, metres."""
+    """Positions of the arterial roads along one axis, metres."""
     cuts = [-reach - rng.uniform(0, 300)]
     while cuts[-1] < reach:
         cuts.append(cuts[-1] + rng.uniform(170, 420))
     return cuts
 
 
-def _build_town(canvas: Canvas, frame: Frame, rng: np.random.Generator, style: _Style) -> None:
+def _build_town(canvas: Canvas, axes: Axes, rng: np.random.Generator, style: _Style) -> None:
     """Fill the blocks, then draw the arterial roads between them."""
-    cuts_u, cuts_v = _cuts(rng, frame.reach), _cuts(rng, frame.reach)
+    cuts_u, cuts_v = _cuts(rng, axes.reach), _cuts(rng, axes.reach)
     widths_u = rng.choice([12.0, 16.0, 24.0, 32.0], len(cuts_u), p=[0.35, 0.3, 0.25, 0.1])
     widths_v = rng.choice([12.0, 16.0, 24.0, 32.0], len(cuts_v), p=[0.35, 0.3, 0.25, 0.1])
     kinds = list(DISTRICTS)
     built = np.zeros((len(cuts_u) + 1, len(cuts_v) + 1), bool)
     chances = np.array(style.blocks) / sum(style.blocks)
-    blocks: list[tuple[str, Block]] = []
+    blocks: list[tuple[str, CityBlock]] = []
     for i in range(len(cuts_u) - 1):
         for j in range(len(cuts_v) - 1):
             kind = kinds[int(rng.choice(len(kinds), p=chances))]
@@ -158,7 +158,7 @@ def _build_town(canvas: Canvas, frame: Frame, rng: np.random.Generator, style: _
                 cuts_v[j + 1] - widths_v[j + 1] / 2 - verge,
             )
             # Own randomness: what is out of sight can be left out without changing the rest.
-            block = Block(canvas, frame, np.random.Generator(np.random.PCG64(int(rng.integers(2**62)))), box)
+            block = CityBlock(canvas, axes, np.random.Generator(np.random.PCG64(int(rng.integers(2**62)))), box)
             if not canvas.visible(block.outline(block.u0, block.v0, block.u1, block.v1), 60):
                 continue
             if kind != "empty" and _floods(canvas, block):
@@ -168,10 +168,10 @@ def _build_town(canvas: Canvas, frame: Frame, rng: np.random.Generator, style: _
     # Tracks wander out of the empty blocks: what is built comes on top of them.
     for kind, block in sorted(blocks, key=lambda item: item[0] != "empty"):
         DISTRICTS[kind](block)
-    _arterials(canvas, frame, rng, cuts_u, cuts_v, widths_u, widths_v, built)
+    _arterials(canvas, axes, rng, cuts_u, cuts_v, widths_u, widths_v, built)
 
 
-def _floods(canvas: Canvas, block: Block) -> bool:
+def _floods(canvas: Canvas, block: CityBlock) -> bool:
     u, v = np.meshgrid(np.linspace(block.u0, block.u1, 16), np.linspace(block.v0, block.v1, 16))
     points = block.place(np.stack([u.ravel(), v.ravel()], axis=1))
     inside = (points >= 0).all(axis=1) & (points[:, 0] < canvas.width) & (points[:, 1] < canvas.height)
@@ -180,7 +180,7 @@ def _floods(canvas: Canvas, block: Block) -> bool:
 
 def _arterials(
     canvas: Canvas,
-    frame: Frame,
+    axes: Axes,
     rng: np.random.Generator,
     cuts_u: list[float],
     cuts_v: list[float],
@@ -200,11 +200,11 @@ def _arterials(
                 along = np.linspace(across[j], across[j + 1], 24)
                 fixed = np.full(24, cut)
                 line = np.stack([fixed, along] if axis == 0 else [along, fixed], axis=1)
-                points = frame.to_pixels(line)
+                points = axes.to_pixels(line)
                 if canvas.visible(points, 40 / canvas.gsd):
                     street(canvas, rng, points, float(widths[i]), colour)
     for i, u in enumerate(cuts_u):
         for j, v in enumerate(cuts_v):
             if built[i : i + 2, j : j + 2].any() and rng.uniform() < 0.35:
-                x, y = frame.to_pixels(np.array([[u, v]]))[0]
+                x, y = axes.to_pixels(np.array([[u, v]]))[0]
                 roundabout(canvas, rng, float(x), float(y), rng.uniform(18, 42), colour)

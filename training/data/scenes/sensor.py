@@ -1,4 +1,4 @@
-"""What sun, air, optics, sensor and archive do to a picture."""
+"""Effects of sun, air, optics, sensor and compression on a picture."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def _optics(rng: np.random.Generator, picture: NDArray[np.uint8]) -> NDArray[np.
 
 
 def compress(picture: NDArray[np.uint8], step: int) -> NDArray[np.uint8]:
-    """Lose what JPEG loses: 8 x 8 cosine blocks, coarser steps for higher frequencies and for colour.
+    """Apply JPEG's losses: 8 x 8 cosine blocks, coarser steps for higher frequencies and for colour.
 
     It is not the JPEG codec itself, whose result depends on the library's version.
 
