@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emra_deploy import __version__
+from emra_deploy.backends.base import Backend
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile, check_bands, check_classes
 from emra_deploy.host.command import command
@@ -29,7 +30,7 @@ from emra_deploy.scenes import generate
 
 with script_imports(__name__, "quant"):
     from export.compare.comparison import TOLERANCES, Comparison, Tolerance, compare
-    from export.compare.runners import Runner, open_pair
+    from export.compare.runners import open_pair
     from export.compare.tiles import images_below
     from export.compare.worst_picture import draw_difference
     from export.graphs.model_file import file_sha256
@@ -169,7 +170,7 @@ def check(
     return Verdict(comparison, allowed, tuple(comparison.failures(allowed)), what)
 
 
-def find_pictures(model: Runner, data: str | Path | None, kind: str, split: str) -> Pictures:
+def find_pictures(model: Backend, data: str | Path | None, kind: str, split: str) -> Pictures:
     """What to compare on.
 
     Args:

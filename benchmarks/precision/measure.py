@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy.backends.base import Backend, Outputs
+from emra_deploy.backends.base import Backend, Outputs, Wrapper
 from emra_deploy.backends.opening import open_backend
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
@@ -72,29 +72,21 @@ class Accuracy:
     pixels: int
 
 
-class Remembered:
-    """A runner that labels each tile once: the reference is asked for the same ones by every comparison.
+class Remembered(Wrapper):
+    """Labels each tile once: the reference is asked for the same ones by every comparison.
 
     Only labels are kept, a byte a pixel.
-
-    Args:
-        runner: Which it stands for.
     """
 
-    def __init__(self, runner: OnnxRunner) -> None:
-        self._runner = runner
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(backend)
         self._labels: dict[bytes, npt.NDArray[np.uint8]] = {}
-        self.manifest = runner.manifest
-        self.name = runner.name
-        self.input_shape = runner.input_shape
-        self.describe = runner.describe
-        self.close = runner.close
 
     def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
         """uint8 B x H x W x 3 -> ``classes``, uint8 B x H x W."""
         key = hashlib.sha256(np.ascontiguousarray(batch)).digest()
         if key not in self._labels:
-            self._labels[key] = self._runner.run(batch)["classes"]
+            self._labels[key] = super().run(batch)["classes"]
         return {"classes": self._labels[key]}
 
 
@@ -172,7 +164,7 @@ def measure_times(
         progress: See `Progress`.
         plan: How often each is run.
     """
-    opened = {name: attempt(lambda path=path: open_backend(path, backend=library)[0]) for name, path in files.items()}
+    opened = {name: attempt(lambda path=path: open_backend(path, backend=library)) for name, path in files.items()}
     backends = {name: backend for name, backend in opened.items() if not isinstance(backend, Missing)}
     times: dict[str, Timing | Missing] = {name: one for name, one in opened.items() if isinstance(one, Missing)}
     if not backends:

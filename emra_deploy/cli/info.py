@@ -86,14 +86,14 @@ def _manifest(path: str) -> Manifest | None:
 
     try:
         # Whichever loads it soonest.
-        backend, manifest = open_backend(path, backend=soonest(path))
+        backend = open_backend(path, backend=soonest(path))
     except EmraError as error:
         # The file is sound, and what runs it here is told beside.
         if error.code != "backend-rounding":
             raise
         return peek_manifest(Path(path))
     backend.close()
-    return manifest
+    return backend.manifest
 
 
 def _show(content: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 from emra_deploy.backends.options import LoadOptions, help_texts
 
 if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser, Namespace
+    from jsonargparse import ArgumentParser
 
 
 def add_model_arguments(parser: ArgumentParser) -> None:
@@ -34,8 +34,11 @@ def add_load_arguments(parser: Any) -> None:
         parser.add_argument(flag, default=entry.default, help=text[:1].lower() + text[1:], **kind)
 
 
-def load_options(options: Namespace) -> LoadOptions:
+def load_options(options: Any) -> LoadOptions:
     """What the flags say, checked.
+
+    Args:
+        options: The namespace that the parser made.
 
     Raises:
         EmraError: Those of `LoadOptions`.

@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from emra_deploy.backends.base import Backend, Outputs, Wrapper
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
 from emra_deploy.evaluation.metrics import ConfusionMatrix, Scores
@@ -23,9 +24,6 @@ from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.pictures.sources import ArraySource, ImageSource
 from emra_deploy.pictures.windows import Window
 from emra_deploy.segmenting.segmenter import Segmenter
-
-if TYPE_CHECKING:
-    from export.compare.runners import Runner
 
 
 @dataclass(frozen=True)
@@ -190,8 +188,8 @@ class Comparison:
 
 
 def compare(
-    a: str | Path | Runner,
-    b: str | Path | Runner,
+    a: str | Path | Backend,
+    b: str | Path | Backend,
     pictures: npt.NDArray[np.uint8] | Iterable[LabelledTile],
     *,
     labelled: bool = True,
@@ -240,7 +238,7 @@ def compare(
     return Comparison(classes, tuple(tiles), (first.describe(), second.describe()), *(matrices or (None, None)))
 
 
-def check_same_task(a: Runner, b: Runner) -> ClassSet:
+def check_same_task(a: Backend, b: Backend) -> ClassSet:
     """The classes of both models.
 
     Raises:
@@ -256,19 +254,15 @@ def check_same_task(a: Runner, b: Runner) -> ClassSet:
     return first
 
 
-class _Recorder:
-    """A runner that keeps the logits of its last batch until they are taken."""
+class _Recorder(Wrapper):
+    """Keeps the logits of its last batch until they are taken."""
 
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-        self.name = runner.name
-        self.input_shape = runner.input_shape
-        self.describe = runner.describe
-        self.close = runner.close
+    def __init__(self, backend: Backend) -> None:
+        super().__init__(backend)
         self._logits: npt.NDArray[Any] | None = None
 
-    def run(self, batch: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[Any]]:
-        outputs = self._runner.run(batch)
+    def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
+        outputs = super().run(batch)
         self._logits = outputs.get("logits")
         return outputs
 
@@ -281,13 +275,10 @@ class _Recorder:
 class _Pair:
     """Two models side by side, window by window."""
 
-    def __init__(self, a: Runner, b: Runner) -> None:
+    def __init__(self, a: Backend, b: Backend) -> None:
         self._recorders = _Recorder(a), _Recorder(b)
         # One window at a time, so that what a recorder holds belongs to the window that has just come out.
-        self._segmenters = [
-            Segmenter(recorder, runner.manifest, batch_size=1)
-            for recorder, runner in zip(self._recorders, (a, b), strict=True)
-        ]
+        self._segmenters = [Segmenter(recorder, batch_size=1) for recorder in self._recorders]
         self._same_windows = a.input_shape[1:] == b.input_shape[1:]
 
     def difference(
@@ -325,7 +316,7 @@ class _Pair:
         return result, labels[0], labels[1]
 
 
-def label_maps(a: Runner, b: Runner, source: ImageSource) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+def label_maps(a: Backend, b: Backend, source: ImageSource) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """The label maps, uint8 H x W, that two models give for one picture."""
     _, first, second = _Pair(a, b).difference("", source)
     return first, second

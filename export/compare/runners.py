@@ -6,7 +6,7 @@ No PyTorch here, but for `open_runner` of a checkpoint folder, which imports `tr
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +22,6 @@ from export.half.rounding import with_rounding
 
 if TYPE_CHECKING:
     import onnxruntime
-
-
-class Runner(Backend, Protocol):
-    """A backend that knows its Manifest, and whose `run` gives ``logits`` besides ``classes`` where it can."""
-
-    manifest: Manifest
 
 
 class OnnxRunner:
@@ -86,66 +80,6 @@ class OnnxRunner:
         del self._session
 
 
-class CheckpointRunner:
-    """A checkpoint in PyTorch, FP32, on the CPU.
-
-    Args:
-        folder: What training wrote.
-        size: (height, width) of the input; None keeps the checkpoint's.
-    """
-
-    name = "torch"
-
-    def __init__(self, folder: Path, size: tuple[int, int] | None = None) -> None:
-        from training.backend import TorchBackend, torch_manifest
-        from training.checkpoint import load_checkpoint
-
-        checkpoint = load_checkpoint(folder)
-        backend = TorchBackend(checkpoint, size)
-        self._model = checkpoint.model
-        self.manifest = torch_manifest(checkpoint, backend, folder.name or "checkpoint")
-
-    @property
-    def input_shape(self) -> tuple[int | None, int, int]:
-        """Any batch, height and width."""
-        return self.manifest.input_shape
-
-    def describe(self) -> dict[str, str]:
-        """Library, version and device."""
-        import torch
-
-        return {"backend": self.name, "version": torch.__version__, "device": "cpu", "threads": "auto"}
-
-    def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
-        """As `OnnxRunner.run`."""
-        import torch
-
-        check_batch(batch, self.input_shape)
-        with torch.inference_mode():
-            logits = self._model(torch.from_numpy(normalise(self.manifest, batch))).numpy()
-        return {"classes": logits.argmax(axis=1).astype(np.uint8), "logits": logits}
-
-    def close(self) -> None:
-        """Nothing to free that Python does not free itself."""
-
-
-class BackendRunner:
-    """A file that only the runtime can run, such as an engine; its logits are seen only where it gives them."""
-
-    def __init__(self, backend: Backend, manifest: Manifest) -> None:
-        self._backend = backend
-        self.manifest = manifest
-        self.name = backend.name
-        self.describe = backend.describe
-        self.run = backend.run
-        self.close = backend.close
-
-    @property
-    def input_shape(self) -> tuple[int | None, int, int]:
-        """Batch (None when any will do), height and width."""
-        return self._backend.input_shape
-
-
 def half_quantizers_fail(model: onnx.ModelProto) -> bool:
     """Whether this ONNX Runtime truncates what the graph quantises; see `backends.half_quantizing`."""
     import onnxruntime
@@ -188,7 +122,7 @@ def open_session(model: onnx.ModelProto, threads: int | None = None) -> onnxrunt
 
 def open_runner(
     source: str | Path, *, backend: str = "auto", threads: int | None = None, size: tuple[int, int] | None = None
-) -> Runner:
+) -> Backend:
     """Open a model file or a checkpoint folder.
 
     Args:
@@ -202,15 +136,18 @@ def open_runner(
     """
     path = Path(source)
     if path.is_dir():
-        return CheckpointRunner(path, size)
+        from training.backend import checkpoint_backend
+        from training.checkpoint import load_checkpoint
+
+        return checkpoint_backend(load_checkpoint(path), path.name or "checkpoint", size)
     if path.suffix.lower() == ".onnx" and backend in ("auto", "onnxruntime"):
         return OnnxRunner(*read_model(path), threads=threads)
-    return BackendRunner(*open_backend(path, backend=backend, threads=threads))
+    return open_backend(path, backend=backend, threads=threads)
 
 
 def open_pair(
     a: str | Path, b: str | Path, *, backends: tuple[str, str] = ("auto", "auto"), threads: int | None = None
-) -> tuple[Runner, Runner]:
+) -> tuple[Backend, Backend]:
     """Open two models to compare: a checkpoint beside a file is run at the file's input size.
 
     Args:

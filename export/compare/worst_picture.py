@@ -7,12 +7,12 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from emra_deploy.backends.base import Backend
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.pictures.sources import ImageSource
 from emra_deploy.pictures.windows import Window
 from emra_deploy.segmenting.overlay import overlay, with_legend
 from export.compare.comparison import label_maps
-from export.compare.runners import Runner
 
 PANEL = 1024
 """Longest side of a panel in pixels; larger pictures are thinned out."""
@@ -25,7 +25,7 @@ _GAP = 12
 _Bytes = npt.NDArray[np.uint8]
 
 
-def draw_difference(a: Runner, b: Runner, source: ImageSource, names: tuple[str, str], title: str) -> _Bytes:
+def draw_difference(a: Backend, b: Backend, source: ImageSource, names: tuple[str, str], title: str) -> _Bytes:
     """Segment a picture with both models and draw A, B and their difference, with a legend.
 
     Args:

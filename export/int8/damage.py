@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from emra_deploy.backends.base import Backend
 from emra_deploy.errors import EmraError
-from export.compare.runners import Runner
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Damage:
     agreement: float
 
 
-def ask(runner: Runner, tiles: np.ndarray) -> Answers:
+def ask(backend: Backend, tiles: np.ndarray) -> Answers:
     """Run uint8 K x H x W x 3 tiles one after the other."""
-    found = [runner.run(tile[np.newaxis]) for tile in tiles]
+    found = [backend.run(tile[np.newaxis]) for tile in tiles]
     return Answers(
         np.concatenate([one["logits"] for one in found]).astype(np.float32, copy=False),
         np.concatenate([one["classes"] for one in found]),

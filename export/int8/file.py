@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from emra_deploy import __version__
+from emra_deploy.backends.opening import open_backend
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
 from emra_deploy.host.extras import install_command
@@ -23,7 +24,7 @@ from emra_deploy.host.files import atomic_output
 from emra_deploy.model_file.golden import GoldenTile
 from emra_deploy.model_file.manifest import Manifest
 from export.compare.comparison import TOLERANCES, Comparison, compare
-from export.compare.runners import BackendRunner, OnnxRunner
+from export.compare.runners import OnnxRunner
 from export.graphs.model_file import file_sha256, read_model, write_model
 from export.int8.calibration import CalibrationSet
 from export.int8.linears import Linear
@@ -252,7 +253,7 @@ def _libraries(path: Path, runner: OnnxRunner, tiles: np.ndarray, manifest: Mani
     if importlib.util.find_spec("openvino") is None:
         lines.append(f"not checked: OpenVINO is not installed ({install_command('openvino')})")
     else:
-        other = _openvino(path)
+        other = open_backend(path, backend="openvino")
         facts = other.describe()
         found = compare(runner, other, tiles)
         other.close()
@@ -263,13 +264,6 @@ def _libraries(path: Path, runner: OnnxRunner, tiles: np.ndarray, manifest: Mani
     return lines
 
 
-def _openvino(path: Path) -> BackendRunner:
-    from emra_deploy.backends.openvino import OpenVinoBackend
-
-    backend = OpenVinoBackend(path)
-    return BackendRunner(backend, backend.manifest)
-
-
 def _golden(parent: Manifest, path: Path, runner: OnnxRunner) -> tuple[GoldenTile | None, str]:
     """The parent's golden tile with the tolerance that INT8 needs, and how that came about."""
     if parent.golden is None:
@@ -277,7 +271,7 @@ def _golden(parent: Manifest, path: Path, runner: OnnxRunner) -> tuple[GoldenTil
     image, labels = parent.golden.image(), parent.golden.labels()
     shares = {"ONNX Runtime": float((runner.run(image[np.newaxis])["classes"][0] != labels).mean())}
     if importlib.util.find_spec("openvino") is not None:
-        other = _openvino(path)
+        other = open_backend(path, backend="openvino")
         shares["OpenVINO"] = float((other.run(image[np.newaxis])["classes"][0] != labels).mean())
         other.close()
     worst = max(shares.values())

@@ -19,6 +19,7 @@ from benchmarks.precision.measure import Accuracy, Missing, Remembered, Times, m
 from benchmarks.precision.report import Row, Table, as_markdown
 from benchmarks.provenance import describe_machine, describe_run
 from benchmarks.results_file import make_result, read_result, write_result
+from emra_deploy.backends.base import Backend, Wrapper
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import evaluate
 from emra_deploy.scenes import generate
@@ -99,22 +100,20 @@ def test_what_is_missing_says_why_and_is_no_failure_where_the_machine_lacks_it(t
 
 
 def test_the_reference_runs_each_tile_once_and_answers_the_same(small_file: Path) -> None:
-    runner = OnnxRunner(*read_model(small_file))
-    calls = 0
-    right = runner.run
+    class Counting(Wrapper):
+        calls = 0
 
-    def counted(batch: np.ndarray) -> dict[str, np.ndarray]:
-        nonlocal calls
-        calls += 1
-        return right(batch)
+        def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
+            self.calls += 1
+            return super().run(batch)
 
-    runner.run = counted  # type: ignore[method-assign]
+    runner = Counting(OnnxRunner(*read_model(small_file)))
     remembered = Remembered(runner)
     tiles = [generate(seed, 64, 64).image[np.newaxis] for seed in (1, 2, 1, 2)]
     answers = [remembered.run(tile)["classes"] for tile in tiles]
-    assert calls == 2
+    assert runner.calls == 2
     for tile, answer in zip(tiles, answers, strict=True):
-        np.testing.assert_array_equal(answer, right(tile)["classes"])
+        np.testing.assert_array_equal(answer, runner.run(tile)["classes"])
 
 
 def test_accuracy_is_that_of_the_runtime_and_a_broken_file_loses_only_itself(
@@ -142,11 +141,11 @@ def test_a_file_that_a_library_cannot_run_loses_only_its_own_time(
     failing.write_bytes(small_file.read_bytes())
     right = measures.open_backend
 
-    def opened(path: Path, name: str) -> tuple[object, object]:
-        backend, manifest = right(path, name)
+    def opened(path: Path, backend: str) -> Backend:
+        made = right(path, backend=backend)
         if path == failing:
-            monkeypatch.setattr(backend, "run", lambda batch: 1 / 0)
-        return backend, manifest
+            monkeypatch.setattr(made, "run", lambda batch: 1 / 0)
+        return made
 
     monkeypatch.setattr(measures, "open_backend", opened)
     files = {"fp32": small_file, "fp16": tmp_path / "cut.onnx", "int8": failing, "again": small_file}
