@@ -31,10 +31,10 @@ import json, sys, time
 from emra_deploy.backends.opening import open_backend
 path, name, threads, tiles, began = sys.argv[1:]
 name, _, precision = name.partition(":")
-backend, manifest = open_backend(path, backend=name, threads=int(threads) or None, precision=precision or None)
+backend = open_backend(path, backend=name, threads=int(threads) or None, precision=precision or None)
 loaded = time.time() - float(began), time.process_time()
 import numpy as np
-picture = np.random.default_rng(0).integers(0, 256, (1, *manifest.tile, 3), np.uint8)
+picture = np.random.default_rng(0).integers(0, 256, (1, *backend.manifest.tile, 3), np.uint8)
 backend.run(picture)
 runs = []
 for _ in range(int(tiles)):

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.candidates.open import describe_manifest, open_runner
-from benchmarks.candidates.runner import Runner
+from benchmarks.candidates.open import describe_manifest, open_candidate
 from benchmarks.candidates.spec import BACKENDS, PEERS, Spec, make_specs, parse_batches, parse_sizes, with_size
+from benchmarks.candidates.timed import TimedBackend
 from benchmarks.provenance import describe_file, portable
 from benchmarks.results_file import write_result
 from emra_deploy.errors import EmraError
@@ -118,7 +118,7 @@ class Opened:
     """
 
     def __init__(self) -> None:
-        self.runners: dict[Spec, Runner] = {}
+        self.runners: dict[Spec, TimedBackend] = {}
         self.failures: list[dict[str, Any]] = []
         self.models: list[dict[str, Any]] = []
         self._files: dict[Path, dict[str, Any]] = {}
@@ -126,15 +126,15 @@ class Opened:
     def add(self, spec: Spec) -> None:
         """Load one; a failure is kept, not raised."""
         try:
-            runner = open_runner(spec)
+            runner = open_candidate(spec)
         except Exception as error:
             # A library for another machine fails in ways of its own, and must not lose the other candidates.
             _log.debug("%s cannot be opened", spec.key, exc_info=True)
             self.failures.append(failure(spec.key, error))
             return
-        self.runners[with_size(spec, runner.size)] = runner
+        self.runners[with_size(spec, runner.input_shape[1:])] = runner
         if spec.path is not None and spec.path not in self._files:
-            self._files[spec.path] = {**describe_file(spec.path), "manifest": describe_manifest(runner)}
+            self._files[spec.path] = {**describe_file(spec.path), "manifest": describe_manifest(spec, runner)}
             self.models.append(self._files[spec.path])
 
     def sha256(self, spec: Spec) -> str | None:
@@ -226,7 +226,7 @@ def nothing(failures: Sequence[dict[str, Any]]) -> EmraError:
     )
 
 
-def describe_candidate(spec: Spec, runner: Runner, opened: Opened) -> dict[str, Any]:
+def describe_candidate(spec: Spec, runner: TimedBackend, opened: Opened) -> dict[str, Any]:
     """What every result says of a candidate."""
     assert spec.size is not None
     return {

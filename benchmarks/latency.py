@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.candidates.pictures import write_pictures
-from benchmarks.candidates.runner import STAGES, Pipeline, Runner, describe_profile
 from benchmarks.candidates.spec import Spec
+from benchmarks.candidates.timed import STAGES, Pipeline, TimedBackend, describe_profile
 from benchmarks.command import (
     Opened,
     add_candidates,
@@ -179,7 +179,7 @@ def _measure(
 
 def _profile(spec: Spec, pipeline: Pipeline, failures: list[dict[str, Any]]) -> dict[str, Any] | None:
     try:
-        layers = pipeline.runner.profile(pipeline.batch(), PROFILED_RUNS)
+        layers = pipeline.backend.profile(pipeline.batch(), PROFILED_RUNS)
     except Exception as error:
         failures.append(failure(f"{spec.key} (profile)", error))
         return None
@@ -187,7 +187,12 @@ def _profile(spec: Spec, pipeline: Pipeline, failures: list[dict[str, Any]]) -> 
 
 
 def _candidate(
-    spec: Spec, runner: Runner, opened: Opened, series: Series, meter: Meter | None, profile: dict[str, Any] | None
+    spec: Spec,
+    runner: TimedBackend,
+    opened: Opened,
+    series: Series,
+    meter: Meter | None,
+    profile: dict[str, Any] | None,
 ) -> dict[str, Any]:
     compute = series.samples("compute")
     # Copies belong to what a GPU needs for a picture.

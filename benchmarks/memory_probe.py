@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.candidates.open import describe_manifest, open_runner
+from benchmarks.candidates.open import describe_manifest, open_candidate
 from benchmarks.candidates.spec import Spec
 from emra_deploy.errors import EmraError
 
@@ -101,14 +101,13 @@ def probe(spec: Spec) -> dict[str, Any]:
         for module in _LIBRARIES[spec.backend]:
             importlib.import_module(module)
         library, _ = resident()
-        runner = open_runner(spec, check=False)
+        backend = open_candidate(spec, check=False)
         loaded, first_peak = resident()
         separate = reset_peak()
-        batch = np.random.default_rng(0).integers(0, 256, (spec.batch, *runner.size, 3), np.uint8)
+        batch = np.random.default_rng(0).integers(0, 256, (spec.batch, *backend.input_shape[1:], 3), np.uint8)
         for _ in range(RUNS):
-            runner.run(batch)
+            backend.run(batch)
         _, peak = resident()
-    manifest = getattr(runner, "manifest", None)
     return {
         "host": {
             "start_bytes": start,
@@ -117,25 +116,25 @@ def probe(spec: Spec) -> dict[str, Any]:
             "running_bytes": max(0, peak - loaded) if separate else None,
             "peak_bytes": max(first_peak, peak),
         },
-        "device": _device(spec, runner),
+        "device": _device(spec, backend),
         "shared": shared.to_dict(),
-        "size": list(runner.size),
-        "backend": runner.describe(),
-        "precision": runner.precision,
-        "cuda_graph": runner.cuda_graph,
-        "manifest": describe_manifest(runner) if manifest is not None else None,
-        "parameter_bytes": runner.parameter_bytes() if hasattr(runner, "parameter_bytes") else None,
+        "size": list(backend.input_shape[1:]),
+        "backend": backend.describe(),
+        "precision": backend.precision,
+        "cuda_graph": backend.cuda_graph,
+        "manifest": describe_manifest(spec, backend),
+        "parameter_bytes": backend.parameter_bytes() if hasattr(backend, "parameter_bytes") else None,
     }
 
 
-def _device(spec: Spec, runner: Any) -> dict[str, Any] | None:
+def _device(spec: Spec, timed: Any) -> dict[str, Any] | None:
     """Device memory at most, and the workspace where the backend tells; None without a device."""
     if spec.backend == "tensorrt":
         from benchmarks.machine_state.nvml import Nvml
 
         nvml = Nvml.open()
         used = nvml.process_bytes() if nvml is not None else None
-        return {"peak_bytes": used, "workspace_bytes": runner.backend.memory()}
+        return {"peak_bytes": used, "workspace_bytes": timed.backend.memory()}
     if spec.backend.startswith("torch"):
         import torch
 

@@ -38,8 +38,8 @@ from emra_deploy.pictures.raster import RasterSource
 from emra_deploy.segmenting.segmenter import Segmenter
 from emra_deploy.pictures.windows import iter_tiles
 model, raster, name, threads, size = sys.argv[1:]
-backend, manifest = open_backend(model, backend=name, threads=int(threads) or None)
-segmenter = Segmenter(backend, manifest, batch_size=int(size) or None)
+backend = open_backend(model, backend=name, threads=int(threads) or None)
+segmenter = Segmenter(backend, batch_size=int(size) or None)
 _, height, width = backend.input_shape
 seconds, tiles, waiting = 0.0, 0, []
 def run():

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.candidates.pictures import write_pictures
-from benchmarks.candidates.runner import Pipeline, Runner
 from benchmarks.candidates.spec import Spec
+from benchmarks.candidates.timed import Pipeline, TimedBackend
 from benchmarks.ceilings import measure_gpu, measure_host
 from benchmarks.command import (
     Opened,
@@ -141,7 +141,12 @@ def _time(opened: Opened, costs: Mapping[Spec, GraphCost], plan: Plan, say: Any)
 
 
 def _row(
-    spec: Spec, runner: Runner, opened: Opened, cost: GraphCost, series: Series, ceilings: Mapping[str, Any] | None
+    spec: Spec,
+    runner: TimedBackend,
+    opened: Opened,
+    cost: GraphCost,
+    series: Series,
+    ceilings: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     times = summarise(series.samples("compute"))
     row = {

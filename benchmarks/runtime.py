@@ -40,8 +40,8 @@ from emra_deploy.pictures.images import read_image
 from emra_deploy.segmenting.segmenter import Segmenter
 from emra_deploy.pictures.sources import ArraySource
 from emra_deploy.pictures.windows import iter_tiles
-backend, manifest = open_backend(sys.argv[1], threads=int(sys.argv[3]) or None)
-segmenter = Segmenter(backend, manifest)
+backend = open_backend(sys.argv[1], threads=int(sys.argv[3]) or None)
+segmenter = Segmenter(backend)
 image = read_image(sys.argv[2])
 _, height, width = backend.input_shape
 tiles = []

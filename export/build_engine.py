@@ -230,7 +230,7 @@ def _try_out(built: Built, source: InputModel, library: Flavour, cuda: Cuda, plu
         # TensorRT-RTX builds for its GPUs on any machine, also on one whose GPU is none of them.
         return _Tried(SelfTest(NOT_RUN, reason=f"the GPU here cannot run it: {error.cause}"[:1000]))
     try:
-        different = self_test(backend, source.manifest)
+        different = self_test(backend)
         result = SelfTest(NO_GOLDEN) if different is None else SelfTest(PASSED, different)
         return _Tried(result, backend.layers(), backend.memory())
     finally:

@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ with script_imports(__name__, "train", "export"):
     from export.graphs.function_body import DOMAIN, OPERATOR, drop_body
     from export.graphs.model_file import WrittenModel, tool_versions, write_model
     from export.graphs.onnx_file import store_halves, trace
-    from training.backend import TorchBackend
+    from training.backend import TorchBackend, checkpoint_backend
     from training.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
     from training.model.config import AGGREGATIONS
 
@@ -100,27 +101,16 @@ def to_onnx(
         )
     if weights == "float16":
         round_weights(model)
-    reference = TorchBackend(loaded)
+    reference = checkpoint_backend(loaded, name or output.stem)
     height, width = model.config.image_size
 
     image = pictures.golden_image(golden, height, width)
     labels = reference.run(image[np.newaxis])["classes"][0]
-    manifest = Manifest(
-        name=name or output.stem,
-        classes=loaded.classes,
-        mean=loaded.mean,
-        std=loaded.std,
-        backbone=model.config.backbone,
-        hra_block=model.config.hra_block,
-        mca_blocks=model.config.mca_blocks,
-        fusion=model.config.fusion,
-        aggregation=model.config.aggregation,
+    manifest = replace(
+        reference.manifest,
         input_shape=(batch, height, width),
-        zoom=model.config.zoom,
         input_kind=input_kind,
         heads=tuple(head for head in HEADS if head in heads),
-        bands=tuple(loaded.meta.get("bands", ("red", "green", "blue"))),
-        gsd=loaded.meta.get("gsd"),
         parent_sha256=file_sha256(loaded.folder / WEIGHTS),
         tools=tool_versions("torch", "timm", "onnx", "onnxscript", "onnxruntime"),
         evidence=_evidence(loaded.folder),

@@ -2,73 +2,101 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor, nn
 
 from emra_deploy.backends.base import Outputs, check_batch
+from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.model_file.manifest import Manifest
-from training.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from training.checkpoint import Checkpoint
 
 
 class TorchBackend:
-    """Runs a checkpoint's model; any batch, one height and width.
+    """Runs a PyTorch module in FP32, with the work around it that is inside exported graphs.
 
     Args:
-        checkpoint: As `training.checkpoint.load_checkpoint` gave it; its model moves to the device.
-        size: (height, width) of the input, multiples of 16; None keeps the checkpoint's.
+        model: Normalised B x 3 x H x W to logits B x C x H x W; moves to the device, and to evaluation mode.
+        manifest: What an export of it would say about itself: mean, std, input size, and which outputs it gives.
         device: Such as ``"cpu"`` or ``"cuda"``.
-        model: The model's name.
-
-    Raises:
-        EmraError: A side of the size is no positive multiple of 16.
     """
 
     name = "torch"
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        size: tuple[int, int] | None = None,
-        device: str = "cpu",
-        model: str = "checkpoint",
-    ) -> None:
-        self._device = torch.device(device)
-        self._model = checkpoint.model.eval()
-        if size is not None:
-            self._model.set_image_size(*size)
-        self._model.to(self._device)
-        self._mean = torch.tensor(checkpoint.mean, device=self._device).view(1, 3, 1, 1)
-        self._std = torch.tensor(checkpoint.std, device=self._device).view(1, 3, 1, 1)
-        height, width = self._model.config.image_size
-        self.input_shape: tuple[int | None, int, int] = (None, height, width)
-        self.manifest = torch_manifest(checkpoint, self, model)
+    def __init__(self, model: nn.Module, manifest: Manifest, device: str = "cpu") -> None:
+        self.device = torch.device(device)
+        self.manifest = manifest
+        self._model = model.eval().to(self.device)
+        self._mean, self._std = (
+            torch.tensor(values, device=self.device).view(1, 3, 1, 1) for values in (manifest.mean, manifest.std)
+        )
+
+    @property
+    def input_shape(self) -> tuple[int | None, int, int]:
+        """Batch (None: any will do), height and width of the model's input."""
+        return self.manifest.input_shape
 
     def describe(self) -> dict[str, str]:
         """Library, version, device and threads."""
         return {
             "backend": self.name,
             "version": torch.__version__,
-            "device": str(self._device),
+            "device": str(self.device),
             "threads": str(torch.get_num_threads()),
         }
 
     def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
         """uint8 B x H x W x 3, RGB -> ``classes`` uint8 B x H x W, ``logits`` float32 B x C x H x W."""
         check_batch(batch, self.input_shape)
-        pixels = torch.from_numpy(np.ascontiguousarray(batch)).to(self._device)
         with torch.inference_mode():
-            image = (pixels.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
-            logits = self._model(image)
-            labels = logits.argmax(dim=1).to(torch.uint8)
-        return {"classes": labels.cpu().numpy(), "logits": logits.float().cpu().numpy()}
+            return self.download(self.compute(self.upload(batch)))
+
+    def upload(self, batch: npt.NDArray[np.uint8]) -> Tensor:
+        """A batch on the device."""
+        return torch.from_numpy(np.ascontiguousarray(batch)).to(self.device)
+
+    def compute(self, pixels: Tensor) -> dict[str, Tensor]:
+        """uint8 B x H x W x 3 to the outputs that the Manifest names, all on the device."""
+        image = (pixels.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
+        logits = self._model(image)
+        outputs = {"classes": logits.argmax(dim=1).to(torch.uint8)}
+        return {**outputs, "logits": logits.float()} if "logits" in self.manifest.heads else outputs
+
+    def download(self, outputs: dict[str, Tensor]) -> Outputs:
+        """The outputs in host memory."""
+        return {name: value.cpu().numpy() for name, value in outputs.items()}
 
     def close(self) -> None:
-        """Nothing to free that Python does not free itself."""
+        """Let the model go."""
+        del self._model
 
 
-def torch_manifest(checkpoint: Checkpoint, backend: TorchBackend, name: str) -> Manifest:
-    """What an export of the checkpoint at the backend's size would say about itself, without a golden tile."""
+def checkpoint_backend(
+    checkpoint: Checkpoint, name: str, size: tuple[int, int] | None = None, device: str = "cpu"
+) -> TorchBackend:
+    """A checkpoint's model as a backend; any batch, one height and width.
+
+    Args:
+        checkpoint: As `training.checkpoint.load_checkpoint` gave it; its model moves to the device.
+        name: Of the model, in its Manifest.
+        size: (height, width) of the input, multiples of 16; None keeps the checkpoint's.
+        device: Such as ``"cpu"`` or ``"cuda"``.
+
+    Raises:
+        EmraError: A side of the size is no positive multiple of 16.
+    """
+    if size is not None:
+        checkpoint.model.set_image_size(*size)
+    return TorchBackend(checkpoint.model, checkpoint_manifest(checkpoint, name), device)
+
+
+def checkpoint_manifest(checkpoint: Checkpoint, name: str) -> Manifest:
+    """What an export of the checkpoint at its present size would say about itself, without a golden tile."""
     config = checkpoint.model.config
     return Manifest(
         name=name,
@@ -80,9 +108,42 @@ def torch_manifest(checkpoint: Checkpoint, backend: TorchBackend, name: str) -> 
         mca_blocks=config.mca_blocks,
         fusion=config.fusion,
         aggregation=config.aggregation,
-        input_shape=backend.input_shape,
+        input_shape=(None, *config.image_size),
         zoom=config.zoom,
         heads=("classes", "logits"),
         bands=tuple(checkpoint.meta.get("bands", ("red", "green", "blue"))),
         gsd=checkpoint.meta.get("gsd"),
+    )
+
+
+def peer_manifest(
+    name: str,
+    classes: ClassSet,
+    size: tuple[int, int],
+    mean: tuple[float, float, float],
+    std: tuple[float, float, float],
+    heads: tuple[str, ...] = ("classes", "logits"),
+) -> Manifest:
+    """A Manifest for a model of another architecture; the fields of EMRA-proxy mean nothing in it.
+
+    Args:
+        name: Of the model and its backbone.
+        classes: What the labels mean.
+        size: Height and width of the input.
+        mean: Of red, green and blue scaled to 0..1.
+        std: Of the same.
+        heads: Outputs of the backend.
+    """
+    return Manifest(
+        name=name,
+        classes=classes,
+        mean=mean,
+        std=std,
+        backbone=name,
+        hra_block=0,
+        mca_blocks=1,
+        fusion="sum",
+        aggregation="explicit",
+        input_shape=(None, *size),
+        heads=heads,
     )

@@ -18,7 +18,7 @@ from emra_deploy.host.files import check_output
 from emra_deploy.segmenting.segmenter import Segmenter
 
 with script_imports(__name__, "train"):
-    from training.backend import TorchBackend, torch_manifest
+    from training.backend import checkpoint_backend
     from training.checkpoint import WEIGHTS, load_checkpoint
     from training.data import KINDS, open_dataset
 
@@ -50,16 +50,16 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.record:
         check_output(folder / EVALUATION, overwrite=True)
     checkpoint = load_checkpoint(folder)
-    backend = TorchBackend(checkpoint, None if arguments.size is None else tuple(arguments.size), arguments.device)
-    manifest = torch_manifest(checkpoint, backend, folder.name or "checkpoint")
-    segmenter = Segmenter(backend, manifest, halo=arguments.halo, batch_size=arguments.batch, blend=arguments.blend)
+    size = None if arguments.size is None else tuple(arguments.size)
+    backend = checkpoint_backend(checkpoint, folder.name or "checkpoint", size, arguments.device)
+    segmenter = Segmenter(backend, halo=arguments.halo, batch_size=arguments.batch, blend=arguments.blend)
     data = open_dataset(arguments.kind, arguments.data, arguments.split)
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
-    model = {"path": str(folder), "sha256": digest, "name": manifest.name}
+    model = {"path": str(folder), "sha256": digest, "name": segmenter.manifest.name}
     content = score(segmenter, data, model, arguments)
     if arguments.record:
         # The folder's own name is part of no evidence, and may say more about its owner than a model file should.
-        content["model"] = {"name": manifest.name, "sha256": digest}
+        content["model"] = {"name": segmenter.manifest.name, "sha256": digest}
         write_json(folder / EVALUATION, content, overwrite=True)
 
 

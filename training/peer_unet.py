@@ -12,16 +12,11 @@ import json
 import sys
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import Evaluation, evaluate
 from emra_deploy.host.extras import script_imports
 from emra_deploy.host.files import make_folder
 from emra_deploy.model_file.classes import ClassSet
-from emra_deploy.model_file.manifest import Manifest
 from emra_deploy.segmenting.segmenter import Segmenter
 
 with script_imports(__name__, "train", "dev"):
@@ -30,6 +25,7 @@ with script_imports(__name__, "train", "dev"):
     from safetensors.torch import save_file
     from torch import Tensor, nn
 
+    from training.backend import TorchBackend, peer_manifest
     from training.checkpoint import replace_file
     from training.distributed import join
     from training.model import Parts
@@ -59,51 +55,16 @@ class PeerUNet(nn.Module):
         return Parts(logits, logits, logits)
 
 
-class PeerBackend:
-    """The U-Net as a backend of the runtime, FP32."""
+class PeerBackend(TorchBackend):
+    """The U-Net as a backend of the runtime."""
 
-    name = "torch"
-
-    def __init__(self, model: PeerUNet, recipe: Recipe, size: int = WINDOW) -> None:
-        self._model = model.eval()
-        self._device = next(model.parameters()).device
-        self._mean, self._std = (
-            torch.tensor(values, device=self._device).view(1, 3, 1, 1) for values in (recipe.mean, recipe.std)
-        )
-        self.input_shape: tuple[int | None, int, int] = (None, size, size)
+    def __init__(self, model: nn.Module, classes: ClassSet, recipe: Recipe, size: int = WINDOW) -> None:
+        manifest = peer_manifest("peer-unet-resnet18", classes, (size, size), recipe.mean, recipe.std)
+        super().__init__(model, manifest, str(next(model.parameters()).device))
 
     def describe(self) -> dict[str, str]:
-        """Library and version."""
-        return {"backend": self.name, "version": torch.__version__, "peer": f"smp {smp.__version__} Unet resnet18"}
-
-    def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
-        """uint8 B x H x W x 3, RGB -> ``classes`` uint8 B x H x W, ``logits`` float32 B x C x H x W."""
-        check_batch(batch, self.input_shape)
-        pixels = torch.from_numpy(np.ascontiguousarray(batch)).to(self._device)
-        with torch.inference_mode():
-            image = (pixels.permute(0, 3, 1, 2).float() / 255 - self._mean) / self._std
-            logits = self._model(image)
-            labels = logits.argmax(dim=1).to(torch.uint8)
-        return {"classes": labels.cpu().numpy(), "logits": logits.float().cpu().numpy()}
-
-    def close(self) -> None:
-        """Nothing to free that Python does not free itself."""
-
-    def manifest(self, classes: ClassSet, recipe: Recipe) -> Manifest:
-        """What the segmenter has to know; the fields of EMRA-proxy mean nothing here."""
-        return Manifest(
-            name="peer-unet-resnet18",
-            classes=classes,
-            mean=recipe.mean,
-            std=recipe.std,
-            backbone="unet-resnet18",
-            hra_block=0,
-            mca_blocks=1,
-            fusion="sum",
-            aggregation="explicit",
-            input_shape=self.input_shape,
-            heads=("classes", "logits"),
-        )
+        """Library, version, device, threads and the peer's own."""
+        return {**super().describe(), "peer": f"smp {smp.__version__} Unet resnet18"}
 
 
 class PeerTrainer(Trainer):
@@ -119,10 +80,9 @@ class PeerTrainer(Trainer):
 
     def evaluate(self) -> Evaluation:
         """On the validation split, in windows of 512 pixels."""
-        backend = PeerBackend(self._shipped, self.recipe)
         assert self.val is not None
-        segmenter = Segmenter(backend, backend.manifest(self.val.classes, self.recipe))
-        return evaluate(segmenter, self.val.tiles, self.val.classes)
+        backend = PeerBackend(self._shipped, self.val.classes, self.recipe)
+        return evaluate(Segmenter(backend), self.val.tiles, self.val.classes)
 
     def _checkpoint(self, name: str, scores: dict[str, Any]) -> None:
         make_folder(self.folder / name)

@@ -7,7 +7,7 @@ from pathlib import Path
 from emra_deploy.evaluation import evaluate
 from emra_deploy.evaluation.metrics import Scores
 from emra_deploy.segmenting.segmenter import Segmenter
-from training.backend import TorchBackend, torch_manifest
+from training.backend import checkpoint_backend
 from training.checkpoint import Checkpoint
 from training.data import AerialDataset
 from training.model import EMRAProxy
@@ -25,10 +25,8 @@ def validate(model: EMRAProxy, dataset: AerialDataset, recipe: Recipe) -> Scores
     was_training = model.training
     meta = {"bands": dataset.bands, "gsd": dataset.gsd}
     checkpoint = Checkpoint(model, dataset.classes, recipe.mean, recipe.std, meta, Path(recipe.output))
-    backend = TorchBackend(checkpoint, device=str(next(model.parameters()).device))
+    backend = checkpoint_backend(checkpoint, dataset.name, device=str(next(model.parameters()).device))
     try:
-        return evaluate(
-            Segmenter(backend, torch_manifest(checkpoint, backend, dataset.name)), dataset.tiles, dataset.classes
-        ).scores
+        return evaluate(Segmenter(backend), dataset.tiles, dataset.classes).scores
     finally:
         model.train(was_training)

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.candidates import profiles
-from benchmarks.candidates.runner import Batch, Layer, Runner
 from benchmarks.candidates.spec import Spec
-from emra_deploy.backends.base import Backend
+from benchmarks.candidates.timed import Batch, LayerTime, TimedBackend
+from emra_deploy.backends.base import Backend, Outputs, Wrapper
 from emra_deploy.backends.opening import open_backend
 from emra_deploy.errors import EmraError
-from emra_deploy.model_file.classes import ClassSet
-from emra_deploy.model_file.manifest import Manifest
 from emra_deploy.segmenting.selftest import self_test
 
 
-class FileRunner:
-    """A model file on a backend that computes in host memory.
+class TimedFile(Wrapper):
+    """Times a model file on a backend that computes in host memory.
 
     Args:
         spec: What is asked for.
         backend: The loaded model.
-        manifest: What the file says about itself.
+
+    Raises:
+        EmraError: ``model-size`` and ``model-batch`` for a file that does not take what is asked for.
     """
 
-    cuda_graph: bool | None = None
-
-    def __init__(self, spec: Spec, backend: Backend, manifest: Manifest) -> None:
-        self._spec, self._backend, self.manifest = spec, backend, manifest
+    def __init__(self, spec: Spec, backend: Backend) -> None:
+        super().__init__(backend)
+        self._spec = spec
+        self.stages: Mapping[str, float] = {}
         fixed, height, width = backend.input_shape
         if spec.size not in (None, (height, width)):
             raise EmraError(
@@ -44,44 +45,27 @@ class FileRunner:
                 f"Give --batch {fixed}, or export the model with a dynamic batch",
                 spec.path,
             )
-        self.size = (height, width)
 
     @property
-    def backend(self) -> Backend:
-        """What runs the file."""
-        return self._backend
-
-    @property
-    def classes(self) -> ClassSet:
-        """What the labels mean."""
-        return self.manifest.classes
+    def cuda_graph(self) -> bool | None:
+        """None: there is no GPU."""
+        return None
 
     @property
     def precision(self) -> str:
         """Of the file, and what the backend makes of it where it says so."""
-        told = self._backend.describe().get("precision")
-        return self.manifest.precision if told is None else f"{self.manifest.precision}, computed in {told}"
+        computed = self.describe().get("precision")
+        return self.manifest.precision + ("" if computed is None else f", computed in {computed}")
 
-    def run(self, batch: Batch) -> tuple[Batch, dict[str, float]]:
-        """See `Runner.run`."""
+    def run(self, batch: Batch) -> Outputs:
+        """Label a batch and time it."""
         begin = time.perf_counter()
-        labels = self._backend.run(batch)["classes"]
-        return labels, {"compute": time.perf_counter() - begin}
+        outputs = self.backend.run(batch)
+        self.stages = {"compute": time.perf_counter() - begin}
+        return outputs
 
-    def check(self) -> float | None:
-        """The self-test's share of differing pixels; None for a file without a golden tile.
-
-        Raises:
-            EmraError: ``self-test-failed``: a fast wrong answer is no benchmark.
-        """
-        return self_test(self._backend, self.manifest)
-
-    def describe(self) -> dict[str, str]:
-        """Library, version, device, threads."""
-        return self._backend.describe()
-
-    def profile(self, batch: Batch, runs: int) -> list[Layer] | None:
-        """See `Runner.profile`."""
+    def profile(self, batch: Batch, runs: int) -> list[LayerTime] | None:
+        """See `TimedBackend.profile`."""
         assert self._spec.path is not None
         if self._spec.backend == "onnxruntime":
             return profiles.profile_onnxruntime(self._spec.path, self.manifest, batch, runs, self._spec.threads)
@@ -91,31 +75,28 @@ class FileRunner:
             )
         return None
 
-    def close(self) -> None:
-        """Free the model."""
-        self._backend.close()
 
-
-class EngineRunner(FileRunner):
-    """An engine: copies to and from the GPU are timed apart, by waiting for the GPU after each.
+class TimedEngine(TimedFile):
+    """Times an engine: copies to and from the GPU apart, by waiting for the GPU after each.
 
     Waiting costs two synchronisations a run, about 10 µs together; end to end includes them.
     """
 
-    def __init__(self, spec: Spec, backend: Backend, manifest: Manifest, clock: TimedCuda) -> None:
-        super().__init__(spec, backend, manifest)
+    def __init__(self, spec: Spec, backend: Backend, clock: TimedCuda) -> None:
+        super().__init__(spec, backend)
         self._clock = clock
 
     @property
     def cuda_graph(self) -> bool:
         """Whether batches of this size are replayed by now; see `emra_deploy.backends.tensorrt.lanes`."""
-        return self._spec.batch in getattr(self._backend, "captured", ())
+        return self._spec.batch in getattr(self.backend, "captured", ())
 
-    def run(self, batch: Batch) -> tuple[Batch, dict[str, float]]:
-        """See `Runner.run`."""
+    def run(self, batch: Batch) -> Outputs:
+        """Label a batch and time its stages."""
         self._clock.start()
-        labels = self._backend.run(batch)["classes"]
-        return labels, self._clock.stages()
+        outputs = self.backend.run(batch)
+        self.stages = self._clock.stages()
+        return outputs
 
 
 class TimedCuda:
@@ -164,39 +145,30 @@ class TimedCuda:
         return {"upload": self._upload, "compute": total - self._upload - self._download, "download": self._download}
 
 
-def open_file(spec: Spec, check: bool = True) -> Runner:
-    """Load a file and, unless told otherwise, run its self-test.
+def open_file(spec: Spec, check: bool = True) -> TimedBackend:
+    """Load a file and, unless told otherwise, run its self-test: a fast wrong answer is no benchmark.
 
     Raises:
         EmraError: Those of the backend, ``model-size``, ``model-batch``, ``self-test-failed``, ``backend-option``.
     """
     assert spec.path is not None
+    backend: TimedBackend
     if spec.backend == "onnxruntime" and spec.option is not None:
         from benchmarks.candidates.ort_device import open_on_device
 
-        return open_on_device(spec, check)
-    if spec.backend == "tensorrt":
-        return _open_engine(spec, check)
-    backend, manifest = open_backend(spec.path, spec.load_options())
-    runner = FileRunner(spec, backend, manifest)
-    return _checked(runner) if check else runner
+        backend = open_on_device(spec)
+    elif spec.backend == "tensorrt":
+        from emra_deploy.backends.tensorrt.backend import TensorRTBackend
+        from emra_deploy.backends.tensorrt.cuda import open_cuda
 
-
-def _open_engine(spec: Spec, check: bool) -> FileRunner:
-    from emra_deploy.backends.tensorrt.backend import TensorRTBackend
-    from emra_deploy.backends.tensorrt.cuda import open_cuda
-
-    assert spec.path is not None
-    clock: Any = TimedCuda(open_cuda(), graphs=spec.option != "no-graph")
-    backend = TensorRTBackend(spec.path, spec.load_options(), cuda=clock)
-    runner = EngineRunner(spec, backend, backend.manifest, clock)
-    return _checked(runner) if check else runner
-
-
-def _checked(runner: FileRunner) -> FileRunner:
-    try:
-        runner.check()
-    except EmraError as error:
-        runner.close()
-        raise EmraError(error.code, error.cause, error.remedy, runner._spec.path) from error
-    return runner
+        clock: Any = TimedCuda(open_cuda(), graphs=spec.option != "no-graph")
+        backend = TimedEngine(spec, TensorRTBackend(spec.path, spec.load_options(), cuda=clock), clock)
+    else:
+        backend = TimedFile(spec, open_backend(spec.path, spec.load_options()))
+    if check:
+        try:
+            self_test(backend)
+        except EmraError as error:
+            backend.close()
+            raise EmraError(error.code, error.cause, error.remedy, spec.path) from error
+    return backend

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.candidates.runner import Runner
 from benchmarks.candidates.spec import Spec, installed
+from benchmarks.candidates.timed import TimedBackend
 from emra_deploy.backends.tensorrt import flavour
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import install_command
 
+_FILES = ("onnx", "engine")
 _EXTRAS = {"onnxruntime": "runtime", "openvino": "openvino", "torch": "train", "torch-compile": "train"}
 
 
@@ -19,7 +20,7 @@ def _how_to_get(backend: str) -> str:
     return f"Run: {install_command(_EXTRAS[backend])}"
 
 
-def open_runner(spec: Spec, check: bool = True) -> Runner:
+def open_candidate(spec: Spec, check: bool = True) -> TimedBackend:
     """Load what a specification names.
 
     Args:
@@ -31,7 +32,7 @@ def open_runner(spec: Spec, check: bool = True) -> Runner:
     """
     if not installed(spec.backend):
         raise EmraError("backend-missing", f"{spec.backend} is not installed", _how_to_get(spec.backend), spec.path)
-    if spec.kind in ("onnx", "engine"):
+    if spec.kind in _FILES:
         from benchmarks.candidates.files import open_file
 
         return open_file(spec, check)
@@ -42,11 +43,11 @@ def open_runner(spec: Spec, check: bool = True) -> Runner:
     return open_torch(spec)
 
 
-def describe_manifest(runner: Runner) -> dict[str, Any] | None:
-    """What a model file says of itself that belongs beside its figures; None for what has no Manifest."""
-    manifest = getattr(runner, "manifest", None)
-    if manifest is None:
+def describe_manifest(spec: Spec, backend: TimedBackend) -> dict[str, Any] | None:
+    """What a model file says of itself that belongs beside its figures; None for what is no model file."""
+    if spec.kind not in _FILES:
         return None
+    manifest = backend.manifest
     return {
         "name": manifest.name,
         "precision": manifest.precision,

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from benchmarks.candidates.runner import Batch, Layer
 from benchmarks.candidates.spec import Spec
+from benchmarks.candidates.timed import Batch, LayerTime
+from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.backends.contract import feed
 from emra_deploy.backends.providers import CUDA
 from emra_deploy.errors import EmraError
-from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.model_file.manifest import Manifest
 
 _PROVIDERS = {"cuda": "CUDAExecutionProvider", "cpu": "CPUExecutionProvider"}
 
 
-class OrtDeviceRunner:
+class OrtDeviceBackend:
     """An ONNX file by ONNX Runtime's I/O binding, copies timed apart from computing.
 
     Args:
@@ -35,6 +36,8 @@ class OrtDeviceRunner:
         EmraError: ``backend-option`` where this ONNX Runtime has no such device, ``model-run`` for a file whose labels
             it does not give.
     """
+
+    name = "onnxruntime"
 
     def __init__(self, spec: Spec, manifest: Manifest, device: str = "cuda") -> None:
         import onnxruntime
@@ -60,17 +63,12 @@ class OrtDeviceRunner:
         )
         self._kept: tuple[Any, Any, Any] | None = None
         self._library, self._device, self.manifest = onnxruntime, device, manifest
-        _, height, width = manifest.input_shape
-        self.size = (height, width)
-        self.precision = manifest.precision
+        self.input_shape, self.precision = manifest.input_shape, manifest.precision
+        self.stages: Mapping[str, float] = {}
 
-    @property
-    def classes(self) -> ClassSet:
-        """What the labels mean."""
-        return self.manifest.classes
-
-    def run(self, batch: Batch) -> tuple[Batch, dict[str, float]]:
-        """See `Runner.run`."""
+    def run(self, batch: Batch) -> Outputs:
+        """Label a batch and time its stages."""
+        check_batch(batch, self.input_shape)
         image = feed(batch, self.manifest)
         begin = time.perf_counter()
         binding, output = self._bind(image)
@@ -81,7 +79,8 @@ class OrtDeviceRunner:
         computed = time.perf_counter()
         labels = (binding.get_outputs()[0] if output is None else output).numpy()
         end = time.perf_counter()
-        return labels, {"upload": uploaded - begin, "compute": computed - uploaded, "download": end - computed}
+        self.stages = {"upload": uploaded - begin, "compute": computed - uploaded, "download": end - computed}
+        return {"classes": labels}
 
     def _bind(self, image: Any) -> tuple[Any, Any]:
         """The picture on the device, bound; and the output's memory where it is always the same."""
@@ -96,7 +95,7 @@ class OrtDeviceRunner:
         if not self.cuda_graph:
             binding.bind_output("classes", self._device, 0)
             return binding, None
-        shape = [len(image), *self.size]
+        shape = [len(image), *self.manifest.tile]
         output = make.ortvalue_from_shape_and_type(shape, np.uint8, self._device, 0)
         binding.bind_ortvalue_output("classes", output)
         self._kept = (binding, value, output)
@@ -104,9 +103,9 @@ class OrtDeviceRunner:
 
     def describe(self) -> dict[str, str]:
         """Library, version and device."""
-        return {"backend": "onnxruntime", "version": self._library.__version__, "device": self._device}
+        return {"backend": self.name, "version": self._library.__version__, "device": self._device}
 
-    def profile(self, batch: Batch, runs: int) -> list[Layer] | None:
+    def profile(self, batch: Batch, runs: int) -> list[LayerTime] | None:
         """Not offered: its profiler counts kernels when they are started, not while they run."""
         return None
 
@@ -116,39 +115,15 @@ class OrtDeviceRunner:
         del self._session
 
 
-def open_on_device(spec: Spec, check: bool, device: str = "cuda") -> Any:
+def open_on_device(spec: Spec, device: str = "cuda") -> OrtDeviceBackend:
     """Load a file for a device, after the processor's backend has checked it.
 
     Raises:
-        EmraError: Those of the processor's backend, and of `OrtDeviceRunner`.
+        EmraError: Those of the processor's backend, and of `OrtDeviceBackend`.
     """
     from emra_deploy.backends.ort import OnnxRuntimeBackend
-    from emra_deploy.segmenting.selftest import self_test
 
     assert spec.path is not None
     checked = OnnxRuntimeBackend(spec.path, replace(spec, option=None).load_options())
-    manifest = checked.manifest
     checked.close()
-    runner = OrtDeviceRunner(spec, manifest, device)
-    if check:
-        self_test(_AsBackend(runner), manifest)
-    return runner
-
-
-class _AsBackend:
-    """A runner where the runtime wants a backend."""
-
-    name = "onnxruntime"
-
-    def __init__(self, runner: OrtDeviceRunner) -> None:
-        self._runner = runner
-        self.input_shape = runner.manifest.input_shape
-
-    def describe(self) -> dict[str, str]:
-        return self._runner.describe()
-
-    def run(self, batch: Batch) -> dict[str, Any]:
-        return {"classes": self._runner.run(batch)[0]}
-
-    def close(self) -> None:
-        self._runner.close()
+    return OrtDeviceBackend(spec, checked.manifest, device)

@@ -9,12 +9,14 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.candidates.runner import Batch, Layer
+from benchmarks.candidates.timed import Batch, LayerTime
 from emra_deploy.backends.contract import feed
 from emra_deploy.model_file.manifest import Manifest
 
 
-def profile_onnxruntime(path: Path, manifest: Manifest, batch: Batch, runs: int, threads: int | None) -> list[Layer]:
+def profile_onnxruntime(
+    path: Path, manifest: Manifest, batch: Batch, runs: int, threads: int | None
+) -> list[LayerTime]:
     """By ONNX Runtime's profiler, after its graph optimisations."""
     import onnxruntime
 
@@ -34,7 +36,7 @@ def profile_onnxruntime(path: Path, manifest: Manifest, batch: Batch, runs: int,
     return parse_onnxruntime(events, runs)
 
 
-def parse_onnxruntime(events: list[dict[str, Any]], runs: int) -> list[Layer]:
+def parse_onnxruntime(events: list[dict[str, Any]], runs: int) -> list[LayerTime]:
     """The profiler's events; those of the first run are left out.
 
     Args:
@@ -47,12 +49,12 @@ def parse_onnxruntime(events: list[dict[str, Any]], runs: int) -> list[Layer]:
         if event.get("cat") == "Node" and name.endswith("_kernel_time"):
             kind = str(event.get("args", {}).get("op_name", "?"))
             times[name.removesuffix("_kernel_time"), kind].append(float(event["dur"]) / 1e6)
-    return [Layer(name, kind, sum(found[1:]) / runs) for (name, kind), found in times.items()]
+    return [LayerTime(name, kind, sum(found[1:]) / runs) for (name, kind), found in times.items()]
 
 
 def profile_openvino(
     path: Path, manifest: Manifest, batch: Batch, runs: int, threads: int | None, precision: str
-) -> list[Layer]:
+) -> list[LayerTime]:
     """By OpenVINO's performance counters, after its fusions."""
     import onnx
     from onnx import inliner
@@ -78,4 +80,4 @@ def profile_openvino(
         for layer in request.profiling_info:
             if layer.real_time.total_seconds() > 0:
                 times[layer.node_name, layer.node_type] += layer.real_time.total_seconds()
-    return [Layer(name, kind, seconds / runs) for (name, kind), seconds in times.items()]
+    return [LayerTime(name, kind, seconds / runs) for (name, kind), seconds in times.items()]

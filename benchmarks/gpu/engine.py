@@ -114,7 +114,7 @@ def _golden(backend: Any, where: str) -> dict[str, Any]:
 
     name = "golden tile, pixels that differ"
     try:
-        differing = self_test(backend, backend.manifest)
+        differing = self_test(backend)
     except EmraError as error:
         return {"name": name, "value": None, "note": f"{where}: {error.cause}"[:200], "wrong": True}
     return {"name": name, "value": differing, "note": where if differing is not None else f"{where}: no golden tile"}

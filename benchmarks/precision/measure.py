@@ -182,4 +182,4 @@ def _open(path: Path) -> OnnxRunner:
 
 
 def _open_in(library: str, path: Path) -> Backend:
-    return open_backend(path, backend=library)[0]
+    return open_backend(path, backend=library)

@@ -1,4 +1,4 @@
-"""What every backend is: something that turns a batch of pictures into label maps."""
+"""The one interface of everything that labels a batch of pictures, and the base of what wraps it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Outputs = dict[str, npt.NDArray[Any]]
 
 
 class Backend(Protocol):
-    """Runs one model file. `run` may be called by several threads at once."""
+    """Runs one loaded model. `run` may be called by several threads at once."""
 
     @property
     def name(self) -> str:
@@ -53,6 +53,44 @@ class Backend(Protocol):
     def close(self) -> None:
         """Free what the model holds. The backend is of no use afterwards."""
         ...
+
+
+class Wrapper:
+    """A backend that hands everything on to another one. Subclasses time, count, record or remember; wrappers nest.
+
+    Args:
+        backend: The wrapped backend, which `close` closes.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    @property
+    def name(self) -> str:
+        """Of the wrapped backend."""
+        return self.backend.name
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the wrapped backend."""
+        return self.backend.manifest
+
+    @property
+    def input_shape(self) -> tuple[int | None, int, int]:
+        """Of the wrapped backend."""
+        return self.backend.input_shape
+
+    def describe(self) -> dict[str, str]:
+        """Of the wrapped backend."""
+        return self.backend.describe()
+
+    def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
+        """Label a batch with the wrapped backend."""
+        return self.backend.run(batch)
+
+    def close(self) -> None:
+        """Close the wrapped backend."""
+        self.backend.close()
 
 
 def check_batch(batch: npt.NDArray[np.uint8], input_shape: tuple[int | None, int, int]) -> None:

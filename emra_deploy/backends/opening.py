@@ -6,7 +6,7 @@ import logging
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from emra_deploy.backends.base import Backend
 from emra_deploy.backends.choose import Choice, choose_on_processor, providers_here
@@ -15,12 +15,6 @@ from emra_deploy.backends.options import DEFAULTS, LoadOptions
 from emra_deploy.backends.providers import PROVIDERS
 from emra_deploy.errors import EmraError
 from emra_deploy.host.slow_steps import step
-from emra_deploy.model_file.manifest import Manifest
-
-if TYPE_CHECKING:
-    from emra_deploy.backends.openvino import OpenVinoBackend
-    from emra_deploy.backends.ort import OnnxRuntimeBackend
-    from emra_deploy.backends.tensorrt.backend import TensorRTBackend
 
 ENGINES = (".engine", ".plan", ".trt")
 """Endings of the names of TensorRT engines."""
@@ -38,18 +32,13 @@ __all__ = ["BACKENDS", "ENGINES", "PRECISIONS", "Backend", "Choice", "explain", 
 _log = logging.getLogger(__name__)
 
 
-def open_backend(
-    path: str | os.PathLike[str], options: LoadOptions = DEFAULTS, **changes: Any
-) -> tuple[Backend, Manifest]:
+def open_backend(path: str | os.PathLike[str], options: LoadOptions = DEFAULTS, **changes: Any) -> Backend:
     """Load a model file.
 
     Args:
         path: The model file.
         options: How to open it.
         **changes: Attributes of `LoadOptions` that differ from ``options``.
-
-    Returns:
-        The backend, and what the file says about itself.
 
     Raises:
         EmraError: ``model-format``, ``backend-option`` and ``backend-precision`` for what the backend does not know,
@@ -59,10 +48,9 @@ def open_backend(
     if options.isolate:
         from emra_deploy.backends.isolated import IsolatedBackend
 
-        apart = IsolatedBackend(path, options)
-        return apart, apart.manifest
+        return IsolatedBackend(path, options)
     if options.backend == "auto":
-        return open_auto(path, options)[:2]
+        return open_auto(path, options)[0]
     suits = _suits(path)
     if options.backend not in suits:
         endings = " or ".join(ending for ending, backends in _SUITS.items() if options.backend in backends)
@@ -75,9 +63,7 @@ def open_backend(
     return _open(path, options)
 
 
-def open_auto(
-    path: str | os.PathLike[str], options: LoadOptions = DEFAULTS, **changes: Any
-) -> tuple[Backend, Manifest, Choice]:
+def open_auto(path: str | os.PathLike[str], options: LoadOptions = DEFAULTS, **changes: Any) -> tuple[Backend, Choice]:
     """Load a model file with the backend that suits it and this machine, and report the choice, also to the log.
 
     An engine is run by TensorRT. An ONNX file is run on a GPU where ONNX Runtime has a provider that finds one, and
@@ -96,7 +82,7 @@ def open_auto(
         )
         opened = _open(path, replace(options, backend=choice.name, engine_cache=None))
     _log.info("backend %s", choice.describe())
-    return *opened, choice
+    return opened, choice
 
 
 def soonest(path: str | os.PathLike[str]) -> str:
@@ -125,7 +111,7 @@ def explain(path: str | os.PathLike[str]) -> str:
     return choice.describe()
 
 
-def _on_gpu(path: str | os.PathLike[str], options: LoadOptions) -> tuple[Choice, tuple[Backend, Manifest] | None]:
+def _on_gpu(path: str | os.PathLike[str], options: LoadOptions) -> tuple[Choice, Backend | None]:
     """Open a file on a GPU, where that is possible, and the reasons; the choice has no name where it is not."""
     if _suits(path) == ("tensorrt",):
         return _ENGINE, _open(path, replace(options, backend="tensorrt"))
@@ -158,13 +144,13 @@ def _suits(path: str | os.PathLike[str]) -> tuple[str, ...]:
     return suits
 
 
-def _open(path: str | os.PathLike[str], options: LoadOptions) -> tuple[Backend, Manifest]:
+def _open(path: str | os.PathLike[str], options: LoadOptions) -> Backend:
     """Open a file with a backend that runs such files."""
     with step(f"loading {os.fspath(path)} with {options.backend}"):
         return _load(path, options)
 
 
-def _load(path: str | os.PathLike[str], options: LoadOptions) -> tuple[Backend, Manifest]:
+def _load(path: str | os.PathLike[str], options: LoadOptions) -> Backend:
     name = options.backend
     if options.precision is not None and name != "openvino":
         raise EmraError(
@@ -175,21 +161,18 @@ def _load(path: str | os.PathLike[str], options: LoadOptions) -> tuple[Backend, 
         )
     if options.engine_cache is not None and not (name in PROVIDERS and PROVIDERS[name].builder):
         raise EmraError("backend-option", f"{name} builds no engines to keep", "Leave the folder out")
-    backend: OnnxRuntimeBackend | OpenVinoBackend | TensorRTBackend
     if name in PROVIDERS:
         from emra_deploy.backends.ort_gpu import OnnxRuntimeGpuBackend
 
-        backend = OnnxRuntimeGpuBackend(path, options)
-    elif name == "tensorrt":
+        return OnnxRuntimeGpuBackend(path, options)
+    if name == "tensorrt":
         from emra_deploy.backends.tensorrt.backend import TensorRTBackend
 
-        backend = TensorRTBackend(path, options)
-    elif name == "openvino":
+        return TensorRTBackend(path, options)
+    if name == "openvino":
         from emra_deploy.backends.openvino import OpenVinoBackend
 
-        backend = OpenVinoBackend(path, options)
-    else:
-        from emra_deploy.backends.ort import OnnxRuntimeBackend
+        return OpenVinoBackend(path, options)
+    from emra_deploy.backends.ort import OnnxRuntimeBackend
 
-        backend = OnnxRuntimeBackend(path, options)
-    return backend, backend.manifest
+    return OnnxRuntimeBackend(path, options)

@@ -56,12 +56,12 @@ def _open(asked: dict[str, Any]) -> tuple[Backend, dict[str, Any]]:
 
     logging.basicConfig(level=logging.WARNING, format="emra: %(levelname)s: %(message)s")
     logging.getLogger("emra_deploy").setLevel(asked["log"])
-    backend, manifest = open_backend(asked["path"], LoadOptions(**asked["options"]))
+    backend = open_backend(asked["path"], LoadOptions(**asked["options"]))
     return backend, {
         "name": backend.name,
         "input_shape": backend.input_shape,
         "facts": backend.describe(),
-        "manifest": manifest.to_json(),
+        "manifest": backend.manifest.to_json(),
     }
 
 

@@ -42,9 +42,9 @@ def check_model(path: str | None) -> dict[str, Any]:
             from emra_deploy.models import shipped_model
 
             path = str(shipped_model())
-        backend, manifest, choice = open_auto(path)
-        different = self_test(backend, manifest)
-        facts = backend.describe()
+        backend, choice = open_auto(path)
+        different = self_test(backend)
+        facts, manifest = backend.describe(), backend.manifest
         backend.close()
     except EmraError as error:
         return {"path": path, "passed": False, "error": error.to_dict()}

@@ -86,14 +86,14 @@ def _manifest(path: str) -> Manifest | None:
 
     try:
         # The backend that loads fastest.
-        backend, manifest = open_backend(path, backend=soonest(path))
+        backend = open_backend(path, backend=soonest(path))
     except EmraError as error:
         # The file is valid; `explain` reports what runs it here.
         if error.code != "backend-rounding":
             raise
         return peek_manifest(Path(path))
     backend.close()
-    return manifest
+    return backend.manifest
 
 
 def _show(content: dict[str, Any]) -> None:

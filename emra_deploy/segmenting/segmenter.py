@@ -61,7 +61,6 @@ class Segmenter:
 
     Args:
         backend: The loaded model.
-        manifest: What the model says about itself.
         halo: Neighbouring tiles overlap by at least twice this many pixels; None for 1/8 of a tile, blended 1/4.
         batch_size: Tiles run at once; None for the model's own fixed batch, or 1.
         blend: Average what overlapping tiles say of a pixel instead of taking it from the most central one. Slower
@@ -78,7 +77,6 @@ class Segmenter:
     def __init__(
         self,
         backend: Backend,
-        manifest: Manifest,
         *,
         halo: int | None = None,
         batch_size: int | None = None,
@@ -87,15 +85,14 @@ class Segmenter:
         fixed, height, width = backend.input_shape
         self._owner = Owner()
         self.backend = backend
-        self.manifest = manifest
         self.path: str | None = None
         self.blend = blend
         usual = min(height, width) // BLEND_DIVISOR if blend else default_halo(height, width)
         self.halo = usual if halo is None else halo
-        if blend and "logits" not in manifest.heads:
+        if blend and "logits" not in self.manifest.heads:
             raise EmraError(
                 "blend",
-                f"the model gives only {', '.join(manifest.heads)}; blending needs its logits",
+                f"the model gives only {', '.join(self.manifest.heads)}; blending needs its logits",
                 "Leave blending out, or export the model with --heads classes,logits",
             )
         self.batch_size = (fixed or DEFAULT_BATCH) if batch_size is None else batch_size
@@ -139,15 +136,20 @@ class Segmenter:
 
             model = shipped_model()
         options = replace(options, **changes)
-        loaded, manifest = open_backend(model, options)
-        segmenter = cls(loaded, manifest, halo=halo, batch_size=options.batch, blend=blend)
+        backend = open_backend(model, options)
+        segmenter = cls(backend, halo=halo, batch_size=options.batch, blend=blend)
         segmenter.path = os.fspath(model)
         if self_test:
             try:
-                run_self_test(loaded, manifest)
+                run_self_test(backend)
             except EmraError as error:
                 raise EmraError(error.code, error.cause, error.remedy, model) from error
         return segmenter
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the model says about itself."""
+        return self.backend.manifest
 
     @property
     def classes(self) -> ClassSet:

@@ -14,7 +14,6 @@ from emra_deploy.backends.base import Backend
 from emra_deploy.backends.tensorrt.faults import known_fault, way_out
 from emra_deploy.errors import EmraError
 from emra_deploy.host.slow_steps import step
-from emra_deploy.model_file.manifest import Manifest
 
 _log = logging.getLogger(__name__)
 
@@ -27,12 +26,11 @@ COMPUTED = {"bf16": 0.01, "f16": 0.001}
 shipped FP32 model it labelled 0.18 % otherwise."""
 
 
-def self_test(backend: Backend, manifest: Manifest) -> float | None:
+def self_test(backend: Backend) -> float | None:
     """Run the golden tile and compare with the labels that PyTorch gave.
 
     Args:
         backend: The loaded model.
-        manifest: What the model says about itself.
 
     Returns:
         The fraction of pixels that differ, 0 to 1, or None when the model has no golden tile.
@@ -42,6 +40,7 @@ def self_test(backend: Backend, manifest: Manifest) -> float | None:
             ``class-count`` when there are labels beyond the Manifest's classes, ``golden-tile`` when it cannot be
             decoded.
     """
+    manifest = backend.manifest
     if manifest.golden is None:
         _log.warning("model %s has no golden tile: its results cannot be checked on this machine", manifest.name)
         return None

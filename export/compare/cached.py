@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy.backends.base import Backend, Outputs
+from emra_deploy.backends.base import Backend, Outputs, Wrapper
 
 
-class Cached:
+class Cached(Wrapper):
     """A backend that keeps its outputs, to be used on few tiles.
 
     Args:
@@ -20,18 +20,14 @@ class Cached:
     """
 
     def __init__(self, backend: Backend, outputs: Sequence[str] | None = None) -> None:
-        self._backend, self._wanted = backend, outputs
+        super().__init__(backend)
+        self._wanted = outputs
         self._known: dict[bytes, Outputs] = {}
-        self.name = backend.name
-        self.manifest = backend.manifest
-        self.input_shape = backend.input_shape
-        self.describe = backend.describe
-        self.close = backend.close
 
     def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
         """Label a batch; see `Backend.run`."""
         key = hashlib.sha256(batch.tobytes()).digest()
         if key not in self._known:
-            found = self._backend.run(batch)
+            found = super().run(batch)
             self._known[key] = {name: found[name] for name in self._wanted or found}
         return self._known[key]

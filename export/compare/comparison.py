@@ -56,7 +56,7 @@ def compare(
             model without logits, and those of reading and running.
     """
     classes = check_same_task(a, b)
-    first, second = (Segmenter(one, one.manifest, batch_size=1, blend=blend) for one in (a, b))
+    first, second = (Segmenter(one, batch_size=1, blend=blend) for one in (a, b))
     matrices = ConfusionMatrix(len(classes)), ConfusionMatrix(len(classes))
     results = []
     for name, source, tile in _sources(pictures):

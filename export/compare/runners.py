@@ -131,13 +131,13 @@ def open_runner(
     """
     path = Path(source)
     if path.is_dir():
-        from training.backend import TorchBackend
+        from training.backend import checkpoint_backend
         from training.checkpoint import load_checkpoint
 
-        return TorchBackend(load_checkpoint(path), size, model=path.name or "checkpoint")
+        return checkpoint_backend(load_checkpoint(path), path.name or "checkpoint", size)
     if path.suffix.lower() == ".onnx" and backend in ("auto", "onnxruntime"):
         return OnnxRunner(*read_model(path), threads=threads)
-    return open_backend(path, backend=backend, threads=threads)[0]
+    return open_backend(path, backend=backend, threads=threads)
 
 
 def open_pair(

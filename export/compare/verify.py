@@ -114,7 +114,7 @@ def open_openvino(model: onnx.ModelProto, manifest: Manifest, precision: str | N
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         write_model(with_logits(model), replace(manifest, heads=heads), path)
-        return open_backend(path, backend="openvino", precision=precision)[0]
+        return open_backend(path, backend="openvino", precision=precision)
 
 
 def check_backend(
@@ -270,9 +270,9 @@ def check_runtime(path: Path) -> str:
         if importlib.util.find_spec("openvino") is None:
             return "not checked: emra_deploy's self-test, for which INT8 with FP16 needs ONNX Runtime 1.30 or OpenVINO"
         name = "openvino"
-    backend, manifest = open_backend(path, backend=name)
+    backend = open_backend(path, backend=name)
     try:
-        different = self_test(backend, manifest)
+        different = self_test(backend)
     finally:
         backend.close()
     if different is None:

@@ -39,7 +39,7 @@ def draw_difference(a: Backend, b: Backend, source: ImageSource, names: tuple[st
         uint8 H x W x 3.
     """
     image = source.read(Window(0, 0, source.height, source.width))
-    first, second = (Segmenter(one, one.manifest, batch_size=1).segment_source(source).labels for one in (a, b))
+    first, second = (Segmenter(one, batch_size=1).segment_source(source).labels for one in (a, b))
     different = first != second
     classes = a.manifest.classes
     step = max(1, math.ceil(max(image.shape[:2]) / PANEL))

@@ -10,18 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.candidates.files import EngineRunner, FileRunner, TimedCuda, open_file
-from benchmarks.candidates.open import describe_manifest, open_runner
+from benchmarks.candidates.files import TimedCuda, TimedEngine, TimedFile, open_file
+from benchmarks.candidates.open import describe_manifest, open_candidate
 from benchmarks.candidates.ort_device import open_on_device
 from benchmarks.candidates.pictures import write_pictures
 from benchmarks.candidates.profiles import parse_onnxruntime
-from benchmarks.candidates.runner import Layer, Pipeline, describe_profile
 from benchmarks.candidates.spec import Spec, installed, make_specs, parse_batches, parse_sizes
+from benchmarks.candidates.timed import LayerTime, Pipeline, describe_profile
+from emra_deploy.backends.opening import open_backend
 from emra_deploy.backends.tensorrt.cuda import UNUSABLE
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import install_command
 from emra_deploy.model_file.golden import GoldenTile
 from emra_deploy.pictures.images import read_image
+from emra_deploy.segmenting.selftest import self_test
 from tests.onnx_models import build_model, make_manifest, nearest_colour, scene
 
 
@@ -114,14 +116,13 @@ def test_the_pipeline_rotates_pictures_and_its_stages_add_up(model: Path, tmp_pa
     paths = write_pictures(tmp_path, (64, 64), count=3)
     seen = []
 
-    class Watching(FileRunner):
-        def run(self, batch: np.ndarray) -> tuple[np.ndarray, dict[str, float]]:
+    class Watching(TimedFile):
+        def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
             seen.append(batch.copy())
             return super().run(batch)
 
-    plain = open_file(spec_of(model, batch=2))
-    runner = Watching(spec_of(model, batch=2), plain.backend, plain.manifest)
-    pipeline = Pipeline(runner, paths, 2)
+    spec = spec_of(model, batch=2)
+    pipeline = Pipeline(Watching(spec, open_backend(model, spec.load_options())), paths, 2)
     pictures = [read_image(path) for path in paths]
     for number in range(3):
         stages = pipeline(number)
@@ -134,15 +135,14 @@ def test_the_pipeline_rotates_pictures_and_its_stages_add_up(model: Path, tmp_pa
 
 
 def test_a_file_answers_as_it_should_and_describes_itself(model: Path) -> None:
-    runner = open_runner(spec_of(model))
+    backend = open_candidate(spec_of(model))
     picture = scene(64, 64)
-    labels, stages = runner.run(picture[None])
-    np.testing.assert_array_equal(labels[0], nearest_colour(picture))
-    assert set(stages) == {"compute"}
-    manifest = describe_manifest(runner)
+    np.testing.assert_array_equal(backend.run(picture[None])["classes"][0], nearest_colour(picture))
+    assert set(backend.stages) == {"compute"}
+    manifest = describe_manifest(spec_of(model), backend)
     assert manifest is not None
     assert manifest["evidence"] == {"miou": 0.5}
-    assert (runner.size, runner.cuda_graph, runner.precision) == ((64, 64), None, "fp32")
+    assert (backend.input_shape, backend.cuda_graph, backend.precision) == ((None, 64, 64), None, "fp32")
 
 
 def test_other_sizes_and_batches_than_the_files_are_refused(tmp_path: Path) -> None:
@@ -162,21 +162,21 @@ def test_a_fast_wrong_answer_is_no_benchmark(tmp_path: Path) -> None:
     with pytest.raises(EmraError) as caught:
         open_file(spec_of(path))
     assert caught.value.code == "self-test-failed"
-    assert open_file(spec_of(path), check=False).size == (32, 32)
+    assert open_file(spec_of(path), check=False).input_shape == (None, 32, 32)
 
 
 @pytest.mark.parametrize("option", ["cuda", "cuda-graph"])
 def test_onnxruntime_on_a_device_answers_like_the_processor(model: Path, option: str) -> None:
     """The code for a GPU, on the processor: there is none here."""
-    runner = open_on_device(spec_of(model, option=option), check=True, device="cpu")
-    assert runner.cuda_graph is (option == "cuda-graph")
+    backend = open_on_device(spec_of(model, option=option), device="cpu")
+    assert self_test(backend) == 0.0
+    assert backend.cuda_graph is (option == "cuda-graph")
     for seed in range(3):
         picture = scene(64, 64, seed)
-        labels, stages = runner.run(picture[None])
-        np.testing.assert_array_equal(labels[0], nearest_colour(picture))
-    assert set(stages) == {"upload", "compute", "download"}
-    assert all(seconds >= 0 for seconds in stages.values())
-    runner.close()
+        np.testing.assert_array_equal(backend.run(picture[None])["classes"][0], nearest_colour(picture))
+    assert set(backend.stages) == {"upload", "compute", "download"}
+    assert all(seconds >= 0 for seconds in backend.stages.values())
+    backend.close()
 
 
 def test_onnxruntime_without_a_gpu_is_no_figure_of_one(model: Path) -> None:
@@ -185,14 +185,14 @@ def test_onnxruntime_without_a_gpu_is_no_figure_of_one(model: Path) -> None:
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("this ONNX Runtime has CUDA")
     with pytest.raises(EmraError) as caught:
-        open_runner(spec_of(model, option="cuda"))
+        open_candidate(spec_of(model, option="cuda"))
     assert caught.value.code == "backend-option"
 
 
 def test_a_backend_that_is_not_installed_is_told(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.candidates.open.installed", lambda backend: False)
     with pytest.raises(EmraError) as caught:
-        open_runner(spec_of(model, "openvino"))
+        open_candidate(spec_of(model, "openvino"))
     assert caught.value.code == "backend-missing"
     assert install_command("openvino") in caught.value.remedy
 
@@ -225,6 +225,7 @@ class FakeEngine:
 
     name = "tensorrt"
     input_shape = (None, 8, 8)
+    manifest = make_manifest(size=(8, 8))
 
     def __init__(self, cuda: Any, device: FakeCuda) -> None:
         self.cuda, self.device = cuda, device
@@ -245,10 +246,11 @@ def test_copies_and_computing_of_a_gpu_are_told_apart() -> None:
     device = FakeCuda()
     clock = TimedCuda(device)
     spec = Spec("a.engine", "engine", "tensorrt", None, 1, None, Path("a.engine"))
-    runner = EngineRunner(spec, FakeEngine(clock, device), make_manifest(size=(8, 8)), clock)  # type: ignore[arg-type]
+    backend = TimedEngine(spec, FakeEngine(clock, device), clock)  # type: ignore[arg-type]
     for _ in range(2):
         begin = time.perf_counter()
-        _, stages = runner.run(np.zeros((1, 8, 8, 3), np.uint8))
+        backend.run(np.zeros((1, 8, 8, 3), np.uint8))
+        stages = backend.stages
         total = time.perf_counter() - begin
         # Sleeping takes at least as long as asked; what belongs to another stage must not be in it.
         assert stages["upload"] >= 0.02
@@ -257,7 +259,7 @@ def test_copies_and_computing_of_a_gpu_are_told_apart() -> None:
         assert sum(stages.values()) == pytest.approx(total, rel=0.05)
     assert device.calls == ["upload", "download", "download"] * 2
     assert clock.facts() == "facts"
-    assert runner.cuda_graph is False
+    assert backend.cuda_graph is False
 
 
 def test_cuda_graphs_of_an_engine_are_told_and_can_be_turned_off() -> None:
@@ -271,7 +273,7 @@ def test_cuda_graphs_of_an_engine_are_told_and_can_be_turned_off() -> None:
     for batch, expected in ((1, False), (4, True)):
         spec = Spec("a.engine", "engine", "tensorrt", None, batch, None, Path("a.engine"))
         engine.captured = (4, 8)
-        assert EngineRunner(spec, engine, make_manifest(size=(8, 8)), clock).cuda_graph is expected
+        assert TimedEngine(spec, engine, clock).cuda_graph is expected
     assert [spec.option for spec in make_specs([Path("a.engine")], [], backends=["tensorrt", "tensorrt:no-graph"])] == [
         None,
         "no-graph",
@@ -283,15 +285,14 @@ def test_an_engine_here_is_a_clear_error(tmp_path: Path) -> None:
     path.write_bytes(b"no engine")
     spec = Spec("a.engine", "engine", "tensorrt", None, 1, None, path)
     with pytest.raises(EmraError) as caught:
-        open_runner(spec)
+        open_candidate(spec)
     assert caught.value.code in {*UNUSABLE, "model-unreadable"}
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_profiles_name_layers_and_their_times(model: Path, backend: str) -> None:
     pytest.importorskip(backend)
-    runner = open_runner(spec_of(model, backend))
-    layers = runner.profile(np.zeros((1, 64, 64, 3), np.uint8), 2)
+    layers = open_candidate(spec_of(model, backend)).profile(np.zeros((1, 64, 64, 3), np.uint8), 2)
     assert layers
     assert any("conv" in layer.kind.lower() for layer in layers)
     assert all(layer.seconds >= 0 for layer in layers)
@@ -304,4 +305,4 @@ def test_the_first_run_is_not_in_a_profile() -> None:
         return {"cat": "Node", "name": f"{name}_kernel_time", "dur": duration, "args": {"op_name": "Conv"}}
 
     events = [event("a", 9000), event("a", 10), event("a", 30), {"cat": "Session", "name": "x", "dur": 1}]
-    assert parse_onnxruntime(events, 2) == [Layer("a", "Conv", 20e-6)]
+    assert parse_onnxruntime(events, 2) == [LayerTime("a", "Conv", 20e-6)]

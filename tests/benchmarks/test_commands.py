@@ -74,17 +74,17 @@ def test_latency_of_two_models_and_a_broken_one(
 def test_a_model_that_fails_while_running_is_left_out(
     tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from benchmarks.candidates.files import FileRunner
+    from benchmarks.candidates.files import TimedFile
 
-    run, calls = FileRunner.run, []
+    run, calls = TimedFile.run, []
 
-    def fail_late(self: FileRunner, batch: Any) -> Any:
+    def fail_late(self: TimedFile, batch: Any) -> Any:
         calls.append(len(batch))
         if len(batch) == 2 and calls.count(2) > 3:
             raise MemoryError("no room")
         return run(self, batch)
 
-    monkeypatch.setattr(FileRunner, "run", fail_late)
+    monkeypatch.setattr(TimedFile, "run", fail_late)
     output = tmp_path / "out.json"
     assert main([str(model), "--batch", "2,1", "--json", str(output), *QUICK]) == 1
     result = read_result(output)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.candidates.open import open_runner
+from benchmarks.candidates.open import open_candidate
 from benchmarks.candidates.spec import Spec, make_specs
 from emra_deploy.errors import EmraError
 from tests.onnx_models import make_manifest, scene
@@ -17,15 +17,15 @@ from tests.onnx_models import make_manifest, scene
 
 def test_a_checkpoint_runs_with_torch(small_checkpoint: Path) -> None:
     spec = Spec("checkpoint", "checkpoint", "torch", None, 2, (64, 96), small_checkpoint, 1)
-    runner = open_runner(spec)
-    labels, stages = runner.run(np.stack([scene(64, 96, seed) for seed in range(2)]))
-    assert labels.shape == (2, 64, 96)
-    assert stages["compute"] > 0
-    assert runner.size == (64, 96)
-    assert runner.parameter_bytes() > 1000  # type: ignore[attr-defined]
-    layers = runner.profile(np.zeros((2, 64, 96, 3), np.uint8), 1)
+    backend = open_candidate(spec)
+    outputs = backend.run(np.stack([scene(64, 96, seed) for seed in range(2)]))
+    assert {name: value.shape for name, value in outputs.items()} == {"classes": (2, 64, 96)}
+    assert backend.stages["compute"] > 0
+    assert backend.input_shape == (None, 64, 96)
+    assert backend.parameter_bytes() > 1000  # type: ignore[attr-defined]
+    layers = backend.profile(np.zeros((2, 64, 96, 3), np.uint8), 1)
     assert layers
-    runner.close()
+    backend.close()
 
 
 def test_bf16_differs_from_fp32_but_little(small_checkpoint: Path) -> None:
@@ -33,9 +33,9 @@ def test_bf16_differs_from_fp32_but_little(small_checkpoint: Path) -> None:
     found = {}
     for option in (None, "bf16"):
         spec = Spec("checkpoint", "checkpoint", "torch", option, 1, None, small_checkpoint, 1)
-        runner = open_runner(spec)
-        found[option] = runner.run(picture)[0]
-    assert "bf16" in runner.precision
+        backend = open_candidate(spec)
+        found[option] = backend.run(picture)["classes"]
+    assert "bf16" in backend.precision
     assert float(np.mean(found[None] == found["bf16"])) > 0.9
 
 
@@ -43,10 +43,10 @@ def test_bf16_differs_from_fp32_but_little(small_checkpoint: Path) -> None:
 def test_peers_label_pictures_of_any_size(name: str) -> None:
     """Sides that are no multiples of 32, as the shipped model's are: the picture is padded and the labels cut."""
     pytest.importorskip("segmentation_models_pytorch")
-    runner = open_runner(Spec(name, "peer", "torch", None, 1, (72, 50), None, 1))
-    labels, _ = runner.run(scene(72, 50)[None])
+    backend = open_candidate(Spec(name, "peer", "torch", None, 1, (72, 50), None, 1))
+    labels = backend.run(scene(72, 50)[None])["classes"]
     assert labels.shape == (1, 72, 50)
-    assert labels.max() < len(runner.classes)
+    assert labels.max() < len(backend.manifest.classes)
 
 
 def test_padding_leaves_the_picture_where_it_was() -> None:
@@ -77,7 +77,7 @@ def test_a_trained_peer_is_known_by_its_weights(tmp_path: Path) -> None:
     specs = make_specs([], [f"smp-unet-resnet18@64={weights}"], sizes=((96, 96),))
     assert [(spec.size, spec.path) for spec in specs] == [((64, 64), weights)]
     picture = scene(64, 64)[None]
-    labels, _ = open_runner(specs[0]).run(picture)
+    labels = open_candidate(specs[0]).run(picture)["classes"]
     image = torch.from_numpy(picture).permute(0, 3, 1, 2) / 255 - torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
     with torch.inference_mode():
         expected = trained(image / torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)).argmax(1)
@@ -87,7 +87,7 @@ def test_a_trained_peer_is_known_by_its_weights(tmp_path: Path) -> None:
         if content is not None:
             save_file(content, tmp_path / path)
         with pytest.raises(EmraError) as caught:
-            open_runner(replace(specs[0], path=tmp_path / path))
+            open_candidate(replace(specs[0], path=tmp_path / path))
         assert caught.value.code == "model-unreadable"
 
 
@@ -96,18 +96,18 @@ def test_compiled_and_eager_pytorch_agree() -> None:
     """On one layer: compiling a whole model takes minutes, and it is the compiling that is tested."""
     import torch
 
-    from benchmarks.candidates.torch_models import TorchRunner
+    from benchmarks.candidates.torch_models import TimedTorch
 
     torch.manual_seed(0)
     layer, picture = torch.nn.Conv2d(3, 5, 3, padding=1), scene(64, 64)[None]
     found = {}
-    for backend in ("torch", "torch-compile"):
-        spec = Spec("one layer", "peer", backend, None, 1, (64, 64), None, 1)
-        runner = TorchRunner(spec, layer, make_manifest().classes, (64, 64))
-        found[backend], stages = runner.run(picture)
-        assert stages["compute"] > 0
-        assert runner.describe()["backend"] == backend
-        runner.close()
+    for name in ("torch", "torch-compile"):
+        spec = Spec("one layer", "peer", name, None, 1, (64, 64), None, 1)
+        backend = TimedTorch(spec, layer, make_manifest((64, 64)))
+        found[name] = backend.run(picture)["classes"]
+        assert backend.stages["compute"] > 0
+        assert backend.describe()["backend"] == name
+        backend.close()
     assert found["torch"].max() > 0
     assert float(np.mean(found["torch"] == found["torch-compile"])) > 0.999
 
@@ -119,7 +119,7 @@ def test_cuda_graphs_need_a_gpu(small_checkpoint: Path, backend: str) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(EmraError) as caught:
-        open_runner(Spec("checkpoint", "checkpoint", backend, "graph", 1, None, small_checkpoint, 1))
+        open_candidate(Spec("checkpoint", "checkpoint", backend, "graph", 1, None, small_checkpoint, 1))
     assert caught.value.code == "backend-option"
 
 

@@ -119,8 +119,9 @@ import json, onnxruntime
 from emra_deploy.backends.opening import open_backend
 from emra_deploy.models import shipped_model
 from emra_deploy.segmenting.selftest import self_test
-backend, manifest = open_backend(shipped_model(), backend="onnxruntime")
-different = self_test(backend, manifest)
+backend = open_backend(shipped_model(), backend="onnxruntime")
+manifest = backend.manifest
+different = self_test(backend)
 print(json.dumps({"version": onnxruntime.__version__, "model": manifest.name, "different": different,
                   "tolerance": manifest.golden.tolerance}))
 """

@@ -60,8 +60,8 @@ def test_a_run_leaves_the_weights_that_were_scored(recipe: Path, tmp_path: Path,
 
     model = PeerUNet(len(data.classes))
     model.load_state_dict(load_file(tmp_path / "run" / "last" / "model.safetensors"))
-    backend = PeerBackend(model, Recipe())
-    again = evaluate(Segmenter(backend, backend.manifest(data.classes, Recipe())), data.tiles, data.classes)
+    backend = PeerBackend(model, data.classes, Recipe())
+    again = evaluate(Segmenter(backend), data.tiles, data.classes)
     assert again.matrix.counts.tolist() == content["confusion"]
     losses = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in losses if "loss" in line] == [1, 2]

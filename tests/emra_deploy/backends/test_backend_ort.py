@@ -50,7 +50,8 @@ def test_every_form_of_model_gives_the_same_labels(
 ) -> None:
     path = tmp_path / "model.onnx"
     manifest = build_model(path, size=(16, 24), batch=fixed, input_kind=kind, heads=heads)
-    backend, read = open_backend(path, backend="onnxruntime", threads=1)
+    backend = open_backend(path, backend="onnxruntime", threads=1)
+    read = backend.manifest
     assert read == manifest
     assert backend.input_shape == (fixed, 16, 24)
     pictures = np.stack([scene(16, 24, seed) for seed in range(4)])
@@ -66,7 +67,7 @@ def test_every_form_of_model_gives_the_same_labels(
 
 
 def test_a_view_of_a_larger_picture_can_be_run(model: Path) -> None:
-    backend, _ = open_backend(model, backend="onnxruntime")
+    backend = open_backend(model, backend="onnxruntime")
     picture = scene(64, 64)
     view = picture[None, 10:42, 5:37]
     np.testing.assert_array_equal(backend.run(view)["classes"][0], nearest_colour(picture[10:42, 5:37]))
@@ -84,7 +85,7 @@ def test_a_view_of_a_larger_picture_can_be_run(model: Path) -> None:
 )
 def test_what_is_no_batch_is_refused(model: Path, batch: np.ndarray) -> None:
     with pytest.raises(EmraError) as caught:
-        open_backend(model, backend="onnxruntime")[0].run(batch)
+        open_backend(model, backend="onnxruntime").run(batch)
     assert caught.value.code == "batch-shape"
 
 
@@ -134,7 +135,7 @@ def test_a_damaged_model_loads_or_is_an_emra_error(model: Path) -> None:
             damaged[dice.randrange(min(len(content), 1200))] = dice.randrange(256)
         model.write_bytes(bytes(damaged))
         try:
-            backend, _ = open_backend(model, backend="onnxruntime")
+            backend = open_backend(model, backend="onnxruntime")
         except EmraError:
             continue
         assert backend.input_shape == (None, 32, 32)
@@ -215,7 +216,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_external_weights_in_the_folder_are_read(folder: Path) -> None:
-    backend, _ = open_backend(external(folder, "weights.bin"), backend="onnxruntime")
+    backend = open_backend(external(folder, "weights.bin"), backend="onnxruntime")
     picture = scene(32, 32)
     np.testing.assert_array_equal(backend.run(picture[None])["classes"][0], nearest_colour(picture))
 

@@ -106,7 +106,7 @@ def test_simulated_providers_are_told_what_they_need(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, expected: list[Any]
 ) -> None:
     fake = install(monkeypatch, *GPU)
-    backend, _ = open_backend(model, backend=name, device=1, batch=4)
+    backend = open_backend(model, backend=name, device=1, batch=4)
     assert fake.asked == [expected]
     assert backend.name == name
     assert backend.describe()["device"] == "gpu 1"
@@ -143,7 +143,7 @@ def test_simulated_fixed_batches_and_float_input(tmp_path: Path, monkeypatch: py
     fake = install(monkeypatch, *GPU)
     path = tmp_path / "fixed.onnx"
     build_model(path, size=(16, 24), batch=3, input_kind="float")
-    backend, _ = open_backend(path, backend="onnxruntime-tensorrt", batch=8)
+    backend = open_backend(path, backend="onnxruntime-tensorrt", batch=8)
     shapes = {value for key, value in fake.asked[0][0][1].items() if "shapes" in key}
     assert shapes == {"image:3x3x16x24"}
     pictures = np.stack([scene(16, 24, seed) for seed in range(4)])
@@ -166,7 +166,7 @@ def test_a_simulated_provider_that_takes_no_node_is_an_error(model: Path, monkey
     fake.nodes = {CPU: 7}
     assert "none of the 7 nodes" in refused(model, "onnxruntime-cuda", "backend-provider").cause
     fake.nodes = {CPU: 1, "CUDAExecutionProvider": 6}
-    assert open_backend(model, backend="onnxruntime-cuda")[0].describe()["nodes"] == "6 of 7"
+    assert open_backend(model, backend="onnxruntime-cuda").describe()["nodes"] == "6 of 7"
 
 
 def test_simulated_providers_refuse_the_same_files(

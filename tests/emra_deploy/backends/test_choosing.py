@@ -83,7 +83,7 @@ def test_a_simulated_gpu_is_preferred(
 ) -> None:
     fake = simulate(monkeypatch, "TensorrtExecutionProvider", "CUDAExecutionProvider")
     with caplog.at_level(logging.INFO, logger="emra_deploy"):
-        backend, _, choice = open_auto(model)
+        backend, choice = open_auto(model)
     assert backend.name == choice.name == "onnxruntime-cuda"
     [line] = [record.getMessage() for record in caplog.records if record.getMessage().startswith("backend ")]
     assert line == f"backend {choice.describe()}"
@@ -99,7 +99,7 @@ def test_a_simulated_folder_for_engines_makes_tensorrt_worth_it(
     model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     simulate(monkeypatch, "TensorrtExecutionProvider", "CUDAExecutionProvider")
-    assert open_auto(model, engine_cache=tmp_path / "engines")[2].name == "onnxruntime-tensorrt"
+    assert open_auto(model, engine_cache=tmp_path / "engines")[1].name == "onnxruntime-tensorrt"
 
 
 def test_a_simulated_provider_without_a_gpu_is_passed_over_with_its_reason(
@@ -107,7 +107,7 @@ def test_a_simulated_provider_without_a_gpu_is_passed_over_with_its_reason(
 ) -> None:
     fake = simulate(monkeypatch, "CUDAExecutionProvider")
     fake.refusal = RuntimeError("CUDA failure 100: no CUDA-capable device is detected")
-    backend, _, choice = open_auto(model, tiles=1)
+    backend, choice = open_auto(model, tiles=1)
     assert backend.name == "onnxruntime"
     assert "onnxruntime-cuda: " in choice.describe()
     assert "no CUDA-capable device" in choice.describe()
@@ -121,7 +121,7 @@ def test_a_simulated_provider_without_a_gpu_is_passed_over_with_its_reason(
 def test_a_simulated_provider_takes_no_precision(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("openvino")
     simulate(monkeypatch, "CUDAExecutionProvider")
-    backend, _, choice = open_auto(model, precision="fp32")
+    backend, choice = open_auto(model, precision="fp32")
     assert backend.describe()["precision"] == "f32"
     assert "onnxruntime-cuda: it computes in what the graph says" in choice.describe()
     for name in ("onnxruntime", "onnxruntime-cuda"):
@@ -144,7 +144,7 @@ def test_files_that_are_no_models_are_refused_as_before(tmp_path: Path) -> None:
 
 
 def test_the_manifest_is_read_without_a_library(model: Path) -> None:
-    assert peek_manifest(model) == open_backend(model, backend="onnxruntime")[1]
+    assert peek_manifest(model) == open_backend(model, backend="onnxruntime").manifest
     content = model.read_bytes()
     for damaged in (b"", b"hello", content[: len(content) // 2], content[:-5]):
         model.write_bytes(damaged)
@@ -155,7 +155,7 @@ def test_the_manifest_is_read_without_a_library(model: Path) -> None:
 @pytest.mark.parametrize(("height", "width", "halo"), [(1, 1, None), (32, 33, None), (500, 70, 5), (64, 64, 0)])
 def test_tiles_are_counted_as_they_are_made(model: Path, height: int, width: int, halo: int | None) -> None:
     source = ArraySource(np.zeros((height, width, 3), np.uint8))
-    segmenter = Segmenter(*open_backend(model, backend="onnxruntime"), halo=halo)
+    segmenter = Segmenter(open_backend(model, backend="onnxruntime"), halo=halo)
     made = sum(1 for _ in iter_tiles(height, width, 32, 32, segmenter.halo))
     assert estimate_tiles(source, model, halo, blend=False) == made
     assert estimate_tiles(source, model, 16, blend=False) is None

@@ -15,6 +15,7 @@ from emra_deploy.backends.opening import open_backend
 from emra_deploy.backends.openvino import _choose_precision
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.golden import GoldenTile
+from emra_deploy.model_file.manifest import Manifest
 from emra_deploy.models import shipped_model
 from emra_deploy.segmenting.segmenter import Segmenter
 from emra_deploy.segmenting.selftest import self_test
@@ -74,8 +75,8 @@ class Blurred:
     name = "blurred"
     input_shape = (None, 32, 32)
 
-    def __init__(self, precision: str, wrong: int) -> None:
-        self._precision, self._wrong = precision, wrong
+    def __init__(self, manifest: Manifest, precision: str, wrong: int) -> None:
+        self.manifest, self._precision, self._wrong = manifest, precision, wrong
 
     def describe(self) -> dict[str, str]:
         return {"version": "1", "precision": self._precision}
@@ -94,9 +95,9 @@ class Blurred:
 def test_the_self_test_allows_for_what_is_computed_in(precision: str, most: int) -> None:
     picture = scene(32, 32, seed=7)
     manifest = replace(make_manifest(), golden=GoldenTile.encode(picture, nearest_colour(picture), 0.0))
-    assert self_test(Blurred(precision, most), manifest) == pytest.approx(most / 1024)
+    assert self_test(Blurred(manifest, precision, most)) == pytest.approx(most / 1024)
     with pytest.raises(EmraError) as caught:
-        self_test(Blurred(precision, most + 1), manifest)
+        self_test(Blurred(manifest, precision, most + 1))
     assert caught.value.code == "self-test-failed"
 
 

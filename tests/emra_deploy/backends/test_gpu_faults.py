@@ -131,7 +131,7 @@ def simulate(path: Path, monkeypatch: pytest.MonkeyPatch) -> Fake:
 
 def test_simulated_faults_of_onnx_runtime_on_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake = simulate(tmp_path / "model.onnx", monkeypatch)
-    backend, _ = open_backend(tmp_path / "model.onnx", backend="onnxruntime-cuda")
+    backend = open_backend(tmp_path / "model.onnx", backend="onnxruntime-cuda")
 
     def full(batch: int) -> None:
         if batch > 2:

@@ -125,7 +125,7 @@ def test_an_old_release_refuses_and_auto_takes_openvino(model: Path) -> None:
     assert caught.value.path == str(model)
     pytest.importorskip("openvino")
     for tiles in (1, None):
-        backend, _, choice = open_auto(model, tiles=tiles)
+        backend, choice = open_auto(model, tiles=tiles)
         backend.close()
         assert choice.name == "openvino"
         assert ("onnxruntime", "this release truncates there") in choice.passed_over
@@ -147,5 +147,5 @@ def test_without_another_backend_it_is_refused(
 
 def test_a_new_release_runs_it(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnxruntime, "__version__", "1.30.0")
-    backend, _ = open_backend(model, backend="onnxruntime")
+    backend = open_backend(model, backend="onnxruntime")
     backend.close()

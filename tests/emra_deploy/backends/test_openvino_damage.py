@@ -41,7 +41,8 @@ def test_damaged_models_load_or_are_refused(tmp_path: Path) -> None:
         damaged[dice.randrange(end)] = dice.randrange(256)
         path.write_bytes(bytes(damaged))
         try:
-            backend, manifest = open_backend(path, backend="openvino", threads=1)
+            backend = open_backend(path, backend="openvino", threads=1)
+            manifest = backend.manifest
             backend.run(np.zeros((1, *manifest.tile, 3), np.uint8))
             ran += 1
         except EmraError as error:

@@ -26,6 +26,7 @@ class Red:
 
     name = "red"
     input_shape = (None, 32, 32)
+    manifest = make_manifest()
 
     def describe(self) -> dict[str, str]:
         return {}
@@ -64,7 +65,7 @@ def test_windows_give_the_pixels_of_the_whole(height: int, width: int, factor: f
 def test_labels_come_back_on_the_grid_of_the_source(height: int, width: int, factor: float, place: float) -> None:
     picture = noise(height, width)
     source = ResampledSource(ArraySource(picture), factor)
-    segmenter = Segmenter(Red(), make_manifest())
+    segmenter = Segmenter(Red())
     fine = np.concatenate([labels for _, labels in segmenter.segment_rows(source)])
     rows = [int((y + 0.5) * source.height / height) for y in range(height)]
     columns = [int((x + 0.5) * source.width / width) for x in range(width)]
@@ -80,7 +81,7 @@ def test_labels_come_back_on_the_grid_of_the_source(height: int, width: int, fac
 
 def test_rows_come_in_pieces_of_bounded_size(monkeypatch: pytest.MonkeyPatch) -> None:
     picture = ArraySource(noise(200, 90))
-    segmenter = Segmenter(Red(), make_manifest())
+    segmenter = Segmenter(Red())
     source = ResampledSource(picture, 0.3)
     whole = list(source.rows(segmenter))
     monkeypatch.setattr("emra_deploy.maps.resampling._PIECE_BYTES", 1000)
@@ -96,7 +97,7 @@ def test_pixels_without_data_stay_without(factor: float) -> None:
     valid = np.ones((60, 70), bool)
     valid[20:50, 30:60] = False
     source = ResampledSource(ArraySource(noise(60, 70), valid), factor)
-    labels = np.concatenate([part for _, part in source.rows(Segmenter(Red(), make_manifest()))])
+    labels = np.concatenate([part for _, part in source.rows(Segmenter(Red()))])
     # On the inner side of an edge a pixel may be either, by where the middles lie.
     assert (labels[24:46, 34:56] == 255).all()
     outside = np.ones_like(valid)

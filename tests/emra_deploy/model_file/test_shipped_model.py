@@ -92,7 +92,7 @@ def test_the_evidence_is_that_of_the_held_out_pictures(manifest: Manifest) -> No
 
 
 def test_the_self_test_passes(segmenter: Segmenter, manifest: Manifest) -> None:
-    different = self_test(segmenter.backend, manifest)
+    different = self_test(segmenter.backend)
     assert different is not None
     assert manifest.golden is not None
     assert different <= manifest.golden.tolerance

@@ -26,6 +26,7 @@ class Moody:
 
     name = "moody"
     input_shape = (None, SIZE, SIZE)
+    manifest = make_manifest((SIZE, SIZE), heads=("classes", "logits"))
 
     def __init__(self) -> None:
         self.mood = np.random.default_rng(1).normal(size=(CLASSES, SIZE, SIZE)).astype(np.float32)
@@ -49,8 +50,7 @@ class Moody:
 
 
 def moody(halo: int | None = None, batch: int = 1) -> Segmenter:
-    manifest = make_manifest((SIZE, SIZE), heads=("classes", "logits"))
-    return Segmenter(Moody(), manifest, halo=halo, batch_size=batch, blend=True)
+    return Segmenter(Moody(), halo=halo, batch_size=batch, blend=True)
 
 
 def picture_of(height: int, width: int) -> np.ndarray:
@@ -157,8 +157,7 @@ def test_a_run_from_any_row_gives_the_bits_of_a_run_from_the_top(
     blend: bool, height: int, width: int, halo: int, batch: int, place: float
 ) -> None:
     picture = picture_of(height, width)
-    manifest = make_manifest((SIZE, SIZE), heads=("classes", "logits"))
-    segmenter = Segmenter(Moody(), manifest, halo=halo, batch_size=batch, blend=blend)
+    segmenter = Segmenter(Moody(), halo=halo, batch_size=batch, blend=blend)
     start = round(place * height)
     labels = segmenter.segment(picture).labels
     run = segmenter.backend.tiles

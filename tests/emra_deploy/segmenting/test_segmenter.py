@@ -39,7 +39,7 @@ class TileNumber:
     name = "tile-number"
 
     def __init__(self, size: tuple[int, int] = (32, 32), label: int | None = None) -> None:
-        self.input_shape = (None, *size)
+        self.input_shape, self.manifest = (None, *size), make_manifest(size)
         self.label = label
         self.batches: list[np.ndarray] = []
 
@@ -62,7 +62,7 @@ class TileNumber:
 def test_any_size_is_labelled_as_a_whole(model: Path, height: int, width: int, halo: int, batch: int) -> None:
     backend = Segmenter.open(model, threads=1, self_test=False).backend
     picture = scene(height, width, seed=height * 97 + width)
-    result = Segmenter(backend, make_manifest(), halo=halo, batch_size=batch).segment(picture)
+    result = Segmenter(backend, halo=halo, batch_size=batch).segment(picture)
     np.testing.assert_array_equal(result.labels, nearest_colour(picture))
     assert result.classes == CLASSES
 
@@ -81,7 +81,7 @@ def test_each_pixel_is_taken_from_the_tile_of_the_plan() -> None:
     backend = TileNumber()
     picture = np.random.default_rng(0).integers(0, 250, (100, 77, 3), dtype=np.uint8)
     seen = {}
-    for window, labels in Segmenter(backend, make_manifest(), halo=5, batch_size=3).segment_tiles(ArraySource(picture)):
+    for window, labels in Segmenter(backend, halo=5, batch_size=3).segment_tiles(ArraySource(picture)):
         np.testing.assert_array_equal(labels, picture[window.slices][..., 0] % 5)
         seen[window] = labels
     plan = plan_tiles(100, 77, 32, 32, 5)
@@ -94,7 +94,7 @@ def test_each_pixel_is_taken_from_the_tile_of_the_plan() -> None:
 def test_small_pictures_are_continued_by_their_edge() -> None:
     backend = TileNumber((4, 5))
     picture = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
-    Segmenter(backend, make_manifest()).segment(picture)
+    Segmenter(backend).segment(picture)
     np.testing.assert_array_equal(backend.batches[0][0], np.pad(picture, ((0, 2), (0, 3), (0, 0)), mode="edge"))
 
 
@@ -103,7 +103,7 @@ def test_pixels_without_data_are_255_and_empty_tiles_are_not_run() -> None:
     valid = np.zeros((128, 96), bool)
     valid[70:, 40:90] = True
     backend = TileNumber()
-    segmenter = Segmenter(backend, make_manifest(), halo=4, batch_size=2)
+    segmenter = Segmenter(backend, halo=4, batch_size=2)
     labels = np.empty((128, 96), np.uint8)
     for window, part in segmenter.segment_tiles(ArraySource(picture, valid)):
         labels[window.slices] = part
@@ -115,7 +115,7 @@ def test_pixels_without_data_are_255_and_empty_tiles_are_not_run() -> None:
 def test_a_picture_without_data_is_not_run_at_all() -> None:
     backend = TileNumber()
     source = ArraySource(scene(70, 70), np.zeros((70, 70), bool))
-    parts = list(Segmenter(backend, make_manifest()).segment_tiles(source))
+    parts = list(Segmenter(backend).segment_tiles(source))
     assert backend.batches == []
     assert all((part == 255).all() for _, part in parts)
     assert sum(part.size for _, part in parts) == 70 * 70
@@ -173,7 +173,7 @@ class Striped:
 
 def test_a_huge_source_is_read_as_it_is_needed() -> None:
     source = Striped()
-    results = Segmenter(TileNumber(), make_manifest(), halo=4, batch_size=2).segment_tiles(source)
+    results = Segmenter(TileNumber(), halo=4, batch_size=2).segment_tiles(source)
     for _ in range(10):
         next(results)
     results.close()
@@ -191,7 +191,7 @@ class Broken(Striped):
 
 def test_an_error_of_the_source_reaches_the_caller() -> None:
     with pytest.raises(EmraError) as caught:
-        list(Segmenter(TileNumber(), make_manifest()).segment_tiles(Broken()))
+        list(Segmenter(TileNumber()).segment_tiles(Broken()))
     assert caught.value.code == "image-truncated"
 
 
@@ -202,12 +202,12 @@ class Wrong(Striped):
 
 def test_a_source_that_breaks_its_promise_is_noticed() -> None:
     with pytest.raises(ValueError, match="source gave"):
-        list(Segmenter(TileNumber(), make_manifest()).segment_tiles(Wrong()))
+        list(Segmenter(TileNumber()).segment_tiles(Wrong()))
 
 
 def test_a_label_beyond_the_classes_is_an_error() -> None:
     with pytest.raises(EmraError) as caught:
-        Segmenter(TileNumber(label=5), make_manifest()).segment(scene(10, 10))
+        Segmenter(TileNumber(label=5)).segment(scene(10, 10))
     assert caught.value.code == "class-count"
 
 

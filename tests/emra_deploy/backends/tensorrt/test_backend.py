@@ -134,10 +134,10 @@ def test_a_precision_has_its_tolerance(make: Make, precision: str, share: int, p
     bench.fake.wrong = slightly
     backend = TensorRTBackend(bench.engine)
     if passes:
-        assert self_test(backend, backend.manifest) == pytest.approx(share / 1024)
+        assert self_test(backend) == pytest.approx(share / 1024)
     else:
         with pytest.raises(EmraError, match=r"0\.20%.* 0\.10% are allowed"):
-            self_test(backend, backend.manifest)
+            self_test(backend)
 
 
 @pytest.mark.skipif(HERE is None, reason="a processor that TensorRT does not run on")

@@ -1,4 +1,4 @@
-"""What runs a candidate, and the pipeline around it: decode, upload, compute, download, post-processing."""
+"""Backends that time themselves, and the pipeline around one: decode, upload, compute, download, post-processing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy.model_file.classes import ClassSet
+from emra_deploy.backends.base import Backend
 from emra_deploy.pictures.images import read_image
 from emra_deploy.segmenting.segmentation import Segmentation
 
@@ -22,7 +22,7 @@ Batch = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerTime:
     """Time of one layer.
 
     Attributes:
@@ -36,17 +36,12 @@ class Layer:
     seconds: float
 
 
-class Runner(Protocol):
-    """Runs one loaded model on batches of one size."""
+class TimedBackend(Backend, Protocol):
+    """A backend that times the stages of each run, for batches of one size."""
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the input."""
-        ...
-
-    @property
-    def classes(self) -> ClassSet:
-        """What the labels mean."""
+    def stages(self) -> Mapping[str, float]:
+        """Seconds of the last run's ``compute`` and, with a device, ``upload`` and ``download``."""
         ...
 
     @property
@@ -59,20 +54,8 @@ class Runner(Protocol):
         """What it computes in, for people."""
         ...
 
-    def run(self, batch: Batch) -> tuple[Batch, dict[str, float]]:
-        """Labels B×H×W of pictures B×H×W×3, and the seconds of ``compute`` and, with a device, up and download."""
-        ...
-
-    def describe(self) -> dict[str, str]:
-        """Library, version, device, threads."""
-        ...
-
-    def profile(self, batch: Batch, runs: int) -> list[Layer] | None:
+    def profile(self, batch: Batch, runs: int) -> list[LayerTime] | None:
         """Time of each layer, or None where the backend does not give it. Slows the model down meanwhile."""
-        ...
-
-    def close(self) -> None:
-        """Free what the model holds."""
         ...
 
 
@@ -82,13 +65,13 @@ class Pipeline:
     Post-processing is what the runtime does with the labels of a picture: check them and count the area of each class.
 
     Args:
-        runner: The loaded model.
+        backend: The loaded model.
         pictures: Files, of which each iteration takes the next ``batch``.
         batch: Pictures at once.
     """
 
-    def __init__(self, runner: Runner, pictures: Sequence[Path], batch: int) -> None:
-        self.runner, self._pictures, self._batch = runner, pictures, batch
+    def __init__(self, backend: TimedBackend, pictures: Sequence[Path], batch: int) -> None:
+        self.backend, self._pictures, self._batch = backend, pictures, batch
 
     def __call__(self, number: int) -> Mapping[str, float]:
         """Seconds of each stage of iteration ``number``."""
@@ -97,12 +80,12 @@ class Pipeline:
         begin = time.perf_counter()
         batch = np.stack([read_image(name) for name in names])
         decoded = time.perf_counter()
-        labels, apart = self.runner.run(batch)
+        labels = self.backend.run(batch)["classes"]
         ran = time.perf_counter()
         for picture in labels:
-            Segmentation(picture, self.runner.classes).areas(1.0)
+            Segmentation(picture, self.backend.manifest.classes).areas(1.0)
         end = time.perf_counter()
-        return {"decode": decoded - begin, **apart, "post": end - ran, "end_to_end": end - begin}
+        return {"decode": decoded - begin, **self.backend.stages, "post": end - ran, "end_to_end": end - begin}
 
     def batch(self) -> Batch:
         """A batch, for profiling."""
@@ -110,7 +93,7 @@ class Pipeline:
         return np.stack([read_image(name) for name in names])
 
 
-def describe_profile(layers: Sequence[Layer], slowest: int = 12) -> dict[str, Any]:
+def describe_profile(layers: Sequence[LayerTime], slowest: int = 12) -> dict[str, Any]:
     """A profile as JSON values: time by operator, and the slowest layers."""
     total = sum(layer.seconds for layer in layers)
     kinds: dict[str, float] = {}
