@@ -28,7 +28,7 @@ from tests.export.small_models import _narrow
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.model.aggregation import aggregate_explicit
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 CASES = [
     # batch, heads, head width, classes, patches, blocks
