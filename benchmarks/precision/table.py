@@ -93,7 +93,8 @@ def measure_table(
     with tempfile.TemporaryDirectory() as folder:
         files: dict[str, Path | Missing] = {"fp32": parent.path}
         for precision, make in makers(parent.path, Path(folder), settings, progress).items():
-            files[precision] = given[precision] or attempt(make)
+            path = given[precision]
+            files[precision] = attempt(make) if path is None else path
         return _measure(files, manifest, pictures, settings, progress)
 
 
