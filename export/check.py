@@ -203,11 +203,13 @@ def print_verdict(verdict: Verdict, console: Console) -> None:
     if logits is not None:
         console.print(
             f"logits: off by {logits.max:.2e} at most and {logits.mean:.2e} on average,"
-            f" of the largest logit of the picture; {logits.near_ties} of the labels that differ are near ties",
+            " of the largest logit of the picture",
             highlight=False,
         )
+        differing = report.pixels - sum(one.agreeing for one in report.pictures)
+        console.print(f"near ties: {logits.near_ties} of the {differing} labels that differ", highlight=False)
     else:
-        console.print("logits: not to be had from both")
+        console.print("logits: not available from both models")
     for failure in verdict.failures:
         console.print(f"FAIL: {failure}", highlight=False)
     if verdict.passed:

@@ -91,11 +91,11 @@ def measure_table(
             check_child(path, precision, parent.path)
     pictures = open_labelled(settings.data, settings.split, manifest)
     with tempfile.TemporaryDirectory() as folder:
-        made: dict[str, Path | Missing] = {
-            precision: given[precision] or attempt(make)
-            for precision, make in makers(parent.path, Path(folder), settings, progress).items()
-        }
-        return _measure({"fp32": parent.path, **made}, manifest, pictures, settings, progress)
+        files: dict[str, Path | Missing] = {"fp32": parent.path}
+        for precision, make in makers(parent.path, Path(folder), settings, progress).items():
+            path = given[precision]
+            files[precision] = attempt(make) if path is None else path
+        return _measure(files, manifest, pictures, settings, progress)
 
 
 def makers(model: Path, folder: Path, settings: Settings, progress: Progress) -> dict[str, Callable[[], Path]]:

@@ -85,8 +85,7 @@ def _pool(where: npt.NDArray[np.bool_], step: int) -> npt.NDArray[np.bool_]:
     height, width = (-(-side // step) for side in where.shape)
     padded = np.zeros((height * step, width * step), bool)
     padded[: where.shape[0], : where.shape[1]] = where
-    pooled: npt.NDArray[np.bool_] = padded.reshape(height, step, width, step).any(axis=(1, 3))
-    return pooled
+    return np.asarray(padded.reshape(height, step, width, step).any(axis=(1, 3)))
 
 
 def _side_by_side(panels: list[tuple[str, _Bytes]]) -> _Bytes:

@@ -29,7 +29,7 @@ from training.checkpoint import load_checkpoint, save_checkpoint
 from training.data.scenes import DUBAI_CLASSES, generate
 from training.model.aggregation import aggregate_explicit
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 
 CASES = [
     # batch, heads, head width, classes, patches, blocks
