@@ -19,12 +19,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.provenance import describe_file, describe_machine, describe_run, scrub
-from benchmarks.reliability_parts.model import write_model
 from benchmarks.runtime import emra, interleaved, measure_raster, sample_raster, summary
 from emra_deploy.host.command import command
 from emra_deploy.host.extras import need
 from emra_deploy.host.files import atomic_output, check_all_outputs
+from emra_deploy.model_file.classes import ClassSet
+from emra_deploy.model_file.golden import GoldenTile
+from emra_deploy.model_file.manifest import Manifest
 from emra_deploy.models import shipped_model
 
 THROUGHPUT_GOAL, MEMORY_GOAL = 0.95, 1.05
@@ -62,6 +66,44 @@ with RasterSource(raster) as source:
         run()
 print(json.dumps({"seconds": seconds, "tiles": tiles, "batch": segmenter.batch_size}))
 """
+
+
+_ONE_LAYER = """
+<ir_version: 10, opset_import: ["": 18]>
+one_layer (uint8[batch, 512, 512, 3] image) => (uint8[batch, 512, 512] classes)
+<float[3, 3, 1, 1] weight = {1, 0, 0, 0, 1, 0, 0, 0, 1}>
+{
+    bytes = Cast <to = 1> (image)
+    planes = Transpose <perm = [0, 3, 1, 2]> (bytes)
+    logits = Conv (planes, weight)
+    index = ArgMax <axis = 1, keepdims = 0> (logits)
+    classes = Cast <to = 2> (index)
+}
+"""
+
+
+def write_one_layer(path: Path) -> None:
+    """Write a model of one layer at 512 x 512: each pixel gets the index of its largest colour channel."""
+    import onnx
+    from onnx.parser import parse_model
+
+    picture = np.random.default_rng(0).integers(0, 256, (512, 512, 3), np.uint8)
+    manifest = Manifest(
+        name="one-layer",
+        classes=ClassSet(("red", "green", "blue"), ((255, 0, 0), (0, 255, 0), (0, 0, 255))),
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+        backbone="none",
+        hra_block=0,
+        mca_blocks=1,
+        fusion="product",
+        aggregation="streamed",
+        input_shape=(None, 512, 512),
+        golden=GoldenTile.encode(picture, picture.argmax(axis=-1).astype(np.uint8), 0.0),
+    )
+    model = parse_model(_ONE_LAYER)
+    onnx.helper.set_model_props(model, manifest.to_metadata())
+    onnx.save_model(model, path)
 
 
 def measure_throughput(
@@ -149,7 +191,7 @@ def measure(options: argparse.Namespace, say: Callable[[str], None] = lambda lin
             )
         if options.memory_sizes:
             model = folder / "one-layer.onnx"
-            write_model(model, 512)
+            write_one_layer(model)
             memory = measure_raster(model, folder, options.memory_sizes, options.threads, overlay=False)
             found["memory"] = {"model": describe_file(model), **memory, "goal": MEMORY_GOAL}
             for side, result in memory["sizes"].items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -52,8 +53,8 @@ COMMANDS = [
         "jsonschema torch timm onnx onnxscript onnxruntime psutil",
     ),
     ("benchmarks.stream_soak --json out.json", "av"),
-    ("benchmarks.reliability --only planted images", "rasterio tifffile"),
-    ("benchmarks.reliability --only planted threads", "onnx"),
+    ("tests.reliability --only planted images", "rasterio tifffile"),
+    ("tests.reliability --only planted threads", "onnx"),
     (f"export.to_fp16 {FP32} --output out.onnx", "onnx onnxruntime"),
     (f"export.rewrite_aggregation {FP32} --to plugin --output out.onnx", "onnx onnxruntime"),
     (f"export.to_int8 {FP32} --calibration data --output out.onnx", "onnx onnxruntime"),
@@ -76,7 +77,9 @@ PAIRS = [(command, library) for command, libraries in COMMANDS for library in li
 def start(command: str, blocked: str, folder: Path) -> subprocess.CompletedProcess[str]:
     words = command.replace("training/recipes", str(REPOSITORY / "training" / "recipes")).split()
     line = [sys.executable, "-c", BLOCKED, words[0], blocked, *words[1:]]
-    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=120, cwd=folder)
+    # The scoreboard is a module of the tests, which no installation has.
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(line, capture_output=True, text=True, check=False, timeout=120, cwd=folder, env=environment)
 
 
 @pytest.fixture
@@ -120,7 +123,7 @@ WRITERS = [
     "benchmarks.raster --json {}",
     f"{RUNTIME} --json {{}}",
     "benchmarks.stream_soak --json {}",
-    "benchmarks.reliability --json {}",
+    "tests.reliability --json {}",
     f"export.to_fp16 {FP32} --output out.onnx --audit {{}}",
     f"export.rewrite_aggregation {FP32} --to plugin --output {{}}.onnx",
     f"export.to_int8 {FP32} --calibration data --output {{}}.onnx",

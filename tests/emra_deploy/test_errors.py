@@ -41,9 +41,6 @@ COMPUTED: dict[tuple[str, str], set[str]] = {
     ("emra_deploy/stream/video_errors.py", "*known"): _VIDEO,
     ("emra_deploy/stream/video_errors.py", "*_FILE_OPENING"): {video_errors._FILE_OPENING[0]},
     ("emra_deploy/stream/video_errors.py", "*_FILE_READING"): {video_errors._FILE_READING[0]},
-    # The extra's name is part of the code: these are `benchmarks.reliability._LIBRARIES` and the loop of `subjects`.
-    ("benchmarks/reliability.py", "f'{extra}-missing'"): {"bench-missing", "raster-missing"},
-    ("benchmarks/reliability_parts/pictures.py", "f'{extra}-missing'"): {"bench-missing", "raster-missing"},
     # Parameters: the callers' codes are found where they call.
     ("emra_deploy/host/extras.py", "code"): set(),
     ("emra_deploy/host/files.py", "code"): set(),

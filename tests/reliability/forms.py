@@ -1,4 +1,4 @@
-"""Damage that knows the form of a file: protobuf, JSON, PNG, JPEG, TIFF. What it writes often still parses."""
+"""Damage aware of a file's format: protobuf, JSON, PNG, JPEG, TIFF. Its output often still parses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import struct
 import zlib
 from typing import Any
 
-from benchmarks.reliability_parts.mutate import ODD_NUMBERS, Damage
+from tests.reliability.mutate import ODD_NUMBERS, Damage
 
 _ODD_TEXT = ("", "\0", "../../x", "A" * 5000, "\x1b[2J", "é" * 100, "Conv", "float16")
 _ODD_VALUES: tuple[Any, ...] = (None, True, -1, 0, 1, 2, 255, 2**31, 2**63, 10**400, 0.5, -1e308, [], {}, *_ODD_TEXT)
@@ -54,7 +54,7 @@ def _json_places(value: Any) -> list[tuple[Any, Any]]:
 
 
 def damage_onnx(data: bytes, chance: random.Random) -> bytes:
-    """A field of an ONNX file changed, left out or doubled; all lengths around it stay right."""
+    """A field of an ONNX file changed, left out or doubled; all lengths around it stay correct."""
     import onnx
 
     model = onnx.ModelProto.FromString(data)
@@ -124,7 +124,7 @@ def _odd_scalar(value: Any, chance: random.Random) -> Any:
 
 
 def damage_png(data: bytes, chance: random.Random) -> bytes:
-    """A chunk changed, left out, doubled or moved; checksums are made right again half of the time."""
+    """A chunk changed, left out, doubled or moved; half of the time checksums are corrected."""
     chunks, place = [], 8
     while place + 12 <= len(data):
         size = int.from_bytes(data[place : place + 4], "big")
@@ -154,7 +154,7 @@ def damage_png(data: bytes, chance: random.Random) -> bytes:
 
 
 def damage_jpeg(data: bytes, chance: random.Random) -> bytes:
-    """A segment in front of the picture changed, left out, doubled, or its length made wrong."""
+    """A segment in front of the picture changed, left out, doubled, or given a wrong length."""
     segments, place = [], 2
     while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != 0xDA:
         size = int.from_bytes(data[place + 2 : place + 4], "big")

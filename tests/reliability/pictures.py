@@ -1,11 +1,10 @@
-"""Damaged pictures and rasters, judged by a second decoder.
+"""Damaged pictures and rasters, compared with a second decoder.
 
-What a damaged picture should look like nobody knows: neither JPEG nor an uncompressed TIFF has checksums. So a picture
-that is accepted counts as wrong where an implementation that is not the one used sees another picture in the same file
-(GDAL's libpng and libjpeg for PNG and JPEG, tifffile for TIFF), or where the file was cut and yet what was lost was
-made up. Of JPEG the sizes are compared: over values out of range, which damage leaves, decoders differ as they like.
-Where the other decoder refuses the file or warns, as tifffile does of checksums that GDAL does not look at, it has no
-opinion.
+The right reading of a damaged picture is unknown: neither JPEG nor uncompressed TIFF has checksums. So an accepted
+picture counts as wrong if an independent decoder reads other pixels from the same file (GDAL's libpng and libjpeg for
+PNG and JPEG, tifffile for TIFF), or if the file was cut short and the reader invented the missing part. For JPEG only
+the sizes are compared: decoders legitimately differ on out-of-range values. A second decoder that refuses the file or
+warns, as tifffile does about checksums that GDAL ignores, has no opinion.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import contextlib
 import io
 import logging
 import random
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.reliability_parts.cases import ACCEPTED, SAME, WRONG, Case, Subject
-from benchmarks.reliability_parts.forms import JPEG, PNG, TIFF
-from benchmarks.reliability_parts.model import picture
-from benchmarks.reliability_parts.mutate import Damage, mutate
 from emra_deploy.host.extras import need
 from emra_deploy.pictures.inputs import open_input
 from emra_deploy.pictures.raster import RasterSource
 from emra_deploy.pictures.windows import Window
+from tests.onnx_models import scene
+from tests.reliability.cases import ACCEPTED, SAME, WRONG, Case, Subject
+from tests.reliability.forms import JPEG, PNG, TIFF
+from tests.reliability.mutate import Damage, mutate
 
 Pixels = tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]
 """H x W x 3 RGB, and H x W where there is data."""
@@ -45,7 +45,7 @@ class PictureSubject(Subject):
     """Files of one format.
 
     Args:
-        name: For people.
+        name: Shown in the scoreboard.
         share: As in `Subject`.
         suffix: Of the files.
         form: Damage that knows the format.
@@ -81,14 +81,14 @@ class PictureSubject(Subject):
         path.write_bytes(data)
         return Case(path, path, original, damage, hostile=False)
 
-    def judge(self, case: Case) -> tuple[str, str]:
-        """Read it as the runtime does, and ask another decoder."""
+    def read(self, case: Case) -> tuple[str, str]:
+        """Read it as the runtime does, and compare with another decoder."""
         (image, valid), windows, size = _windows_of(case.path)
         known, known_valid = self._known[case.path.name]
         if known.shape == image.shape and np.array_equal(known, image) and np.array_equal(known_valid, valid):
             return SAME, case.damage
         if case.damage in _CUTS and not _only_less(image, valid, known):
-            return WRONG, "the file was cut, and what is missing was made up"
+            return WRONG, "the file was cut, and the missing part was invented"
         second = _second_opinion(case.path)
         if second is None:
             return ACCEPTED, "no second opinion"
@@ -97,13 +97,11 @@ class PictureSubject(Subject):
         if self.name == "jpeg":
             return ACCEPTED, "as large as by the other decoder"
         wrong = _differ(image, valid, second, windows)
-        return (
-            (WRONG, f"{wrong} pixels otherwise than the other decoder") if wrong else (ACCEPTED, "as the other decoder")
-        )
+        return (WRONG, f"{wrong} pixels unlike the other decoder's") if wrong else (ACCEPTED, "as the other decoder")
 
 
 def _only_less(image: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_], known: npt.NDArray[np.uint8]) -> bool:
-    """Whether all that is called valid is as in the whole file: what was lost is flagged as no data."""
+    """Whether every pixel marked as valid is that of the whole file, and lost ones are marked as no data."""
     return image.shape == known.shape and bool((image[valid] == known[valid]).all())
 
 
@@ -132,7 +130,7 @@ def _windows_of(path: Path) -> tuple[Pixels, list[Window], tuple[int, int]]:
     finally:
         if isinstance(source, RasterSource):
             source.close()
-    # What lies under no data is nobody's business.
+    # Pixels without data have no meaning.
     image[~valid] = 0
     return (image, valid), windows, (height, width)
 
@@ -152,7 +150,7 @@ def _differ(
     second: npt.NDArray[np.uint8],
     windows: list[Window],
 ) -> int:
-    """Valid pixels that the other decoder sees otherwise."""
+    """The number of valid pixels that the other decoder reads differently."""
     tops, lefts = sorted({window.top for window in windows}), sorted({window.left for window in windows})
     other = np.zeros_like(image)
     for window in windows:
@@ -167,14 +165,14 @@ def _second_opinion(path: Path) -> npt.NDArray[np.uint8] | None:
         warnings.simplefilter("ignore")
         try:
             return _by_gdal(path) if path.suffix in (".png", ".jpg") else _by_tifffile(path)
-        except Exception:  # Whatever it says, it has no opinion.
+        except Exception:  # Any error means no opinion.
             return None
 
 
 def _by_gdal(path: Path) -> npt.NDArray[np.uint8] | None:
     import rasterio
 
-    # A decoder that says itself that it had to guess is no second opinion.
+    # A decoder that reports guessing gives no second opinion.
     strict = rasterio.Env(GDAL_ERROR_ON_LIBJPEG_WARNING="TRUE")
     with strict, rasterio.open(path, driver="PNG" if path.suffix == ".png" else "JPEG") as dataset:
         if dataset.height * dataset.width > _SECOND_SIDE**2 or set(dataset.dtypes) != {"uint8"}:
@@ -239,7 +237,7 @@ def _encode(image: Any, kind: str, **options: Any) -> bytes:
 def _pngs() -> dict[str, bytes]:
     from PIL import Image
 
-    colours = picture(90, 130)
+    colours = scene(90, 130)
     alpha = np.full((90, 130, 1), 255, np.uint8)
     alpha[20:40, 30:60] = 0
     return {
@@ -251,7 +249,7 @@ def _pngs() -> dict[str, bytes]:
 
 
 def _jpegs() -> dict[str, bytes]:
-    colours = picture(90, 130)
+    colours = scene(90, 130)
     return {
         "baseline": _encode(colours, "JPEG", quality=90),
         "progressive": _encode(colours, "JPEG", quality=80, progressive=True),
@@ -262,7 +260,7 @@ def _jpegs() -> dict[str, bytes]:
 
 
 def _tiffs() -> dict[str, bytes]:
-    colours = picture(90, 130)
+    colours = scene(90, 130)
     return {
         "plain": _encode(colours, "TIFF"),
         "lzw": _encode(colours, "TIFF", compression="tiff_lzw"),
@@ -273,34 +271,33 @@ def _tiffs() -> dict[str, bytes]:
 
 def _rasters() -> dict[str, bytes]:
     import rasterio
-    from rasterio.io import MemoryFile
 
-    colours = picture(150, 200).transpose(2, 0, 1)
+    from tests.emra_deploy.pictures.raster_files import UTM, write
+
+    colours = scene(150, 200).transpose(2, 0, 1)
     empty = colours.copy()
     empty[:, 40:100, 50:120] = 0
-    place = {"crs": "EPSG:32640", "transform": rasterio.Affine(0.5, 0, 300_000, 0, -0.5, 2_780_000)}
-    tiles = {"tiled": True, "blockxsize": 64, "blockysize": 64}
+    tiles = {"blockxsize": 64, "blockysize": 64}
+    strips = {"tiled": False, "compress": "none"}
     kinds: dict[str, dict[str, Any]] = {
-        "tiled-deflate": {**tiles, "compress": "deflate"},
+        "tiled-deflate": tiles,
         "tiled-lzw-predictor": {**tiles, "compress": "lzw", "predictor": 2},
-        "strips": {"blockysize": 16},
-        "planes": {"interleave": "band", "compress": "deflate"},
+        "strips": {**strips, "blockysize": 16},
+        "planes": {**strips, "interleave": "band", "compress": "deflate"},
         "bigtiff": {**tiles, "compress": "zstd", "bigtiff": "YES"},
         "jpeg": {**tiles, "compress": "jpeg", "photometric": "YCBCR"},
-        "nodata": {**tiles, "compress": "deflate", "nodata": 0},
-        "sparse": {**tiles, "compress": "deflate", "sparse_ok": True, "nodata": 0},
+        "nodata": {**tiles, "nodata": 0},
+        "sparse": {**tiles, "sparse_ok": True, "nodata": 0},
     }
     made = {}
-    for name, options in kinds.items():
-        pixels = empty if name in ("nodata", "sparse") else colours
-        with MemoryFile() as memory:
-            with memory.open(
-                driver="GTiff", height=150, width=200, count=3, dtype="uint8", **place, **options
-            ) as raster:
-                raster.write(pixels)
-                if name == "tiled-deflate":
+    with tempfile.TemporaryDirectory() as folder:
+        for name, options in kinds.items():
+            pixels = empty if name in ("nodata", "sparse") else colours
+            path = write(Path(folder, f"{name}.tif"), pixels, **UTM, **options)
+            if name == "tiled-deflate":
+                with rasterio.open(path, "r+") as raster:
                     raster.build_overviews([2])
-            made[name] = bytes(memory.getbuffer())
+            made[name] = path.read_bytes()
     return made
 
 
@@ -308,10 +305,10 @@ def subjects() -> list[Subject]:
     """Pictures and rasters.
 
     Raises:
-        EmraError: ``raster-missing`` and ``bench-missing`` without the other decoders.
+        EmraError: ``library-missing`` without the other decoders.
     """
     for library, extra in (("rasterio", "raster"), ("tifffile", "bench")):
-        need(extra, library, purpose="a second decoder", code=f"{extra}-missing")
+        need(extra, library, purpose="a second decoder")
     return [
         PictureSubject("png", 1.0, ".png", PNG, _pngs),
         PictureSubject("jpeg", 1.0, ".jpg", JPEG, _jpegs),

@@ -1,4 +1,4 @@
-"""Damage to bytes, as disks, networks and attackers do it. Each function is pure: the same chance, the same damage."""
+"""Damage to bytes by disks, networks and attackers. Each function is pure: the same random state, the same damage."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 
 ODD_NUMBERS = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1)
-"""Lengths and sizes that readers get wrong."""
+"""Lengths and sizes that readers often mishandle."""
 
 Damage = Callable[[bytes, random.Random], bytes]
 
@@ -16,8 +16,8 @@ def mutate(data: bytes, chance: random.Random, extra: tuple[tuple[str, Damage], 
 
     Args:
         data: At least two bytes.
-        chance: Decides how.
-        extra: More kinds of damage, for the form of this file; half of all damage is of these.
+        chance: Decides the damage.
+        extra: More kinds of damage, for this file format; half of all damage is one of these.
 
     Returns:
         Bytes that differ from ``data``, and the name of the damage.
@@ -31,7 +31,7 @@ def mutate(data: bytes, chance: random.Random, extra: tuple[tuple[str, Damage], 
 
 
 def _place(data: bytes, chance: random.Random) -> int:
-    """A place in the file; every second one near an end, where headers and tables are."""
+    """An offset in the file; half of them near an end, where headers and tables are."""
     near = min(len(data), 512)
     kind = chance.random()
     if kind < 0.35:
@@ -120,4 +120,4 @@ BYTES: tuple[tuple[str, Damage], ...] = (
     ("odd number", _odd_number),
     ("bytes appended", _append),
 )
-"""Damage that knows nothing of the file's form."""
+"""Damage independent of the file's format."""

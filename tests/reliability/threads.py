@@ -1,4 +1,4 @@
-"""Many threads through one Segmenter: is every label as without threads?"""
+"""Many threads through one Segmenter: every label must equal that of a single thread."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.reliability_parts.board import Row, counted
-from benchmarks.reliability_parts.model import picture
 from emra_deploy.segmenting.segmenter import Segmenter
+from tests.onnx_models import scene
+from tests.reliability.board import Row, counted
 
 _SIDES = (17, 40, 64, 65, 130)
-"""Of pictures: smaller than a tile, as large, larger. Each is cut out of one scene."""
+"""Sides of pictures, smaller than, equal to and larger than a tile; all are cut out of one scene."""
 
 
 def share_segmenter(segmenter: Segmenter, threads: int, images: int, seed: int) -> tuple[dict[str, Any], list[Row]]:
-    """Segment the same pictures by one thread, then by several at a time, each in an order of its own.
+    """Segment the same pictures by one thread, then by several at once, each in its own order.
 
     Args:
-        segmenter: That all of them use.
-        threads: How many.
-        images: Pictures for each.
-        seed: Of pictures and orders.
+        segmenter: Shared by all threads.
+        threads: Number of threads.
+        images: Pictures for each thread.
+        seed: Determines pictures and orders.
     """
-    scene = picture(400, 400, seed)
+    whole = scene(400, 400, seed)
     chance = random.Random(seed)
     cuts = []
     for _ in range(images):
@@ -36,7 +36,7 @@ def share_segmenter(segmenter: Segmenter, threads: int, images: int, seed: int) 
 
     def digest(cut: tuple[int, int, int, int]) -> str:
         top, left, height, width = cut
-        pixels: npt.NDArray[np.uint8] = np.ascontiguousarray(scene[top : top + height, left : left + width])
+        pixels: npt.NDArray[np.uint8] = np.ascontiguousarray(whole[top : top + height, left : left + width])
         labels = segmenter.segment(pixels).labels
         return hashlib.sha256(repr(labels.shape).encode() + labels.tobytes()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Readers that fail on purpose, one in each way: a scoreboard that shows no failures has to be able to show them."""
+"""Readers that fail on purpose, one in each way: proof that the scoreboard can show failures."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.reliability_parts.cases import CRASH, ERROR, HANG, MEMORY, SAME, WRONG, Case, Subject
+from tests.reliability.cases import CRASH, ERROR, HANG, MEMORY, SAME, WRONG, Case, Subject
 
 
 class PlantedSubject(Subject):
     """Fails in one way.
 
     Args:
-        outcome: What it is to be counted as.
+        outcome: The outcome that it must be counted as.
     """
 
     share = 0.0
@@ -38,7 +38,7 @@ class PlantedSubject(Subject):
         path.write_bytes((originals / "a.txt").read_bytes())
         return Case(path, path, originals / "a.txt", "none", hostile=False)
 
-    def judge(self, case: Case) -> tuple[str, str]:
+    def read(self, case: Case) -> tuple[str, str]:
         """Fail."""
         if self.name == CRASH:
             os.kill(os.getpid(), signal.SIGSEGV)

@@ -1,4 +1,4 @@
-"""A disk that fails at every write, sync and rename of a job in turn: what is left is old, new or nothing."""
+"""A disk that fails at each write, sync and rename of a job in turn: only old or whole outputs may remain."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reliability_parts.board import Row, counted
-from benchmarks.reliability_parts.jobs import Job, map_job, sample_raster
-from benchmarks.reliability_parts.model import picture, write_model
 from emra_deploy.errors import EmraError
+from tests.onnx_models import build_model, scene
+from tests.reliability.board import Row, counted
+from tests.reliability.jobs import Job, map_job, sample_raster
 
 _SIDE = 520
 _PATIENCE = 120.0
@@ -30,11 +30,11 @@ _REFUSAL = re.compile(r"^emra: .*\[[a-z-]+\]$")
 
 @dataclass(frozen=True)
 class Fault:
-    """How the disk fails.
+    """A way for the disk to fail.
 
     Attributes:
-        at: Number of the operation, from 1; 0 for a disk that does not.
-        code: What it reports, of `errno`.
+        at: Number of the operation, from 1; 0 for a sound disk.
+        code: The `errno` that it reports.
         stays: Whether all later operations fail too.
     """
 
@@ -43,7 +43,7 @@ class Fault:
     stays: bool
 
     def environment(self, library: Path, folder: Path, log: Path) -> dict[str, str]:
-        """What `faults.c` reads. The operations of all processes are counted together, from here on."""
+        """Variables for `faults.c`, which counts the operations of all processes together, starting now."""
         count = log.with_suffix(".count")
         count.write_bytes(bytes(8))
         return {
@@ -58,14 +58,16 @@ class Fault:
 
 
 def find_compiler() -> str:
-    """The C compiler that `faults.c` is compiled with.
+    """The C compiler for `faults.c`.
 
     Raises:
-        EmraError: ``benchmark-compiler`` without one, or off Linux.
+        EmraError: ``library-missing`` without one, or off Linux.
     """
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or sys.platform != "linux":
-        raise EmraError("benchmark-compiler", "this part needs Linux and a C compiler", "Install gcc, or --skip faults")
+        raise EmraError(
+            "library-missing", "the part faults needs Linux and a C compiler", "Install gcc, or --skip faults"
+        )
     return compiler
 
 
@@ -73,14 +75,11 @@ def compile_library(folder: Path) -> Path:
     """Compile `faults.c`.
 
     Raises:
-        EmraError: ``benchmark-compiler``: as `find_compiler`, or it does not compile.
+        EmraError: That of `find_compiler`.
     """
     library = folder / "faults.so"
     source = Path(__file__).with_name("faults.c")
-    command = [find_compiler(), "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise EmraError("benchmark-compiler", f"faults.c does not compile: {done.stderr[-500:]}", "Correct it")
+    subprocess.run([find_compiler(), "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"], check=True)
     return library
 
 
@@ -90,14 +89,15 @@ def fail_everywhere(
     """Let every ``step``-th operation of every job fail, with ENOSPC from there on and with EIO once.
 
     Args:
-        folder: For inputs and outputs.
+        folder: Holds inputs and outputs.
         step: 1 for every operation.
-        seed: Of which operations are left out, where some are.
-        say: Called with a line for people after each job.
-        only: Names of jobs; all by default.
+        seed: Selects the operations to leave out, if any.
+        say: Called with a line of progress.
+        only: Names of jobs to run; empty for all.
 
     Raises:
-        EmraError: ``benchmark-compiler``, ``benchmark-job``.
+        EmraError: That of `find_compiler`.
+        RuntimeError: A job fails on a sound disk.
     """
     library = compile_library(folder)
     content: dict[str, Any] = {}
@@ -109,7 +109,7 @@ def fail_everywhere(
         content[job.name] = found
         failures = found["failures"]
         figure = (
-            f"{len(failures)} partial outputs or tracebacks; {found['refused']} told, {found['borne']} without harm, "
+            f"{len(failures)} partial outputs or tracebacks; {found['refused']} refused, {found['borne']} whole, "
             f"{found['operations']} operations"
         )
         rows.append(counted(f"disk fails: {job.name}", found["runs"], len(failures), figure, "0 partial outputs"))
@@ -126,11 +126,11 @@ def _fail_job(
     status, said = _run(job, place, Fault(0, 0, False), library, log)
     expected = _found(job, place)
     if status or set(expected) != set(job.outputs):
-        raise EmraError("benchmark-job", f"{job.name} ended with {status}: {said[-500:]}", "Correct this first")
+        raise RuntimeError(f"{job.name} ended with {status}: {said[-500:]}")
     lines = log.read_text().splitlines()
     kinds = Counter(line.split()[1] for line in lines)
     failures, refused, borne, runs = [], 0, 0, 0
-    # Threads may order their operations otherwise from run to run, and a few more may come.
+    # Threads may reorder their operations from run to run, and add a few.
     for at in range(1 + seed % step, len(lines) + 3, step):
         for code, stays in ((errno.ENOSPC, True), (errno.EIO, False)):
             old = (at + stays) % 2 == 0
@@ -177,8 +177,8 @@ def _run(job: Job, place: Path, fault: Fault, library: Path, log: Path) -> tuple
 
 
 def _content(path: Path) -> str:
-    """A sum over what a file holds. A raster may be stored otherwise after a write was tried again, and a GeoPackage
-    holds the time at which it was written.
+    """A digest of a file's content: its bytes, but the pixels of a raster, which may be stored in another order after a
+    retried write, and the features of a GeoPackage, which holds its time of writing.
     """
     if path.suffix == ".gpkg" and path.read_bytes() != _OLD:
         return _features(path)
@@ -206,24 +206,24 @@ def _features(path: Path) -> str:
 
 
 def _found(job: Job, place: Path) -> dict[str, str]:
-    """The content of the outputs that are there; of one that cannot be read, what is wrong with it."""
+    """The content of each output that exists, or the error of reading it."""
     found = {}
     for name in job.outputs:
         if (place / name).exists():
             try:
                 found[name] = _content(place / name)
-            except Exception as error:  # Whatever rasterio says of half a file.
+            except Exception as error:  # rasterio has many errors for half a file.
                 found[name] = repr(error)
     return found
 
 
 def _wrong(job: Job, place: Path, expected: dict[str, str], status: int, said: str, old: bool) -> str:
-    """What must not be, or an empty text."""
+    """A description of the broken promise, or an empty text."""
     found = _found(job, place)
     if status == 0:
         if found != expected:
             unlike = sorted(name for name in expected if found.get(name) != expected[name])
-            return f"success is told, and {unlike} differ"
+            return f"success is reported, and {unlike} differ"
     elif status != 2 or not any(_REFUSAL.match(line) for line in said.splitlines()) or "Traceback" in said:
         return "no error of one line"
     for name in found:
@@ -232,20 +232,20 @@ def _wrong(job: Job, place: Path, expected: dict[str, str], status: int, said: s
             return f"{name} is neither old nor whole"
     if old and set(found) != set(job.outputs):
         return f"{sorted(set(job.outputs) - set(found))} are lost"
-    # The journal is there to be gone on with.
+    # A later call resumes from the journal.
     rest = {path.name for path in place.iterdir()} - set(job.outputs) - {f".{job.outputs[0]}.journal"}
     return f"left over: {sorted(rest)}" if rest else ""
 
 
 def _jobs(folder: Path) -> list[Job]:
-    """A map with journal, overlay and GeoJSON; a picture; a map with GeoPackage, where pyogrio is installed."""
+    """A map with journal, overlay and GeoJSON; a picture; with pyogrio also a map with GeoPackage."""
     from PIL import Image
 
     first = map_job(folder, _SIDE)
     small = folder / "small.png"
-    Image.fromarray(picture(150, 170)).save(small)
+    Image.fromarray(scene(150, 170)).save(small)
     sample_raster(folder / "small.tif", 160)
-    write_model(folder / "small.onnx", 64)
+    build_model(folder / "small.onnx", (64, 64))
     jobs = [replace(first, sync=0.0), Job("picture", small, folder / "small.onnx", ("labels.png",), ())]
     if importlib.util.find_spec("pyogrio") is not None:
         words = ("--polygons", "{}/map.gpkg", "--min-pixels", "50")

@@ -1,4 +1,4 @@
-"""Cases run in worker processes: one that crashes or hangs is known, kept and does not end the measurement."""
+"""Cases run in worker processes, so that a crash or a hang is recorded and does not end the run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reliability_parts.cases import CRASH, FAILURES, HANG
-from emra_deploy.errors import EmraError
-
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.conftest import REPOSITORY
+from tests.reliability.cases import CRASH, FAILURES, HANG
 
 
 @dataclass
@@ -30,7 +28,7 @@ class Tally:
     Attributes:
         outcomes: Number of cases by subject and outcome.
         codes: Number of refusals by code of the error.
-        failures: Cases that failed, as JSON values: everything that makes them again.
+        failures: Failed cases, as JSON values with everything that reproduces them.
     """
 
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -41,7 +39,7 @@ class Tally:
         """Count a case."""
         self.outcomes[result["subject"], result["outcome"]] += 1
         if result["outcome"] == "refused":
-            self.codes[result["told"]] += 1
+            self.codes[result["detail"]] += 1
         if result["outcome"] in FAILURES:
             self.failures.append(result)
 
@@ -63,7 +61,7 @@ class Tally:
 
 
 class Worker:
-    """One process, and the case it is at."""
+    """A process and its current case."""
 
     def __init__(self, words: list[str], scratch: Path) -> None:
         self.scratch = scratch
@@ -73,10 +71,10 @@ class Worker:
         self.start()
 
     def start(self) -> None:
-        """Start the process, the first or the next."""
+        """Start the process, or its successor."""
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.scratch.mkdir(parents=True)
-        command = [sys.executable, "-m", "benchmarks.reliability_parts.worker", *self._words, str(self.scratch)]
+        command = [sys.executable, "-m", "tests.reliability.worker", *self._words, str(self.scratch)]
         with (self.scratch.parent / f"{self.scratch.name}.log").open("ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -88,11 +86,7 @@ class Worker:
             )
         ready = self._line()
         if ready.get("ready") is not True:
-            raise EmraError(
-                "benchmark-worker",
-                f"a worker did not start: {ready or 'it ended'}",
-                f"Read {log.name}",
-            )
+            raise RuntimeError(f"a worker did not start: {ready or 'it ended'}; see {log.name}")
 
     def _line(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -101,7 +95,7 @@ class Worker:
         return found
 
     def give(self, case: int) -> None:
-        """Ask for a case."""
+        """Hand over a case."""
         assert self.process.stdin is not None
         self.case, self.since = case, time.monotonic()
         with suppress(BrokenPipeError):
@@ -109,7 +103,7 @@ class Worker:
             self.process.stdin.flush()
 
     def take(self) -> dict[str, Any] | None:
-        """Its answer; None when the process is gone."""
+        """Read its answer; None if the process is gone."""
         found = self._line()
         if found:
             self.case = None
@@ -117,7 +111,7 @@ class Worker:
         return None
 
     def kill(self) -> int:
-        """End the process: its exit status."""
+        """End the process and return its exit status."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         for stream in (self.process.stdin, self.process.stdout):
@@ -143,25 +137,25 @@ def run_cases(
     """Run cases of a group.
 
     Args:
-        group: Of `benchmarks.reliability_parts.worker.GROUPS`.
-        count: How many cases.
-        seed: Of all damage.
-        folder: For originals and cases, empty.
-        keep: Where files of failed cases are kept, or None.
-        processes: Workers at a time.
+        group: Of `tests.reliability.worker.GROUPS`.
+        count: Number of cases.
+        seed: Determines all damage.
+        folder: Empty folder for originals and cases.
+        keep: Folder that keeps the files of failed cases, or None.
+        processes: Number of workers.
         limit: Seconds after which a case counts as hung.
-        memory: Bytes that a case may take beyond what the worker had.
+        memory: Bytes that a case may add to the worker's memory.
         only: Numbers of the cases to run in place of the first ``count``.
-        say: Called with a line for people now and then.
+        say: Called with a line of progress every 1,000 cases.
 
     Raises:
-        EmraError: ``benchmark-worker``.
+        RuntimeError: A worker does not start.
     """
     words = [group, str(seed), str(memory), str(folder / "originals")]
     _prepare(group, folder / "originals")
     numbers = iter(only or range(count))
     tally = Tally()
-    began, told = time.monotonic(), 0
+    began, reported = time.monotonic(), 0
     workers = [Worker(words, folder / f"worker{index}") for index in range(max(1, min(processes, count)))]
     try:
         with selectors.DefaultSelector() as selector:
@@ -174,19 +168,19 @@ def run_cases(
                     result = worker.take()
                     if result is None:
                         result = _lost(worker, CRASH)
-                    _book(result, worker, tally, keep)
+                    _record(result, worker, tally, keep)
                     if result["outcome"] in (CRASH, HANG):
                         worker.start()
                     _next(worker, numbers, selector)
                 for worker in workers:
                     if worker.case is not None and time.monotonic() - worker.since > limit:
                         selector.unregister(worker.process.stdout)
-                        _book(_lost(worker, HANG), worker, tally, keep)
+                        _record(_lost(worker, HANG), worker, tally, keep)
                         worker.start()
                         _next(worker, numbers, selector)
                 done = sum(tally.outcomes.values())
-                if done >= told + 1000:
-                    told = done
+                if done >= reported + 1000:
+                    reported = done
                     say(f"  {done:,} cases, {len(tally.failures)} failed, {time.monotonic() - began:.0f} s")
     finally:
         for worker in workers:
@@ -195,10 +189,10 @@ def run_cases(
 
 
 def _prepare(group: str, originals: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.reliability_parts.worker", "prepare", group, str(originals)]
+    command = [sys.executable, "-m", "tests.reliability.worker", "prepare", group, str(originals)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise EmraError("benchmark-worker", f"no files could be made: {done.stderr[-1500:]}", "Correct this first")
+        raise RuntimeError(f"the originals could not be written: {done.stderr[-1500:]}")
 
 
 def _next(worker: Worker, numbers: Iterator[int], selector: selectors.BaseSelector) -> None:
@@ -209,7 +203,7 @@ def _next(worker: Worker, numbers: Iterator[int], selector: selectors.BaseSelect
 
 
 def _lost(worker: Worker, outcome: str) -> dict[str, Any]:
-    """The result of a case whose process is gone, or has to go."""
+    """End the process of a crashed or hung case; returns the result."""
     case, waited = worker.case, time.monotonic() - worker.since
     if outcome == CRASH:
         with suppress(subprocess.TimeoutExpired):
@@ -219,11 +213,11 @@ def _lost(worker: Worker, outcome: str) -> dict[str, Any]:
     about = {"subject": "unknown", "damage": "unknown"}
     with suppress(OSError, ValueError):
         about = json.loads((worker.scratch / "case.json").read_text())
-    told = f"no answer in {waited:.0f} s" if outcome == HANG else f"exit status {status}"
-    return {"case": case, "outcome": outcome, "told": told, **about}
+    detail = f"no answer in {waited:.0f} s" if outcome == HANG else f"exit status {status}"
+    return {"case": case, "outcome": outcome, "detail": detail, **about}
 
 
-def _book(result: dict[str, Any], worker: Worker, tally: Tally, keep: Path | None) -> None:
+def _record(result: dict[str, Any], worker: Worker, tally: Tally, keep: Path | None) -> None:
     tally.add(result)
     if keep is not None and result["outcome"] in FAILURES:
         place = keep / f"{result['subject']}-{result['case']}-{result['outcome']}"

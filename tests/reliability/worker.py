@@ -1,6 +1,6 @@
-"""One worker of `benchmarks.reliability_parts.farm`: reads numbers of cases, answers with their outcomes.
+"""One worker of `tests.reliability.workers`: reads numbers of cases, answers with their outcomes.
 
-python -m benchmarks.reliability_parts.worker GROUP SEED MEMORY ORIGINALS SCRATCH
+python -m tests.reliability.worker GROUP SEED MEMORY ORIGINALS SCRATCH
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.reliability_parts import documents, pictures, planted
-from benchmarks.reliability_parts.cases import MEMORY, Subject, outcome_of, pick
+from tests.reliability import documents, pictures, planted
+from tests.reliability.cases import MEMORY, Subject, outcome_of, pick
 
 GROUPS: dict[str, Callable[[], list[Subject]]] = {
     "documents": documents.subjects,
@@ -24,11 +24,11 @@ GROUPS: dict[str, Callable[[], list[Subject]]] = {
 }
 
 _ADDRESSES = 3
-"""Address space that is not memory, as a multiple of the limit: threads and allocators reserve more than they use."""
+"""Address space per byte of the limit: threads and allocators reserve more than they use."""
 
 
 def main() -> None:
-    """Answer until standard input ends; or write the originals."""
+    """Answer until standard input ends, or write the originals."""
     if sys.argv[1] == "prepare":
         for subject in GROUPS[sys.argv[2]]():
             folder = Path(sys.argv[3]) / subject.name
@@ -36,10 +36,10 @@ def main() -> None:
             subject.prepare(folder)
         return
     group, seed, memory, originals, scratch = sys.argv[1:]
-    # Libraries print as they like; answers go where nothing else does.
+    # Libraries print to standard output; answers need a stream of their own.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    # A crash is expected to be told by the signal alone.
+    # The signal alone reports a crash.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     subjects = GROUPS[group]()
     for subject in subjects:
@@ -64,11 +64,11 @@ def _run(subjects: list[Subject], number: int, seed: str, originals: Path, scrat
     about = {"subject": subject.name, "damage": case.damage}
     (scratch / "case.json").write_text(json.dumps(about))
     before = _reset_peak()
-    outcome, told = outcome_of(subject, case)
+    outcome, detail = outcome_of(subject, case)
     grown = _status("VmHWM") - before
     if grown > limit:
-        outcome, told = MEMORY, f"{grown / 2**20:.0f} MiB more than before ({outcome}, {told})"
-    return {**about, "outcome": outcome, "told": told}
+        outcome, detail = MEMORY, f"{grown / 2**20:.0f} MiB more than before ({outcome}, {detail})"
+    return {**about, "outcome": outcome, "detail": detail}
 
 
 def _limit_addresses(more: int) -> None:
@@ -77,7 +77,7 @@ def _limit_addresses(more: int) -> None:
 
 
 def _reset_peak() -> int:
-    """Resident bytes now, from which the peak counts anew."""
+    """Resident bytes now; the peak is reset to them."""
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
 

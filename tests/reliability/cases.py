@@ -1,11 +1,10 @@
-"""What a damaged file is judged by, whatever its kind."""
+"""Damaged files of any kind, and the outcome of reading one."""
 
 from __future__ import annotations
 
 import random
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from emra_deploy.errors import EmraError
 REFUSED, SAME, ACCEPTED = "refused", "same", "accepted"
 WRONG, ERROR, MEMORY, CRASH, HANG = "wrong", "error", "memory", "crash", "hang"
 FAILURES = (WRONG, ERROR, MEMORY, CRASH, HANG)
-"""Outcomes that must not be."""
+"""Outcomes that count as failures."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +21,12 @@ class Case:
     """A damaged file, ready to be read.
 
     Attributes:
-        path: What is given to the reader.
-        damaged: The file that was damaged: this one or one beside it.
+        path: The file given to the reader.
+        damaged: The damaged file: this one or one beside it.
         original: The undamaged counterpart of ``path``.
         damage: Name of the damage.
-        hostile: Whether an attacker could have made this: it carries no seal, or a right one. Such a file may be
-            accepted with other content; it must only do no harm.
+        hostile: Whether an attacker could have made this: it carries no seal, or a correct one. Such a file may be
+            accepted with other content, but it must do no harm.
     """
 
     path: Path
@@ -41,8 +40,8 @@ class Subject(ABC):
     """A kind of file: how its originals are made, damaged and read.
 
     Attributes:
-        name: For people.
-        share: Of all cases of its group, against the other subjects'.
+        name: Shown in the scoreboard.
+        share: Relative frequency among the cases of its group.
     """
 
     name: str
@@ -57,7 +56,7 @@ class Subject(ABC):
         """Read the originals, to compare with. Called in every worker.
 
         Raises:
-            EmraError: An original that cannot be read: then nothing can be measured.
+            EmraError: An original cannot be read.
         """
 
     @abstractmethod
@@ -65,8 +64,8 @@ class Subject(ABC):
         """Damage an original into an empty folder."""
 
     @abstractmethod
-    def judge(self, case: Case) -> tuple[str, str]:
-        """Read a damaged file: an outcome, and words about it.
+    def read(self, case: Case) -> tuple[str, str]:
+        """Read a damaged file; returns an outcome and a description.
 
         Raises:
             EmraError: It was refused.
@@ -74,9 +73,9 @@ class Subject(ABC):
 
 
 def outcome_of(subject: Subject, case: Case) -> tuple[str, str]:
-    """The outcome of a case, and the code of the error or words about what is wrong."""
+    """The outcome of a case, and the error's code or a description of the failure."""
     try:
-        return subject.judge(case)
+        return subject.read(case)
     except EmraError as error:
         return REFUSED, error.code
     except Exception:
@@ -84,10 +83,7 @@ def outcome_of(subject: Subject, case: Case) -> tuple[str, str]:
 
 
 def pick(subjects: list[Subject], number: int, chance: random.Random) -> Subject:
-    """One of the subjects, by their shares; those without shares take turns."""
+    """A subject drawn by its share; subjects without shares take turns."""
     if not any(subject.share for subject in subjects):
         return subjects[number % len(subjects)]
     return chance.choices(subjects, [subject.share for subject in subjects])[0]
-
-
-Maker = Callable[[], list[Subject]]

@@ -1,4 +1,4 @@
-"""`kill -9` at random moments of a long map: what is there is whole, and the next call goes on to the same bytes."""
+"""`kill -9` at random moments of a long map: every output is whole, and the next call resumes to the same bytes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reliability_parts.board import Row, counted
-from benchmarks.reliability_parts.jobs import Job
-from emra_deploy.errors import EmraError
+from tests.reliability.board import Row, counted
+from tests.reliability.jobs import Job
 
 _PATIENCE = 600.0
 
@@ -21,22 +20,22 @@ _PATIENCE = 600.0
 def kill_many(
     job: Job, folder: Path, kills: int, seed: int, say: Callable[[str], None] = lambda line: None
 ) -> tuple[dict[str, Any], list[Row]]:
-    """Kill a job, look at what is there, let it finish; again and again.
+    """Kill a job, check its outputs, let it finish; repeatedly.
 
     Args:
-        job: What to run.
+        job: The job to run.
         folder: For its outputs.
-        kills: How often.
-        seed: Of the moments.
-        say: Called with a line for people now and then.
+        kills: Number of jobs to kill.
+        seed: Determines the moments.
+        say: Called with a line of progress every ten kills.
 
     Raises:
-        EmraError: ``benchmark-job``: the job fails by itself.
+        RuntimeError: The job fails without a kill.
     """
     chance = random.Random(seed)
     expected, lasted = _finish(job, folder / "whole")
     if set(expected) != set(job.outputs):
-        raise EmraError("benchmark-job", f"the job made {sorted(expected)}, expected {job.outputs}", "Correct this")
+        raise RuntimeError(f"the job made {sorted(expected)}, expected {job.outputs}")
     wrong, unlike, resumed_rows, dead, before = [], [], 0, 0, 0
     place = folder / "killed"
     for turn in range(kills):
@@ -52,11 +51,11 @@ def kill_many(
             resumed_rows += (place / f".{job.outputs[0]}.journal" / "state.json").exists()
             if job.outputs[0] in found:
                 break
-        # What has its name is kept; the next call makes it anew, as a user would who was told that it exists.
+        # A finished output is kept; the next call replaces it, as a user would after `output-exists`.
         finished, _ = _finish(job, place, overwrite=True)
         unlike += [f"{turn}: {name}" for name in job.outputs if finished.get(name) != expected[name]]
         if (turn + 1) % 10 == 0:
-            say(f"  {turn + 1} killed, {len(wrong)} wrong, {len(unlike)} not the same after going on")
+            say(f"  {turn + 1} killed, {len(wrong)} wrong, {len(unlike)} not the same after resuming")
     content = {
         "kills": kills,
         "signals": dead,
@@ -68,14 +67,14 @@ def kill_many(
         "outputs": list(job.outputs),
     }
     figure = (
-        f"{len(wrong)} wrong outputs, {len(unlike)} not byte-identical after going on; {resumed_rows} left a journal"
+        f"{len(wrong)} wrong outputs, {len(unlike)} not byte-identical after resuming; {resumed_rows} left a journal"
     )
     rows = [counted("kill -9", kills, len(wrong) + len(unlike), figure, "0 wrong, resumed bytes identical")]
     return content, rows
 
 
 def _kill(job: Job, folder: Path, after: float) -> bool:
-    """Whether it was still running at that moment."""
+    """Kill the job after some seconds; returns whether it was still running."""
     with job.start(folder) as process:
         time.sleep(after)
         running = process.poll() is None
@@ -85,7 +84,7 @@ def _kill(job: Job, folder: Path, after: float) -> bool:
 
 
 def _finish(job: Job, folder: Path, overwrite: bool = False) -> tuple[dict[str, str], float]:
-    """Let it run to its end: the outputs, and the seconds it took."""
+    """Run the job to its end; returns the digests of its outputs and its seconds."""
     folder.mkdir(exist_ok=True)
     if overwrite:
         job = replace(job, words=(*job.words, "--overwrite"))
@@ -97,6 +96,6 @@ def _finish(job: Job, folder: Path, overwrite: bool = False) -> tuple[dict[str, 
         with job.start(folder) as process:
             _, said = process.communicate(timeout=_PATIENCE)
         if process.returncode:
-            raise EmraError("benchmark-job", f"the job ended with {process.returncode}: {said[-800:]}", "Correct this")
+            raise RuntimeError(f"the job ended with {process.returncode}: {said[-800:]}")
         times.append(time.monotonic() - began)
     return job.digests(folder), statistics.median(times)

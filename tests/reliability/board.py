@@ -1,4 +1,4 @@
-"""The scoreboard: what was tried, what failed, and whether that is what was promised."""
+"""The scoreboard: cases, failures, and whether each promise was kept."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ class Row:
     """A line of the scoreboard.
 
     Attributes:
-        part: What was tried.
-        cases: How often.
-        failures: How often it did not hold.
-        figure: What was measured, for people.
-        goal: What is promised, for people.
-        met: Whether it holds.
+        part: Name of the part.
+        cases: Number of cases.
+        failures: Number of cases that broke the promise.
+        figure: The measured values.
+        goal: The promise.
+        met: Whether it was kept.
     """
 
     part: str
@@ -33,12 +33,12 @@ class Row:
 
 
 def counted(part: str, cases: int, failures: int, figure: str, goal: str) -> Row:
-    """A row whose goal is that nothing fails, of one case at least."""
+    """A row whose goal is no failure in at least one case."""
     return Row(part, cases, failures, figure, goal, failures == 0 and cases > 0)
 
 
 def print_board(rows: Iterable[Row]) -> None:
-    """The table."""
+    """Print the rows as a table."""
     from rich.table import Column, Table
 
     from benchmarks.tables import make_console

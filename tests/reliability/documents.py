@@ -2,7 +2,7 @@
 
 A damaged copy, which carries the seal that it was written with, counts as wrong when it is accepted and its labels of
 a picture, its classes or anything else of its Manifest are not those of the whole file. A file without a seal could be
-any other valid file, so of those only crashes, hangs, memory and errors of another family count.
+any other valid file, so for those only crashes, hangs, memory and errors outside `EmraError` count.
 """
 
 from __future__ import annotations
@@ -17,41 +17,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reliability_parts.cases import ACCEPTED, SAME, WRONG, Case, Subject
-from benchmarks.reliability_parts.forms import JSON, ONNX
-from benchmarks.reliability_parts.model import make_manifest, picture, write_model
-from benchmarks.reliability_parts.mutate import mutate
 from emra_deploy.backends.tensorrt.about import about_engine
 from emra_deploy.backends.tensorrt.admission import read_description
 from emra_deploy.backends.tensorrt.plan import read_header
-from emra_deploy.backends.tensorrt.sidecar import (
-    PASSED,
-    Flags,
-    Gpu,
-    Machine,
-    MemoryNeed,
-    Plugin,
-    Precision,
-    Profile,
-    SelfTest,
-    Sidecar,
-    sidecar_path,
-    to_json,
-)
+from emra_deploy.backends.tensorrt.sidecar import sidecar_path, to_json
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.seal import check_model_seal, seal_json, seal_model
 from emra_deploy.models import shipped_model
 from emra_deploy.segmenting.segmenter import Segmenter
+from tests.onnx_models import build_model, make_manifest, scene
+from tests.reliability.cases import ACCEPTED, SAME, WRONG, Case, Subject
+from tests.reliability.forms import JSON, ONNX
+from tests.reliability.mutate import mutate
+from tests.sidecars import FULL
 
 _HOSTILE = 0.4
 """Share of files without a seal."""
+
+EVIDENCE = {"miou": 0.5, "of": ["a", {"b": 1}]}
+"""Nested values, for damage to JSON."""
 
 
 class ModelSubject(Subject):
     """ONNX files, loaded with their self-test and run on a picture.
 
     Args:
-        name: For people.
+        name: Shown in the scoreboard.
         share: As in `Subject`.
         backend: That loads them.
         source: The file to copy; None makes a small one.
@@ -66,7 +57,7 @@ class ModelSubject(Subject):
         """Write the model without and with its seal."""
         bare = folder / "bare.onnx"
         if self._source is None:
-            write_model(bare)
+            build_model(bare, evidence=EVIDENCE)
         else:
             shutil.copyfile(self._source, bare)
         sealed = folder / "model.onnx"
@@ -76,9 +67,9 @@ class ModelSubject(Subject):
                 seal_model(sealed)
 
     def load(self, folder: Path) -> None:
-        """What the whole file answers."""
+        """Record the answers of the whole file."""
         side = 48 if self._source is None else 300
-        self._picture = picture(side, side + 20, seed=3)
+        self._picture = scene(side, side + 20, seed=3)
         self._known = self._answer(folder / "model.onnx")
 
     def make(self, originals: Path, folder: Path, chance: random.Random) -> Case:
@@ -90,7 +81,7 @@ class ModelSubject(Subject):
         path.write_bytes(data)
         return Case(path, path, original, damage, hostile)
 
-    def judge(self, case: Case) -> tuple[str, str]:
+    def read(self, case: Case) -> tuple[str, str]:
         """Load, test and run it."""
         return _compared(case, self._answer(case.path), self._known)
 
@@ -112,32 +103,17 @@ class SidecarSubject(Subject):
         engine = folder / "model.engine"
         engine.write_bytes(b"ftrt" + bytes(20) + bytes([10, 3, 0, 30]) + random.Random(0).randbytes(20_000))
         data = engine.read_bytes()
-        sidecar = Sidecar(
-            sha256=hashlib.sha256(data).hexdigest(),
-            bytes=len(data),
-            flavour="tensorrt",
-            version="10.3.0.30",
-            machine=Machine(Gpu("Orin", "8.7"), "540.4.0", "6.2", "36.4.3", "aarch64"),
-            plugins=(Plugin("/opt/emra/libemra_plugins.so", "b" * 64),),
-            profile=Profile((1, 32, 32, 3), (2, 32, 32, 3), (4, 32, 32, 3)),
-            flags=Flags(True, True, False, False, 2**30, True),
-            precision=Precision("int8", {"int8": 49, "fp16": 16}, "engine inspector"),
-            memory=MemoryNeed(6_000_000, None, 1_000_000),
-            self_test=SelfTest(PASSED, 0.002),
-            onnx_sha256="c" * 64,
-            command="trtexec --onnx=m.onnx",
-            tools={"emra-deploy": "0.1.0"},
-        )
-        text = to_json(sidecar, replace(make_manifest(32), precision="int8"))
+        sidecar = replace(FULL, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+        text = to_json(sidecar, replace(make_manifest(), precision="int8", evidence=EVIDENCE))
         (folder / "bare.json").write_text(text, encoding="utf-8")
         sidecar_path(engine).write_text(seal_json(text), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
-        """What the whole files say."""
+        """Record the description in the whole files."""
         self._known = _described(folder / "model.engine")
 
     def make(self, originals: Path, folder: Path, chance: random.Random) -> Case:
-        """Damage the sidecar, seldom the engine."""
+        """Damage the sidecar, or in one of ten cases the engine."""
         engine = folder / "model.engine"
         hostile = chance.random() < _HOSTILE
         source = originals / ("bare.json" if hostile else "model.engine.json")
@@ -151,7 +127,7 @@ class SidecarSubject(Subject):
         sidecar_path(engine).write_bytes(data)
         return Case(engine, sidecar_path(engine), source, damage, hostile)
 
-    def judge(self, case: Case) -> tuple[str, str]:
+    def read(self, case: Case) -> tuple[str, str]:
         """Read both as the TensorRT backend and `emra info` do."""
         about_engine(case.path)
         return _compared(case, _described(case.path), self._known)
@@ -172,13 +148,13 @@ class CheckpointSubject(Subject):
 
     def prepare(self, folder: Path) -> None:
         """Write a checkpoint of a small model with random weights, and copies without seals."""
-        from benchmarks.reliability_parts import checkpoints
+        from tests.reliability import checkpoints
 
         checkpoints.write(folder / "whole")
         checkpoints.write_without_seals(folder / "whole", folder / "bare")
 
     def load(self, folder: Path) -> None:
-        """What the whole one holds."""
+        """Record the content of the whole one."""
         self._known = self._content(folder / "whole")
 
     def make(self, originals: Path, folder: Path, chance: random.Random) -> Case:
@@ -191,18 +167,18 @@ class CheckpointSubject(Subject):
         (target / name).write_bytes(data)
         return Case(target, target / name, source / name, damage, hostile)
 
-    def judge(self, case: Case) -> tuple[str, str]:
+    def read(self, case: Case) -> tuple[str, str]:
         """Load it."""
         return _compared(case, self._content(case.path), self._known)
 
     def _content(self, folder: Path) -> str:
-        from benchmarks.reliability_parts import checkpoints
+        from tests.reliability import checkpoints
 
         return checkpoints.content(folder)
 
 
 def subjects() -> list[Subject]:
-    """All that this machine can read."""
+    """The kinds that this machine can read."""
     found: list[Subject] = [ModelSubject("onnx", 5.0, "onnxruntime"), SidecarSubject(2.5)]
     if importlib.util.find_spec("openvino") is not None:
         found.append(ModelSubject("onnx-openvino", 1.0, "openvino"))
@@ -224,4 +200,4 @@ def _compared(case: Case, found: str, known: str) -> tuple[str, str]:
         return SAME, case.damage
     if case.hostile:
         return ACCEPTED, case.damage
-    return WRONG, f"accepted ({case.damage}), and not as the whole file"
+    return WRONG, f"accepted ({case.damage}), unlike the whole file"

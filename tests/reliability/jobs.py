@@ -1,4 +1,4 @@
-"""Jobs of `emra segment` that are killed or whose disk fails, and what they leave."""
+"""Jobs of `emra segment` to kill or to run on a failing disk."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.reliability_parts.farm import REPOSITORY
-from benchmarks.reliability_parts.model import picture, write_model
+from tests.conftest import REPOSITORY
+from tests.onnx_models import build_model, scene
 
-# Rows count as done when they are on the disk, every five seconds; more often here, so that more of what is killed or
-# fails is the journal's own writing.
+# The journal is synced every five seconds. Here it is synced more often, so that more of the killed or failing
+# operations belong to it.
 _PROGRAM = (
     "import sys\n"
     "from emra_deploy.maps import journal\n"
@@ -28,12 +28,12 @@ class Job:
     """A call of ``emra segment`` in a folder of its own.
 
     Attributes:
-        name: For people.
+        name: Shown in the scoreboard.
         source: The picture.
         model: The model file.
-        outputs: Names of the files it makes, the map first.
-        words: More arguments; ``{}`` is the folder.
-        sync: Seconds after which rows are brought to the disk.
+        outputs: Names of its output files, the map first.
+        words: More arguments; ``{}`` stands for the folder.
+        sync: Seconds between syncs of the journal.
     """
 
     name: str
@@ -63,30 +63,25 @@ class Job:
         )
 
     def digests(self, folder: Path) -> dict[str, str]:
-        """The sha256 of the outputs that are there."""
+        """The sha256 of each output that exists."""
         places = {name: folder / name for name in self.outputs}
         return {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in places.items() if path.exists()}
 
 
 def sample_raster(path: Path, side: int) -> None:
-    """A GeoTIFF of the trials' scene, repeated where it is large."""
+    """A GeoTIFF of the tests' scene, repeated if it is large."""
     import numpy as np
-    import rasterio
 
-    scene = picture(512, 512)
+    from tests.emra_deploy.pictures.raster_files import UTM, write
+
     repeats = -(-side // 512)
-    pixels = np.tile(scene, (repeats, repeats, 1))[:side, :side].transpose(2, 0, 1)
-    place = {"crs": "EPSG:32640", "transform": rasterio.Affine(0.3, 0, 300_000, 0, -0.3, 2_780_000)}
-    options = {"tiled": True, "blockxsize": 256, "blockysize": 256, "compress": "deflate"}
-    with rasterio.open(
-        path, "w", driver="GTiff", height=side, width=side, count=3, dtype="uint8", **place, **options
-    ) as raster:
-        raster.write(pixels)
+    pixels = np.tile(scene(512, 512), (repeats, repeats, 1))[:side, :side].transpose(2, 0, 1)
+    write(path, pixels, blockxsize=256, blockysize=256, **UTM)
 
 
 def map_job(folder: Path, side: int) -> Job:
     """A map with a journal, an overlay and polygons."""
-    write_model(folder / "model.onnx", 128)
+    build_model(folder / "model.onnx", (128, 128))
     sample_raster(folder / "in.tif", side)
     return Job(
         "map",

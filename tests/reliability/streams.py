@@ -1,4 +1,4 @@
-"""The streams' stress as rows of the scoreboard; what is measured is in `benchmarks.stream_soak`."""
+"""The measurements of `benchmarks.stream_soak` as rows of the scoreboard."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import stream_soak
-from benchmarks.reliability_parts.board import Row, counted
 from benchmarks.streams.stops import LIMIT
+from tests.reliability.board import Row, counted
 
 RESUME_LIMIT = 1.0
-"""Seconds from the server's return to the next result that are promised of 95 of 100 outages."""
+"""Promised seconds from the server's return to the next result, in 95 of 100 outages."""
 
 NOTICE_LIMIT = 2.0
-"""Seconds in which a server that stands still is noticed."""
+"""Promised seconds until a stalled server is noticed."""
 
 
 def stress(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], list[Row]]:
-    """Run `benchmarks.stream_soak` and set its figures against what is promised.
+    """Run `benchmarks.stream_soak` and compare its figures with the promises.
 
     Raises:
         EmraError: Those of `stream_soak.measure`.
@@ -30,7 +30,7 @@ def stress(options: argparse.Namespace, folder: Path) -> tuple[dict[str, Any], l
 
 
 def rows_of(parts: dict[str, Any]) -> list[Row]:
-    """The scoreboard of what `benchmarks.stream_soak` measured."""
+    """Rows for the measurements of `benchmarks.stream_soak`."""
     soak, leak, outages, slow, stops = (parts[name] for name in ("soak", "leak", "outages", "slow", "stops"))
     growth, lost = soak["growth"], soak["descriptors_lost"]
     rows = [
