@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import latency
-from benchmarks.command import check_outputs, exit_status
-from benchmarks.provenance import REPOSITORY
-from benchmarks.results_file import read_result
+from benchmarks.reporting.command import check_outputs, start
+from benchmarks.reporting.provenance import REPOSITORY
+from benchmarks.reporting.results import read_result
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
 from export.measure import paired_ratio
@@ -143,7 +143,7 @@ def best_of(result: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    return exit_status(run, parser().parse_args(argv))
+    return start(parser(), run, argv)
 
 
 if __name__ == "__main__":

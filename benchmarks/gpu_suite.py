@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.gpu.library import PROJECT
 from benchmarks.gpu.rows import Row, exit_status, format_table
-from benchmarks.provenance import describe_file, describe_run, scrub
+from benchmarks.reporting.provenance import describe_file, describe_run, scrub
 from emra_deploy.backends.tensorrt.cuda_unusable import meaning, number_of
 from emra_deploy.errors import EmraError
 from emra_deploy.host.command import command

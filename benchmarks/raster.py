@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.provenance import describe_file, describe_machine, describe_run, scrub
+from benchmarks.reporting.provenance import describe_file, describe_machine, describe_run, scrub
 from benchmarks.runtime import emra, interleaved, measure_raster, sample_raster, summary
 from emra_deploy.host.command import command
 from emra_deploy.host.extras import need

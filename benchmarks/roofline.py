@@ -2,10 +2,10 @@
 
 python -m benchmarks.roofline model.onnx --backend onnxruntime,openvino --json FILE --plot FILE.svg
 
-Operations and bytes are counted on the graph (`benchmarks.graph_cost`), ceilings are measured here
-(`benchmarks.ceilings`), and so is each model's time. The least time that the ceilings allow is the larger of the matrix
-operations over their precision's ceiling and of the bytes that must be moved over the copy's; a model's attained
-fraction is that time over its own (S. Williams, A. Waterman, D. Patterson, "Roofline", CACM 52 (4), 2009).
+Operations and bytes are counted on the graph (`benchmarks.counted.graph`); ceilings (`benchmarks.counted.ceilings`) and
+each model's time are measured. The shortest time that the ceilings allow is the larger of two: matrix operations over
+the ceiling of their precision, and bytes that must be moved over the copy's. A model's attained fraction is that time
+over its own (S. Williams, A. Waterman, D. Patterson, "Roofline", CACM 52 (4), 2009).
 """
 
 from __future__ import annotations
@@ -17,26 +17,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.candidates.opened import Opened, add_candidates, opened_candidates
 from benchmarks.candidates.pictures import write_pictures
 from benchmarks.candidates.runner import Pipeline, Runner
 from benchmarks.candidates.spec import Spec
-from benchmarks.ceilings import measure_gpu, measure_host
-from benchmarks.command import (
-    Opened,
-    add_candidates,
-    check_outputs,
-    describe_candidate,
-    failure,
-    finish,
-    nothing,
-    opened_candidates,
-    start,
-)
-from benchmarks.graph_cost import GraphCost, count_file
-from benchmarks.not_measured import list_unmeasured
-from benchmarks.provenance import describe_machine
-from benchmarks.results_file import make_result
-from benchmarks.tables import print_roofline
+from benchmarks.counted.ceilings import measure_gpu, measure_host
+from benchmarks.counted.graph import GraphCost, count_file
+from benchmarks.reporting.command import check_outputs, failure, finish, nothing, start
+from benchmarks.reporting.not_measured import list_unmeasured
+from benchmarks.reporting.plots import roofline_figure
+from benchmarks.reporting.provenance import describe_machine
+from benchmarks.reporting.results import make_result
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
 from export.measure import Plan, Series, Watch, measure, summarise
@@ -61,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Count, measure, print and write.
 
     Returns:
-        0, or `benchmarks.command.FAILED` when some candidates failed.
+        0, or `benchmarks.reporting.command.FAILED` when some candidates failed.
 
     Raises:
         EmraError: A bad argument, an output that cannot be written, or no candidate that can be measured.
@@ -98,14 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
         failures=failures,
         not_measured=list_unmeasured(describe_machine(), has_meter=True),
     )
-    return finish(arguments, result, print_roofline, _draw)
-
-
-def _draw(path: str, result: Mapping[str, Any], *, overwrite: bool) -> None:
-    # Only where a chart is asked for: a device may have no matplotlib.
-    from benchmarks.plots import write_roofline_plot
-
-    write_roofline_plot(path, result, overwrite=overwrite)
+    return finish(arguments, result, roofline_figure)
 
 
 def _count(opened: Opened) -> tuple[dict[Spec, GraphCost], list[dict[str, Any]]]:
@@ -145,7 +129,7 @@ def _row(
 ) -> dict[str, Any]:
     times = summarise(series.samples("compute"))
     row = {
-        **describe_candidate(spec, runner, opened),
+        **opened.describe(spec),
         **cost.to_dict(),
         "seconds": times.to_dict(),
         "flops_per_second": cost.flops / times.p50,
@@ -168,7 +152,7 @@ def least_time(cost: GraphCost, ceilings: Mapping[str, Any], computed_in: str | 
 
     Args:
         cost: Of the graph.
-        ceilings: As `benchmarks.ceilings` gives them.
+        ceilings: As `benchmarks.counted.ceilings` gives them.
         computed_in: What a backend that has a choice computes floating point in, such as OpenVINO's ``"bf16"``.
 
     Returns:
@@ -189,7 +173,7 @@ def least_time(cost: GraphCost, ceilings: Mapping[str, Any], computed_in: str | 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    return start(parser, run, argv)
+    return start(parser(), run, argv)
 
 
 if __name__ == "__main__":

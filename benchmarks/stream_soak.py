@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.provenance import describe_machine, describe_run
+from benchmarks.reporting.provenance import describe_machine, describe_run
 from benchmarks.streams.outages import cut_and_stall, slow_consumer
 from benchmarks.streams.rtsp import RtspServer, why_no_rtsp_server
 from benchmarks.streams.soak import soak

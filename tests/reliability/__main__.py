@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import stream_soak
-from benchmarks.provenance import describe_file, describe_machine, describe_run, scrub
+from benchmarks.reporting.provenance import describe_file, describe_machine, describe_run, scrub
 from emra_deploy.host.command import command
 from emra_deploy.host.extras import need
 from emra_deploy.host.files import atomic_output, check_output

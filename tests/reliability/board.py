@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from benchmarks.reporting.tables import Table, make_console, print_tables
 
 
 @dataclass(frozen=True)
@@ -37,23 +39,12 @@ def counted(part: str, cases: int, failures: int, figure: str, goal: str) -> Row
     return Row(part, cases, failures, figure, goal, failures == 0 and cases > 0)
 
 
-def print_board(rows: Iterable[Row]) -> None:
+def print_board(rows: Sequence[Row]) -> None:
     """Print the rows as a table."""
-    from rich.table import Column, Table
-
-    from benchmarks.tables import make_console
-
-    table = Table(
-        Column("part", overflow="fold"),
-        Column("cases", justify="right"),
-        Column("failures", justify="right"),
-        Column("figure", overflow="fold"),
-        Column("goal", overflow="fold"),
-        "met",
-        title="Reliability",
-        title_justify="left",
-    )
-    for row in rows:
-        met = "yes" if row.met else "[bold red]NO"
-        table.add_row(row.part, f"{row.cases:,}", f"{row.failures:,}", row.figure, row.goal, met)
-    make_console().print(table)
+    head = ("part", "cases", "failures", "figure", "goal", "met")
+    cells = [
+        [row.part, f"{row.cases:,}", f"{row.failures:,}", row.figure, row.goal, "yes" if row.met else "NO"]
+        for row in rows
+    ]
+    styles = {number: None if row.met else "bold red" for number, row in enumerate(rows)}
+    print_tables([Table("Reliability", head, cells, words=True)], make_console(), styles)

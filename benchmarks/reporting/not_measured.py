@@ -24,7 +24,7 @@ def list_unmeasured(machine: dict[str, Any], *, has_meter: bool, why_no_meter: s
     """What this machine leaves open.
 
     Args:
-        machine: As `benchmarks.provenance.describe_machine` gives it.
+        machine: As `benchmarks.reporting.provenance.describe_machine` gives it.
         has_meter: Whether energy was measured.
         why_no_meter: And if not, why.
     """

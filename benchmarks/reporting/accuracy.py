@@ -1,30 +1,32 @@
-"""What a report says of accuracy: scores, and accuracy against the time of a map where both were measured."""
+"""Accuracy in a report: scores, and accuracy against the time of a map where both were measured."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from benchmarks import plots
-from benchmarks.report_page import Charts, Part, Source, Table, in_words
+from benchmarks.reporting import plots
+from benchmarks.reporting.page import Draw, Results, Section
+from benchmarks.reporting.results import Result
+from benchmarks.reporting.tables import Table, in_words
 
 MILLION = 1_000_000
 
 
-def accuracy_part(sources: Sequence[Source], latencies: Sequence[Source], charts: Charts) -> Part | None:
+def accuracy_section(results: Results, latencies: Results, draw: Draw) -> Section | None:
     """Scores of all accuracy files, and a chart for each latency file that timed some of them."""
-    if not sources:
+    if not results:
         return None
-    part = Part("accuracy", "Accuracy")
-    part.texts.append(
-        "A point stands on a chart only where both were measured: the very file that was timed (same sha256), on the "
-        "same backend, in the same precision, in windows of the same size. Windows overlap as they did while scoring, "
-        "so averaging them (blend) costs what it costs."
+    section = Section("accuracy", "Accuracy")
+    section.texts.append(
+        "A chart shows a point only where both were measured: the same file (by sha256), on the same backend, in the "
+        "same precision, in windows of the same size. Windows overlap as they did while scoring, so the time includes "
+        "the cost of averaging them (blend)."
     )
     rows = []
-    for source in sources:
-        content, windows = source.content, source.content.get("windows") or {}
-        model, runner = content["model"], content["runner"]
+    for name, result in results.items():
+        content = result["content"]
+        windows, model, runner = content.get("windows") or {}, content["model"], content["runner"]
         shown = f"{windows['height']} x {windows['width']}" if windows else "-"
         rows.append(
             [
@@ -33,42 +35,41 @@ def accuracy_part(sources: Sequence[Source], latencies: Sequence[Source], charts
                 f"{content['miou']:.3f}",
                 f"{content['accuracy']:.3f}",
                 str(model.get("precision", "-")),
-                in_words([runner[name] for name in ("backend", "precision") if runner.get(name)]),
+                in_words([runner[fact] for fact in ("backend", "precision") if runner.get(fact)]),
                 f"{shown}, blended" if windows.get("blend") else shown,
-                source.name,
+                name,
             ]
         )
-    part.tables.append(Table("", ("model", "data", "mIoU", "accuracy", "precision", "by", "windows", "file"), rows))
-    for source in latencies:
-        points = accuracy_points(sources, source)
+    section.tables.append(Table("", ("model", "data", "mIoU", "accuracy", "precision", "by", "windows", "file"), rows))
+    for name, latency in latencies.items():
+        points = accuracy_points(results.values(), latency)
         if points:
-            device = source.content["machine"]["device"]
-            caption = f"Accuracy against latency. {device}, {source.name}"
-            part.figures.append(charts.draw(plots.accuracy_figure(points), caption))
-    return part
+            caption = f"Accuracy against latency. {latency['machine']['device']}, {name}"
+            section.charts.append(draw(plots.accuracy_figure(points), caption))
+    return section
 
 
-def accuracy_points(sources: Sequence[Source], latency: Source) -> list[dict[str, Any]]:
-    """Candidates of a latency file with the scores of what they are.
+def accuracy_points(scores: Iterable[Result], latency: Result) -> list[dict[str, Any]]:
+    """Candidates of a latency file that were also scored.
 
     Args:
-        sources: Accuracy files.
-        latency: A latency file.
+        scores: Results of accuracy.py.
+        latency: A result of latency.py.
 
     Returns:
         For each pair ``key``, ``miou``, and the milliseconds of a million pixels of a map: ``milliseconds`` and
         ``low``, the median, and ``high``, the 90th percentile.
     """
     points = []
-    for entry in latency.content["content"]["candidates"]:
-        for source in sources:
-            content = source.content
+    scored = [result["content"] for result in scores]
+    for entry in latency["content"]["candidates"]:
+        for content in scored:
             if _identity(content["model_sha256"], content["runner"]) != _identity(entry["sha256"], entry["backend"]):
                 continue
             windows = content.get("windows") or {"height": entry["height"], "width": entry["width"]}
             if (windows["height"], windows["width"]) != (entry["height"], entry["width"]):
                 continue
-            # Each window adds its inner part to the map: what lies within the halo comes from its neighbours, too.
+            # Each window adds its inner part to the map: its halo also belongs to its neighbours.
             halo = windows.get("halo", 0)
             inner = (windows["height"] - 2 * halo) * (windows["width"] - 2 * halo)
             times = {
@@ -89,9 +90,9 @@ def accuracy_points(sources: Sequence[Source], latency: Source) -> list[dict[str
 
 
 def _identity(sha256: str | None, runner: Mapping[str, Any]) -> tuple[str | None, ...]:
-    """What must be the same for an accuracy to be that of a candidate."""
+    """Facts that an accuracy and a candidate must share to be joined."""
     precision = runner.get("precision")
     if runner.get("backend") == "torch" and precision is None:
-        # What PyTorch computes in when nothing else is said; older files do not say it.
+        # PyTorch's default, which older files do not name.
         precision = "fp32"
     return sha256, runner.get("backend"), precision

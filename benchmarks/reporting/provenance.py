@@ -17,7 +17,7 @@ from emra_deploy._version import __version__
 from emra_deploy.errors import EmraError
 from emra_deploy.host import machine
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 _PACKAGES = (
     "numpy",
     "onnx",

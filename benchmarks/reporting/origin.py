@@ -1,40 +1,42 @@
-"""Where a report's figures come from: models, machines, what was not measured, and the commands to repeat."""
+"""Origin of a report's figures: models, machines, omissions, and the commands that measured them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from benchmarks.report_page import Command, Part, Source, Table, in_words
+from benchmarks.reporting.page import Results, Section
+from benchmarks.reporting.tables import Table, in_words
 
 
-def models_part(sources: Sequence[Source]) -> Part | None:
-    """Models by their bytes, with what their Manifests say."""
+def models_section(results: Results) -> Section | None:
+    """Models by their sha256, with the facts of their Manifests."""
     found: dict[str, Mapping[str, Any]] = {}
-    for source in sources:
-        for model in source.content["models"]:
+    for result in results.values():
+        for model in result["models"]:
             found.setdefault(model["sha256"], model)
     if not found:
         return None
-    part = Part("models", "Models and their evidence")
+    section = Section("models", "Models and their evidence")
     for sha256, model in found.items():
         rows = [["sha256", sha256], ["size", f"{model['bytes'] / 1e6:.2f} MB"]]
         manifest = model.get("manifest")
         if manifest:
             rows += [[name, in_words(value)] for name, value in manifest.items() if name != "evidence" and value]
             rows += [[f"evidence: {name}", in_words(value)] for name, value in _flat(manifest.get("evidence") or {})]
-        part.tables.append(Table(str(model["name"]), ("field", "value"), rows, words=True))
-    return part
+        section.tables.append(Table(str(model["name"]), ("field", "value"), rows, words=True))
+    return section
 
 
-def machines_part(sources: Sequence[Source]) -> Part | None:
+def machines_section(results: Results) -> Section | None:
     """Each machine once for each set of versions, with its state after measuring."""
-    if not sources:
+    if not results:
         return None
-    part = Part("machine", "Machine, versions and state")
+    section = Section("machine", "Machine, versions and state")
     seen: list[Any] = []
-    for source in sources:
-        machine, run = source.content["machine"], source.content["run"]
+    for name, result in results.items():
+        machine, run = result["machine"], result["run"]
+        assert run is not None
         key = (machine["device"], machine["system"], run["versions"])
         if key in seen:
             continue
@@ -47,12 +49,12 @@ def machines_part(sources: Sequence[Source]) -> Part | None:
             ["instructions", ", ".join(processor.get("features") or []) or "-"],
             ["memory", f"{(machine.get('memory_bytes') or 0) / 2**30:.1f} GiB"],
             ["GPUs", ", ".join(gpu["name"] for gpu in machine.get("gpus") or []) or "none"],
-            *([[name, str(value)] for name, value in jetson.items() if value]),
+            *([[fact, str(value)] for fact, value in jetson.items() if value]),
             *_state_rows(machine.get("state")),
-            ["versions", ", ".join(f"{name} {version}" for name, version in run["versions"].items())],
+            ["versions", ", ".join(f"{package} {version}" for package, version in run["versions"].items())],
         ]
-        part.tables.append(Table(source.name, ("field", "value"), rows, words=True))
-    return part
+        section.tables.append(Table(name, ("field", "value"), rows, words=True))
+    return section
 
 
 def _state_rows(state: Mapping[str, Any] | None) -> list[list[str]]:
@@ -72,37 +74,37 @@ def _state_rows(state: Mapping[str, Any] | None) -> list[list[str]]:
     return rows
 
 
-def not_measured_part(sources: Sequence[Source]) -> Part | None:
-    """What no file has, and what failed."""
+def not_measured_section(results: Results) -> Section | None:
+    """Measurements missing from every file, and failures."""
     rows: list[list[str]] = []
     failed: list[list[str]] = []
-    for source in sources:
-        for missing in source.content["not_measured"]:
+    for name, result in results.items():
+        for missing in result["not_measured"]:
             row = [missing["what"], missing["why"], missing["command"]]
             if row not in rows:
                 rows.append(row)
-        failed += [[entry["candidate"], entry["message"], source.name] for entry in source.content["failures"]]
+        failed += [[entry["candidate"], entry["message"], name] for entry in result["failures"]]
     tables = []
     if rows:
-        tables.append(Table("", ("what", "why not here", "command that measures it"), rows, words=True))
+        tables.append(Table("", ("measurement", "why not here", "command that measures it"), rows, words=True))
     if failed:
-        tables.append(Table("Failed", ("candidate", "what happened", "file"), failed, words=True))
-    return Part("not-measured", "Not measured", tables=tables) if tables else None
+        tables.append(Table("Failed", ("candidate", "error", "file"), failed, words=True))
+    return Section("not-measured", "Not measured", tables=tables) if tables else None
 
 
-def commands_part(sources: Sequence[Source]) -> Part:
+def commands_section(results: Results) -> Section:
     """The command of each file, with its date and revision."""
-    part = Part("reproduce", "Commands to reproduce")
-    for source in sources:
-        run = source.content.get("run")
+    section = Section("reproduce", "Commands to reproduce")
+    for name, result in results.items():
+        run = result["run"]
         if run is None:
-            part.texts.append(f"{source.name} was written by an older command and names none.")
+            section.texts.append(f"{name} was written by an older command, which did not record its command line.")
             continue
         git = run["git"]
         revision = "outside of a repository" if git is None else f"revision {git['revision'][:12]}"
         changed = " with changed files" if git and git["dirty"] else ""
-        part.commands.append(Command(f"{source.name}, {run['date'][:16]} UTC, {revision}{changed}", run["command"]))
-    return part
+        section.commands.append((f"{name}, {run['date'][:16]} UTC, {revision}{changed}", run["command"]))
+    return section
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -1,6 +1,6 @@
 """One measurement of memory in a process of its own: reads a specification on stdin, prints a report.
 
-``python -m benchmarks.memory_probe`` is started by `benchmarks.memory`; nothing else should.
+``python -m benchmarks.candidates.memory_probe`` is started by `benchmarks.memory`; nothing else should.
 """
 
 from __future__ import annotations

@@ -24,15 +24,8 @@ WIDTH = 4.2
 
 FORMATS = (".svg", ".png", ".pdf")
 # Okabe and Ito's palette, which differs in hue and in lightness for every kind of colour vision.
-BLUE, ORANGE, GREEN, YELLOW, SKY, RED, PINK = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#F0E442",
-    "#56B4E9",
-    "#D55E00",
-    "#CC79A7",
-)
+BLUE, ORANGE, GREEN, YELLOW = "#0072B2", "#E69F00", "#009E73", "#F0E442"
+SKY, RED, PINK = "#56B4E9", "#D55E00", "#CC79A7"
 _STAGES = {"decode": SKY, "upload": YELLOW, "compute": BLUE, "download": ORANGE, "post": GREEN}
 _STYLE = {
     "font.size": 9,
@@ -54,23 +47,6 @@ def check_plot(path: str | os.PathLike[str]) -> None:
     if Path(path).suffix.lower() not in FORMATS:
         raise EmraError("plot-format", "The name of the chart has another ending", f"Use {', '.join(FORMATS)}", path)
     _pyplot()
-
-
-def write_latency_plot(path: str | os.PathLike[str], result: Mapping[str, Any], *, overwrite: bool = False) -> None:
-    """Write the chart of a latency result."""
-    _save(path, latency_figure(result), overwrite)
-
-
-def write_roofline_plot(path: str | os.PathLike[str], result: Mapping[str, Any], *, overwrite: bool = False) -> None:
-    """Write the chart of a roofline result."""
-    _save(path, roofline_figure(result), overwrite)
-
-
-def write_accuracy_plot(
-    path: str | os.PathLike[str], points: Sequence[Mapping[str, Any]], *, overwrite: bool = False
-) -> None:
-    """Write the chart of accuracy against latency."""
-    _save(path, accuracy_figure(points), overwrite)
 
 
 def short_names(keys: Sequence[str]) -> list[str]:
@@ -166,13 +142,12 @@ def roofline_figure(result: Mapping[str, Any]) -> Figure:
     with pyplot.rc_context(_STYLE):
         figure, axes = pyplot.subplots(figsize=(WIDTH, 4.2))
     rows = content["models"]
-    gpu = content.get("gpu_ceilings")
     colours = {"fp32": BLUE, "bf16": ORANGE, "fp16": ORANGE, "int8": RED}
     intensities = [row[name] for row in rows for name in ("intensity_fused", "intensity_unfused")]
     low, high = min([1.0, *intensities]) / 2, max([100.0, *intensities]) * 2
     x = np.geomspace(low, high, 200)
-    for ceilings, dashes in ((content["ceilings"], "-"), (gpu, "--")):
-        if ceilings is None or not (dashes == "-" or gpu):
+    for ceilings, dashes in ((content["ceilings"], "-"), (content.get("gpu_ceilings"), "--")):
+        if ceilings is None:
             continue
         for name, top in ceilings["compute"].items():
             roof = np.minimum(x * ceilings["bandwidth"]["per_second"], top["per_second"]) / 1e9
@@ -213,7 +188,7 @@ def accuracy_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
     """Accuracy against latency.
 
     Args:
-        points: As `benchmarks.report_accuracy.accuracy_points` gives them.
+        points: As `benchmarks.reporting.accuracy.accuracy_points` gives them.
     """
     pyplot = _pyplot()
     with pyplot.rc_context(_STYLE):
@@ -261,7 +236,8 @@ def to_svg(figure: Figure, name: str) -> str:
     return re.sub(r"font: ([\d.]+)px '[^\"]*?(?=[;\"])", r"font: \1px system-ui, sans-serif", text)
 
 
-def _save(path: str | os.PathLike[str], figure: Figure, overwrite: bool) -> None:
+def save(path: str | os.PathLike[str], figure: Figure, *, overwrite: bool = False) -> None:
+    """Write a chart to a file of its suffix's format, and close it."""
     with atomic_output(path, overwrite=overwrite) as part:
         figure.savefig(part, format=Path(path).suffix.lower().lstrip("."), dpi=160)
     _pyplot().close(figure)
