@@ -2,9 +2,9 @@
 
 python -m benchmarks.latency model.onnx model.int8.onnx --backend onnxruntime,openvino --json FILE
 
-Fresh pictures are rotated, warm-up is thrown away, GPUs are waited for. Stages are timed apart: decoding a JPEG,
-upload, computing, download, post-processing, and end to end. Ratios come with a 95 % confidence interval, and the run
-says so when the machine was too noisy to conclude.
+Fresh pictures are rotated, warm-up is discarded, and GPUs are synchronised. Stages are timed separately: decoding a
+JPEG, upload, computing, download, post-processing, and end to end. Ratios come with a 95 % confidence interval, and a
+noisy machine is reported.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ def parser() -> argparse.ArgumentParser:
         prog="latency.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_candidates(made)
-    plan = Plan()
-    made.add_argument("--iterations", type=int, default=plan.iterations, metavar="N", help="measured, of each (100)")
-    made.add_argument("--warmup", type=int, default=plan.warmup, metavar="N", help="thrown away before, of each (10)")
-    made.add_argument("--rounds", type=int, metavar="N", help="visits to each candidate (10, or fewer iterations)")
-    made.add_argument("--baseline", metavar="TEXT", help="ratios are to the candidate whose key has this (the first)")
-    made.add_argument("--profile", action="store_true", help="then time each layer, where the backend gives it")
-    made.add_argument("--plot", metavar="FILE", help="write a chart there: .svg, .png or .pdf")
+    add, plan = made.add_argument, Plan()
+    add("--iterations", type=int, default=plan.iterations, metavar="N", help="measured iterations of each (100)")
+    add("--warmup", type=int, default=plan.warmup, metavar="N", help="discarded iterations before, of each (10)")
+    add("--rounds", type=int, metavar="N", help="visits to each candidate (10, or fewer iterations)")
+    add("--baseline", metavar="TEXT", help="ratios are to the candidate whose key contains this (the first)")
+    add("--profile", action="store_true", help="then time each layer, where the backend gives it")
+    add("--plot", metavar="FILE", help="write a chart there: .svg, .png or .pdf")
     return made
 
 
@@ -112,7 +112,7 @@ def _measure(
     say: Any,
     profile: bool,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], str | None]:
-    """The result's content, the failures, and why energy was not measured, or None."""
+    """The result's content, the failures, and the reason for missing energy or None."""
     with tempfile.TemporaryDirectory(prefix="emra-latency-") as name:
         pictures = {
             size: write_pictures(Path(name), size)
@@ -171,7 +171,7 @@ def _candidate(
     spec: Spec, opened: Opened, series: Series, meter: Meter | None, profile: dict[str, Any] | None
 ) -> dict[str, Any]:
     compute = series.samples("compute")
-    # Copies belong to what a GPU needs for a picture.
+    # A GPU needs the copies for each picture, too.
     busy = [
         sum(times)
         for times in zip(

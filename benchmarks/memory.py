@@ -1,9 +1,9 @@
-"""Memory of models on this machine: at most on host and device, weights, activations and workspace.
+"""Memory of models on this machine: peaks of host and device, weights, activations and workspace.
 
 python -m benchmarks.memory model.onnx --backend onnxruntime,openvino --batch 1,4 --json FILE
 
-Each measurement is of a fresh process, which loads one model, runs it and reports what the kernel counted. On a Jetson,
-whose GPU has no memory of its own, ``shared`` is what the whole machine had less of meanwhile, and swap is reported.
+Each measurement is a fresh process, which loads one model, runs it and reports the kernel's counts. A Jetson's GPU
+shares the host's memory: there, ``shared`` is the memory that the whole machine lost meanwhile, and swap is reported.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def start_probe(spec: Spec) -> dict[str, Any]:
     """The report of a fresh process.
 
     Raises:
-        EmraError: Whatever the process raised, and ``probe-failed`` for one that died, such as for want of memory.
+        EmraError: That of the process, and ``probe-failed`` if it died, for example without memory.
         subprocess.TimeoutExpired: It hangs.
     """
     asked = {**asdict(spec), "path": None if spec.path is None else str(spec.path.resolve())}
@@ -104,7 +104,7 @@ def start_probe(spec: Spec) -> dict[str, Any]:
         died = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with {done.returncode}"
         raise EmraError(
             "probe-failed",
-            f"The process that measures {died}: {words or 'it said nothing'}",
+            f"The process that measures {died}: {words or 'no message'}",
             "If memory ran out, give a smaller --batch; else report this",
             spec.path,
         )
@@ -129,7 +129,7 @@ def _candidate(spec: Spec, report: dict[str, Any], sha256: str | None, jetson: b
         **describe_candidate(spec, sha256, report["backend"], report["precision"], report["cuda_graph"]),
         "host": report["host"],
         "device": report["device"],
-        # Other processes take and give memory, too: elsewhere than on a Jetson the host's figures are the better ones.
+        # Other processes take and free memory, too: except on a Jetson, the host's figures are better.
         "shared": report["shared"] if jetson else None,
         "weights_bytes": weights,
         "activations_bytes": activations,

@@ -2,8 +2,8 @@
 
 python -m benchmarks.report benchmarks/results/*.json --html report.html --markdown report.md
 
-Takes what latency.py, memory.py, roofline.py, accuracy.py, runtime.py and gpu_suite.py wrote with --json. The page
-fetches nothing.
+Takes the --json files of latency.py, memory.py, roofline.py, accuracy.py, runtime.py and gpu_suite.py. The page fetches
+nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Read, draw and write.
 
     Raises:
-        EmraError: No result, a file that is none, no output named, or one that cannot be written.
+        EmraError: No result, a file of another form, no output, or one that cannot be written.
     """
     if not (arguments.html or arguments.markdown or arguments.plot):
         raise EmraError("no-output", "No output is named", "Give --html FILE, --markdown FILE or --plot FILE")

@@ -1,4 +1,4 @@
-"""How much of this machine a model uses: counted operations and bytes against measured ceilings.
+"""Share of this machine that a model attains: counted operations and bytes against measured ceilings.
 
 python -m benchmarks.roofline model.onnx --backend onnxruntime,openvino --json FILE --plot FILE.svg
 
@@ -42,8 +42,8 @@ def parser() -> argparse.ArgumentParser:
         prog="roofline.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_candidates(made)
-    made.add_argument("--iterations", type=int, default=30, metavar="N", help="measured, of each (30)")
-    made.add_argument("--warmup", type=int, default=5, metavar="N", help="thrown away before, of each (5)")
+    made.add_argument("--iterations", type=int, default=30, metavar="N", help="measured iterations of each (30)")
+    made.add_argument("--warmup", type=int, default=5, metavar="N", help="discarded iterations before, of each (5)")
     made.add_argument("--plot", metavar="FILE", help="write a chart there: .svg, .png or .pdf")
     return made
 
@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     plan = Plan(arguments.iterations, arguments.warmup, min(10, max(1, arguments.iterations)))
     with opened_candidates(arguments) as (opened, say):
         costs, failures = _count(opened)
-        say("measuring what this machine can do")
+        say("measuring the ceilings")
         watch = Watch()
         host, gpu = measure_host(arguments.threads), measure_gpu()
         series = _time(opened, costs, plan, say)
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
             if error is not None:
                 failures.append(failure(spec.key, error))
                 continue
-            # A runner that tells of CUDA graphs has a GPU.
+            # A runner that reports CUDA graphs has a GPU.
             runner = opened.runners[spec]
             ceilings = host if runner.cuda_graph is None else gpu
             rows.append(_row(spec, runner, opened, cost, series[spec.key], ceilings))
@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _count(opened: Opened) -> tuple[dict[Spec, GraphCost], list[dict[str, Any]]]:
-    """Counted graphs: of ONNX files, and of engines whose ONNX file is in the same command."""
+    """Counted graphs of ONNX files, and of engines whose ONNX file is in the same command."""
     costs: dict[Spec, GraphCost] = {}
     failures = []
     files = {opened.sha256(spec): spec.path for spec in opened.runners if spec.kind == "onnx"}
@@ -148,15 +148,15 @@ def _row(
 
 
 def least_time(cost: GraphCost, ceilings: Mapping[str, Any], computed_in: str | None) -> tuple[float, str] | None:
-    """Seconds that the ceilings allow at least, and whether ``"compute"`` or ``"memory"`` sets them.
+    """The shortest time that the ceilings allow, and its limit, ``"compute"`` or ``"memory"``.
 
     Args:
-        cost: Of the graph.
-        ceilings: As `benchmarks.counted.ceilings` gives them.
-        computed_in: What a backend that has a choice computes floating point in, such as OpenVINO's ``"bf16"``.
+        cost: Cost of the graph.
+        ceilings: Ceilings by `benchmarks.counted.ceilings`.
+        computed_in: Floating-point precision of a backend with a choice, such as OpenVINO's ``"bf16"``.
 
     Returns:
-        None where the ceiling of a precision was not measured.
+        None if the ceiling of a precision was not measured.
     """
     seconds = 0.0
     for precision, flops in cost.matrix_flops.items():

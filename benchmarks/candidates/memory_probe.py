@@ -1,4 +1,4 @@
-"""One measurement of memory in a process of its own: reads a specification on stdin, prints a report.
+"""One measurement of memory in a fresh process: reads a specification on stdin, prints a report.
 
 ``python -m benchmarks.candidates.memory_probe`` is started by `benchmarks.memory`; nothing else should.
 """
@@ -33,9 +33,9 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 
 def resident() -> tuple[int, int]:
-    """Bytes resident now, and at most since the process began or `reset_peak`.
+    """Resident bytes now, and their peak since the start of the process or `reset_peak`.
 
-    From the kernel's own account; ``ru_maxrss`` would hold the parent's peak.
+    The kernel's own count; ``ru_maxrss`` would include the parent's peak.
     """
     found = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="ascii").splitlines() if ":" in line)
     now, peak = (int(found[name].split()[0]) * 1024 for name in ("VmRSS", "VmHWM"))
@@ -43,7 +43,7 @@ def resident() -> tuple[int, int]:
 
 
 def reset_peak() -> bool:
-    """Begin a new peak; False where the kernel does not let us."""
+    """Reset the peak; returns False if the kernel refuses."""
     try:
         _CLEAR.write_text("5", encoding="ascii")
     except OSError:
@@ -52,7 +52,7 @@ def reset_peak() -> bool:
 
 
 class Shared:
-    """The least memory that was free on the whole machine while it watched: all there is on a Jetson, GPU included."""
+    """Watches the free memory of the whole machine, which on a Jetson includes the GPU's."""
 
     def __init__(self) -> None:
         import psutil
@@ -88,12 +88,12 @@ class Shared:
 
 
 def probe(spec: Spec) -> dict[str, Any]:
-    """Load, run, and say what it took.
+    """Load and run a candidate, and report its memory.
 
     Returns:
-        ``host`` with ``start_bytes`` (Python, NumPy and this project), ``library_bytes``, ``loaded_bytes`` (what
-        loading the model added), ``running_bytes`` (what running added at most; None where the kernel cannot tell) and
-        ``peak_bytes``; ``device``; ``shared``; and what describes the candidate.
+        ``host`` with ``start_bytes`` (Python, NumPy and this project), ``library_bytes``, ``loaded_bytes``
+        (added by loading the model), ``running_bytes`` (the most that running added; None if the kernel cannot tell)
+        and ``peak_bytes``; ``device``; ``shared``; and the facts of the candidate.
     """
     shared = Shared()
     with shared.watching():
@@ -129,7 +129,7 @@ def probe(spec: Spec) -> dict[str, Any]:
 
 
 def _device(spec: Spec, runner: Any) -> dict[str, Any] | None:
-    """Device memory at most, and the workspace where the backend tells; None without a device."""
+    """Peak device memory, and the workspace if the backend reports it; None without a device."""
     if spec.backend == "tensorrt":
         from benchmarks.machine_state.nvml import Nvml
 
@@ -148,7 +148,7 @@ def _device(spec: Spec, runner: Any) -> dict[str, Any] | None:
 
 
 def main() -> int:
-    """Read a specification, print a report; an `EmraError` becomes a report of its own."""
+    """Read a specification, print a report; an `EmraError` becomes a report, too."""
     asked = json.load(sys.stdin)
     path, size = asked.pop("path"), asked.pop("size")
     spec = Spec(path=Path(path) if path else None, size=tuple(size) if size else None, **asked)

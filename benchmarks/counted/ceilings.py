@@ -1,7 +1,7 @@
-"""What this machine can do at most: bytes a second of a copy, operations a second of a matrix product per precision.
+"""Ceilings of this machine: bytes per second of a copy, operations per second of a matrix product in each precision.
 
-A ceiling is the best of several libraries and repetitions: it bounds what follows, so what slowed a repetition down is
-of no interest. Each says which library reached it.
+A ceiling is the best of several libraries and repetitions, as slower repetitions say nothing about a bound. Each names
+the library that reached it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -28,11 +29,11 @@ REPEATS = 7
 
 @dataclass(frozen=True)
 class Ceiling:
-    """The best that was reached.
+    """The best measured rate.
 
     Attributes:
         per_second: Bytes or operations.
-        by: What reached it.
+        by: The library that reached it.
     """
 
     per_second: float
@@ -47,9 +48,9 @@ def measure_host(threads: int | None = None, side: int = SIDE, copy_bytes: int =
     """Ceilings of the processor.
 
     Args:
-        threads: Of all libraries; None for the usable cores.
-        side: Of the matrices.
-        copy_bytes: Of the array that is copied.
+        threads: Threads of all libraries; None for the usable cores.
+        side: Side of the matrices.
+        copy_bytes: Size of the copied array.
 
     Returns:
         ``bandwidth`` and ``compute`` by precision, as JSON values.
@@ -93,7 +94,7 @@ def measure_gpu(side: int = 8192, copy_bytes: int = 2**30) -> dict[str, Any] | N
     torch.backends.cuda.matmul.allow_tf32 = False
     for name, kind in (("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)):
         first, second = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
-        compute[name] = Ceiling(2 * side**3 / timed(lambda a=first, b=second: a @ b), "torch matmul")
+        compute[name] = Ceiling(2 * side**3 / timed(partial(torch.matmul, first, second)), "torch matmul")
     first, second = (torch.randint(-127, 128, (side, side), device=device, dtype=torch.int8) for _ in range(2))
     compute["int8"] = Ceiling(2 * side**3 / timed(lambda: torch._int_mm(first, second)), "torch _int_mm")
     return {
@@ -146,7 +147,7 @@ def _products(side: int, threads: int) -> Iterator[tuple[str, str, Callable[[], 
         options.intra_op_num_threads = threads
         for precision, graph in (("fp32", plain), ("int8", quantised)):
             session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-            yield precision, "ONNX Runtime", lambda session=session: session.run(None, {"x": first})
+            yield precision, "ONNX Runtime", partial(session.run, None, {"x": first})
     if find_spec("openvino") is not None:
         import openvino
 
@@ -201,4 +202,5 @@ def _graph(weight: np.ndarray, scale: float | None) -> bytes:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
         constants,
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10).SerializeToString()
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    return bytes(model.SerializeToString())

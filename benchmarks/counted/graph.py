@@ -1,16 +1,16 @@
-"""What an ONNX graph costs: operations and bytes, counted node by node on inferred shapes; nothing is run.
+"""Cost of an ONNX graph: operations and bytes, counted node by node on inferred shapes, without running it.
 
 Conventions. A multiply-accumulate is two operations, as in torch's counter. Matrix operators (MatMul, Gemm, Conv,
-ConvTranspose) are counted apart, by the precision of their operands: INT8 where both come from DequantizeLinear. Others
-count what their formula does to an element, a transcendental function counting as one: `_PER_ELEMENT`. Moving and
-converting data counts no operation. What depends on constants alone is folded when a model is loaded, and is free.
+ConvTranspose) are counted separately, by the precision of their operands: INT8 if both come from DequantizeLinear.
+Others count the operations of their formula on each element (`_PER_ELEMENT`); a transcendental function is one.
+Moving and converting data is free, and so are nodes that depend on constants alone: loading folds them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,89 +20,33 @@ from emra_deploy.host.extras import need
 if TYPE_CHECKING:
     import onnx
 
-_VIEWS = frozenset({"Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Dropout"})
-_MOVES = frozenset(
-    [
-        "Transpose",
-        "Concat",
-        "Slice",
-        "Pad",
-        "Gather",
-        "GatherElements",
-        "GatherND",
-        "ScatterND",
-        "Expand",
-        "Tile",
-        "Split",
-        "DepthToSpace",
-        "SpaceToDepth",
-        "Cast",
-        "CastLike",
-        "Shape",
-        "ConstantOfShape",
-        "Range",
-        "Where",
-        "Constant",
-    ]
-)
-# Operations for each element of the output, or of the input where the operator shrinks it.
-_PER_ELEMENT = {
-    **dict.fromkeys(
-        [
-            "Add",
-            "Sub",
-            "Mul",
-            "Div",
-            "Pow",
-            "Max",
-            "Min",
-            "Neg",
-            "Abs",
-            "Sqrt",
-            "Exp",
-            "Log",
-            "Erf",
-            "Tanh",
-            "Sigmoid",
-            "Relu",
-            "Floor",
-            "Round",
-        ],
-        1,
-    ),
-    **dict.fromkeys(["Equal", "Less", "Greater", "And", "Or", "Not", "Reciprocal", "Clip", "Ceil", "Sign"], 1),
-    "LeakyRelu": 2,
-    "HardSigmoid": 3,
+_OPERATORS = {
+    "view": "Reshape Unsqueeze Squeeze Flatten Identity Dropout",
+    "move": "Transpose Concat Slice Pad Gather GatherElements GatherND ScatterND Expand Tile Split DepthToSpace "
+    "SpaceToDepth Cast CastLike Shape ConstantOfShape Range Where Constant",
+    "shrink": "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ArgMax ArgMin GlobalAveragePool GlobalMaxPool TopK",
+}
+_VIEWS, _MOVES, _SHRINKING = (frozenset(names.split()) for names in _OPERATORS.values())
+"""Operators that only name memory anew, that only copy, and that count one operation for each element of the input."""
+
+_OPERATIONS = {
+    "Add Sub Mul Div Pow Max Min Neg Abs Sqrt Exp Log Erf Tanh Sigmoid Relu Floor Round Equal Less Greater And Or Not "
+    "Reciprocal Clip Ceil Sign": 1,
+    "LeakyRelu DequantizeLinear BatchNormalization": 2,
+    "HardSigmoid QuantizeLinear": 3,
     "HardSwish": 4,
-    "DequantizeLinear": 2,
-    "QuantizeLinear": 3,
-    "BatchNormalization": 2,
     # x * 0.5 * (1 + erf(x / sqrt(2)))
     "Gelu": 5,
     # Largest, subtract, exp, sum, divide.
-    "Softmax": 5,
-    "LogSoftmax": 5,
+    "Softmax LogSoftmax": 5,
     # Mean, subtract, square, sum, scale by the deviation, by the weight, add the bias.
-    "LayerNormalization": 7,
-    "InstanceNormalization": 7,
-    "GroupNormalization": 7,
-    # Bilinear: three interpolations of two products and a sum, less one product; as training.model counts it.
+    "LayerNormalization InstanceNormalization GroupNormalization": 7,
+    # Bilinear: three interpolations of two products and a sum, less one product; training.model counts the same.
     "Resize": 8,
 }
-_SHRINKING = frozenset(
-    [
-        "ReduceMean",
-        "ReduceSum",
-        "ReduceMax",
-        "ReduceMin",
-        "ReduceProd",
-        "ArgMax",
-        "ArgMin",
-        "GlobalAveragePool",
-        "GlobalMaxPool",
-        "TopK",
-    ]
-)
+_PER_ELEMENT = {name: count for names, count in _OPERATIONS.items() for name in names.split()}
+"""Operations for each element of the output."""
+
 _FLOATS = {1: "fp32", 10: "fp16", 16: "bf16", 11: "fp64"}
 
 
@@ -111,16 +55,16 @@ class GraphCost:
     """Cost of one batch.
 
     Attributes:
-        batch: Pictures.
+        batch: Number of pictures.
         matrix_flops: Operations of matrix operators, by precision of their operands.
-        other_flops: Operations of all others.
-        weights_bytes: What a run reads of constants, folded: a weight stored as FP16 and cast to FP32 counts as FP32, a
-            quantised one as it is stored.
-        input_bytes: Of the graph's inputs.
-        output_bytes: Of its outputs.
-        bytes_unfused: What all nodes read and write, if each went to memory on its own.
-        activations_bytes: Most that is alive at once between the nodes, in the order of the file.
-        uncounted: Operators that are not known here, with how often they occur; they count nothing.
+        other_flops: Operations of all other operators.
+        weights_bytes: Bytes of folded constants that a run reads: a weight stored as FP16 and cast to FP32 counts as
+            FP32, a quantised one as stored.
+        input_bytes: Bytes of the graph's inputs.
+        output_bytes: Bytes of its outputs.
+        bytes_unfused: Bytes that all nodes read and write if each goes through memory.
+        activations_bytes: Peak of live bytes between nodes, in the order of the file.
+        uncounted: Unknown operators, which count nothing, with their number.
     """
 
     batch: int
@@ -140,21 +84,15 @@ class GraphCost:
 
     @property
     def bytes_fused(self) -> int:
-        """What must be moved however well everything is fused: weights, inputs and outputs once."""
+        """Bytes that any fusion must move: weights, inputs and outputs once."""
         return self.weights_bytes + self.input_bytes + self.output_bytes
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
         return {
-            "batch": self.batch,
+            **asdict(self),
             "flops": self.flops,
-            "matrix_flops": self.matrix_flops,
-            "other_flops": self.other_flops,
-            "weights_bytes": self.weights_bytes,
             "bytes_fused": self.bytes_fused,
-            "bytes_unfused": self.bytes_unfused,
-            "activations_bytes": self.activations_bytes,
-            "uncounted": self.uncounted,
         }
 
 
@@ -163,7 +101,7 @@ def count_file(path: Path, batch: int = 1) -> GraphCost:
 
     Args:
         path: The ONNX file.
-        batch: Pictures, where the graph leaves it open.
+        batch: Number of pictures, if the graph leaves it open.
 
     Raises:
         EmraError: ``bench-missing`` without onnx, ``model-unreadable``, ``graph-shapes``.
@@ -213,7 +151,7 @@ def _with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
         if model.functions
         else onnx.ModelProto.FromString(model.SerializeToString())
     )
-    # What the exporter noted has the open batch in it.
+    # The exporter's shapes hold the open batch.
     del fixed.graph.value_info[:]
     for value in (*fixed.graph.input, *fixed.graph.output):
         for dimension in value.type.tensor_type.shape.dim:
@@ -311,10 +249,10 @@ class _Counter:
             self.uncounted[node.op_type] = self.uncounted.get(node.op_type, 0) + 1
 
     def _stored(self, name: str) -> str:
-        """A constant as it is read: before a DequantizeLinear, which kernels take in."""
+        """The constant that is read: the input of a DequantizeLinear, which kernels absorb."""
         maker = self._tensors.makers.get(name)
         if name in self._tensors.constants and maker is not None and maker.op_type == "DequantizeLinear":
-            return maker.input[0]
+            return str(maker.input[0])
         return name
 
     def _precision(self, node: onnx.NodeProto) -> str:
@@ -341,7 +279,7 @@ def _matrix_flops(node: onnx.NodeProto, tensors: _Tensors) -> int | None:
 
 
 def _peak(tensors: _Tensors) -> int:
-    """Most bytes alive at once between nodes; a view lives in the memory of what it shows."""
+    """Peak of live bytes between nodes; a view shares the memory of its source."""
     root: dict[str, str] = {}
     nodes = [node for node in tensors.graph.node if not all(name in tensors.constants for name in node.output)]
     for node in nodes:

@@ -1,4 +1,4 @@
-"""What a machine cannot measure, and the command that measures it elsewhere: never left out silently."""
+"""Figures that a machine cannot measure, each with a command that measures it elsewhere."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ENERGY = (
 
 
 def list_unmeasured(machine: dict[str, Any], *, has_meter: bool, why_no_meter: str = "") -> list[dict[str, str]]:
-    """What this machine leaves open.
+    """Figures that this machine cannot measure.
 
     Args:
-        machine: As `benchmarks.reporting.provenance.describe_machine` gives it.
+        machine: Facts by `benchmarks.reporting.provenance.describe_machine`.
         has_meter: Whether energy was measured.
-        why_no_meter: And if not, why.
+        why_no_meter: The reason, if not.
     """
     found = []
     if not machine["gpus"] and machine["jetson"] is None:

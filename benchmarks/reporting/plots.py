@@ -39,7 +39,7 @@ _STYLE = {
 
 
 def check_plot(path: str | os.PathLike[str]) -> None:
-    """Refuse what no chart can be written to, before anything is measured.
+    """Refuse a file name that no chart can be written to, before anything is measured.
 
     Raises:
         EmraError: ``plot-format``, ``report-missing`` without matplotlib.
@@ -50,7 +50,7 @@ def check_plot(path: str | os.PathLike[str]) -> None:
 
 
 def short_names(keys: Sequence[str]) -> list[str]:
-    """Keys of candidates without the parts that all of them share, of a list of several."""
+    """Keys of candidates without the parts that all of several share."""
     rows = [key.split(" | ") for key in keys]
     if len({len(row) for row in rows}) != 1 or len(rows) < 2:
         return list(keys)
@@ -115,7 +115,7 @@ def ratio_figure(result: Mapping[str, Any], stage: str = "compute") -> Figure | 
 
 
 def memory_figure(result: Mapping[str, Any]) -> Figure:
-    """Host memory of each candidate, by what took it."""
+    """Host memory of each candidate, by cause."""
     candidates = result["content"]["candidates"]
     figure, axes = _figure(len(candidates))
     names = short_names([entry["key"] for entry in candidates])
@@ -138,9 +138,7 @@ def memory_figure(result: Mapping[str, Any]) -> Figure:
 def roofline_figure(result: Mapping[str, Any]) -> Figure:
     """Ceilings as roofs, candidates as points between their fused and unfused intensities."""
     content = result["content"]
-    pyplot = _pyplot()
-    with pyplot.rc_context(_STYLE):
-        figure, axes = pyplot.subplots(figsize=(WIDTH, 4.2))
+    figure, axes = _figure(height=4.2)
     rows = content["models"]
     colours = {"fp32": BLUE, "bf16": ORANGE, "fp16": ORANGE, "int8": RED}
     intensities = [row[name] for row in rows for name in ("intensity_fused", "intensity_unfused")]
@@ -175,7 +173,7 @@ def roofline_figure(result: Mapping[str, Any]) -> Figure:
     axes.set_xscale("log")
     axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):
-        # No powers of ten: their exponents are too small to read on a phone.
+        # Exponents of powers of ten are too small to read on a phone.
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("operations per byte: | unfused, ● all fused")
@@ -188,12 +186,10 @@ def accuracy_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
     """Accuracy against latency.
 
     Args:
-        points: As `benchmarks.reporting.accuracy.accuracy_points` gives them.
+        points: Points by `benchmarks.reporting.accuracy.accuracy_points`.
     """
-    pyplot = _pyplot()
-    with pyplot.rc_context(_STYLE):
-        # Two lines of the legend for each: beside each other, name and figures are wider than the chart.
-        figure, axes = pyplot.subplots(figsize=(WIDTH, 2.6 + 0.34 * len(points)))
+    # Two lines of the legend for each: beside each other, name and figures are wider than the chart.
+    figure, axes = _figure(height=2.6 + 0.34 * len(points))
     colours = (BLUE, RED, GREEN, ORANGE, PINK, SKY, "#000000")
     handles = []
     names = short_names([point["key"] for point in points])
@@ -206,7 +202,7 @@ def accuracy_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_xlim(left=0)
     scores = [point["miou"] for point in points]
     middle = (min(scores) + max(scores)) / 2
-    # A hundredth each way at least, or a hair's difference would look like a leap.
+    # At least a hundredth each way, or a tiny difference would look large.
     reach = max(0.01, 0.6 * (max(scores) - min(scores)))
     axes.set_ylim(middle - reach, middle + reach)
     axes.set_xlabel("ms per million pixels of a map, p50 to p90")
@@ -243,10 +239,10 @@ def save(path: str | os.PathLike[str], figure: Figure, *, overwrite: bool = Fals
     _pyplot().close(figure)
 
 
-def _figure(rows: int) -> tuple[Figure, Axes]:
+def _figure(rows: int = 0, height: float | None = None) -> tuple[Figure, Axes]:
     pyplot = _pyplot()
     with pyplot.rc_context(_STYLE):
-        figure, axes = pyplot.subplots(figsize=(WIDTH, 1.1 + 0.46 * rows))
+        figure, axes = pyplot.subplots(figsize=(WIDTH, 1.1 + 0.46 * rows if height is None else height))
     return figure, axes
 
 
@@ -289,7 +285,7 @@ def _pyplot() -> Any:
     need("report", "matplotlib", purpose="a chart", code="report-missing")
     import matplotlib as mpl
 
-    # No window is ever opened: there may be no screen.
+    # There may be no screen.
     mpl.use("Agg", force=True)
     from matplotlib import pyplot
 

@@ -1,4 +1,4 @@
-"""Where a figure comes from: the device, the date, the versions, the command, the revision, and the model's bytes."""
+"""Provenance of figures: device, date, versions, command, revision, and the model's sha256."""
 
 from __future__ import annotations
 
@@ -35,19 +35,15 @@ _ABSOLUTE = re.compile(r"(?<![\w.:/~])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\":;,]+[/\
 
 
 def describe_run(script: str, argv: Sequence[str]) -> dict[str, Any]:
-    """When, with what and by which command something was measured.
+    """Date, command, revision and versions of a measurement.
 
     Args:
-        script: Name of the command's file below ``benchmarks/``, or of one elsewhere with its folder.
+        script: Name of the command's file below ``benchmarks/``, of one elsewhere with its folder, or of a module.
         argv: Its arguments.
     """
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": portable(
-            " ".join(
-                ["python", script if "/" in script else f"benchmarks/{script}", *(_argument(word) for word in argv)]
-            )
-        ),
+        "command": portable(" ".join(["python", *_launched(script), *(_argument(word) for word in argv)])),
         "git": git_revision(),
         "versions": versions(),
     }
@@ -69,7 +65,7 @@ def describe_machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what may take part in a measurement, as far as it is installed."""
+    """Versions of the installed libraries that may take part in a measurement."""
     found = {"emra-deploy": __version__, "python": ".".join(map(str, sys.version_info[:3]))}
     for package in _PACKAGES:
         try:
@@ -94,8 +90,8 @@ def git_revision(folder: Path = REPOSITORY) -> dict[str, Any] | None:
 def describe_file(path: Path) -> dict[str, Any]:
     """Name, size and sha256 of a model.
 
-    Of a checkpoint's folder, size and sha256 are those of its weights, which is what an export and an evaluation name
-    as their parent; of another folder, those of all its files in order of their names.
+    Of a checkpoint's folder, size and sha256 are those of its weights, which exports and evaluations name as their
+    parent; of another folder, those of all its files in order of their names.
 
     Raises:
         EmraError: ``model-missing``, ``model-unreadable``.
@@ -122,7 +118,7 @@ def describe_file(path: Path) -> dict[str, Any]:
 
 def portable(text: str) -> str:
     """The text with absolute paths cut down to their last part: a result file is published."""
-    # What is left of doubled separators may look like a path again. Each round leaves fewer separators.
+    # The rest of doubled separators may look like a path again. Each round leaves fewer separators.
     while (shorter := _ABSOLUTE.sub(lambda found: found.group(1) or "folder", text)) != text:
         text = shorter
     return text
@@ -137,6 +133,12 @@ def scrub(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [scrub(item) for item in value]
     return value
+
+
+def _launched(script: str) -> list[str]:
+    if not script.endswith(".py"):
+        return ["-m", script]
+    return [script if "/" in script else f"benchmarks/{script}"]
 
 
 def _argument(word: str) -> str:

@@ -25,7 +25,7 @@ class Result(TypedDict):
     Attributes:
         schema: `SCHEMA`.
         version: `VERSION`.
-        kind: Of `KINDS`; of files with a form of their own also ``"accuracy"``, ``"runtime"`` or ``"gpu"``.
+        kind: Of `KINDS`; of files in other forms also ``"accuracy"``, ``"runtime"`` or ``"gpu"``.
         run: Date, command, revision and versions; None in files of older commands.
         machine: The device, and its state before and after where it was read.
         models: Files by name, sha256 and size, with the facts of their Manifests.

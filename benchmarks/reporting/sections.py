@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.reporting import plots
 from benchmarks.reporting.accuracy import accuracy_section
@@ -20,7 +21,7 @@ def make_sections(results: Results) -> list[Section]:
     numbers = itertools.count(1)
 
     def draw(figure: Figure, caption: str) -> tuple[str, str]:
-        # Charts of a page need identifiers of their own.
+        # Identifiers must differ between the charts of a page.
         return caption, plots.to_svg(figure, f"chart{next(numbers)}")
 
     def of(*kinds: str) -> Results:
@@ -77,7 +78,7 @@ def _memory(results: Results, draw: Draw) -> Section | None:
         return None
     section = Section("memory", "Memory")
     section.texts.append(
-        "Each row is a process of its own. Weights and activations are counted on the graph (activations: the largest "
+        "Each row is a separate process. Weights and activations are counted on the graph (activations: the largest "
         "total alive at once without operator fusion); the kernel and the driver counted the rest."
     )
     for name, result in results.items():
@@ -102,7 +103,7 @@ def _roofline(results: Results, draw: Draw) -> Section | None:
 
 
 def _runtime(results: Results) -> Section | None:
-    figures = {
+    figures: dict[str, tuple[str, Callable[[Any], str]]] = {
         "import": ("import emra_deploy", lambda part: f"{part['seconds']['median']:.3f} s"),
         "cold": ("shell to the first mask of 512 x 512 pixels", lambda part: f"{part['seconds']['median']:.2f} s"),
         "overhead": ("segmenting over the bare backend", lambda part: f"{part['ratio']:.3f} ×"),

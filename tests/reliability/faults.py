@@ -24,7 +24,7 @@ from tests.reliability.jobs import Job, map_job, sample_raster
 
 _SIDE = 520
 _PATIENCE = 120.0
-_OLD = b"what was there before"
+_OLD = b"an older output"
 _REFUSAL = re.compile(r"^emra: .*\[[a-z-]+\]$")
 
 
@@ -129,7 +129,8 @@ def _fail_job(
         raise RuntimeError(f"{job.name} ended with {status}: {said[-500:]}")
     lines = log.read_text().splitlines()
     kinds = Counter(line.split()[1] for line in lines)
-    failures, refused, borne, runs = [], 0, 0, 0
+    failures: list[dict[str, Any]] = []
+    refused, borne, runs = 0, 0, 0
     # Threads may reorder their operations from run to run, and add a few.
     for at in range(1 + seed % step, len(lines) + 3, step):
         for code, stays in ((errno.ENOSPC, True), (errno.EIO, False)):

@@ -132,17 +132,17 @@ def damage_png(data: bytes, chance: random.Random) -> bytes:
         place += 12 + size
     at = chance.randrange(len(chunks))
     kind, body = chunks[at]
-    what = chance.randrange(5)
-    if what == 0:
+    change = chance.randrange(5)
+    if change == 0:
         del chunks[at]
-    elif what == 1:
+    elif change == 1:
         chunks.insert(chance.randrange(len(chunks)), chunks[at])
-    elif what == 2:
+    elif change == 2:
         chunks[at] = (chance.choice((b"IHDR", b"IDAT", b"IEND", b"PLTE", b"tRNS", b"zTXt", b"abcd")), body)
     elif body:
         spot = chance.randrange(min(len(body), 16))
         number = chance.choice(ODD_NUMBERS) & 0xFFFFFFFF
-        piece = number.to_bytes(4, "big") if what == 3 else chance.randbytes(1)
+        piece = number.to_bytes(4, "big") if change == 3 else chance.randbytes(1)
         chunks[at] = (kind, (body[:spot] + piece + body[spot + len(piece) :])[: max(len(body), 1)])
     mend = chance.random() < 0.5
     out = data[:8]
@@ -163,17 +163,17 @@ def damage_jpeg(data: bytes, chance: random.Random) -> bytes:
     rest = data[place:]
     at = chance.randrange(len(segments))
     piece = segments[at]
-    what = chance.randrange(5)
-    if what == 0:
+    change = chance.randrange(5)
+    if change == 0:
         del segments[at]
-    elif what == 1:
+    elif change == 1:
         segments.insert(chance.randrange(len(segments)), piece)
-    elif what == 2:
+    elif change == 2:
         segments[at] = piece[:2] + struct.pack(">H", chance.choice(ODD_NUMBERS) & 0xFFFF) + piece[4:]
     else:
         spot = chance.randrange(4, len(piece))
         segments[at] = piece[:spot] + bytes([chance.choice((0, 1, 0xFF, chance.randrange(256)))]) + piece[spot + 1 :]
-    if what == 4 and len(rest) > 20:
+    if change == 4 and len(rest) > 20:
         spot = chance.randrange(len(rest) - 2)
         rest = rest[:spot] + b"\xff" + bytes([chance.choice((0xD0, 0xD9, 0xC4, 0xDA, 0x01))]) + rest[spot + 2 :]
     return data[:2] + b"".join(segments) + rest
@@ -191,19 +191,19 @@ def damage_tiff(data: bytes, chance: random.Random) -> bytes:
         count, entry, first = struct.unpack_from(order + "H", data, start)[0], 12, start + 2
     at = first + entry * chance.randrange(count)
     changed = bytearray(data)
-    what = chance.randrange(5)
+    change = chance.randrange(5)
     wide = "Q" if big else "I"
     number = chance.choice((*ODD_NUMBERS, 2, 3, 4, 5, 7, 16, 100, chance.randrange(2**16), len(data) - 4))
     number &= 256 ** struct.calcsize(wide) - 1
-    if what == 0:
+    if change == 0:
         struct.pack_into(
             order + "H", changed, at, chance.choice((256, 257, 258, 259, 262, 273, 277, 279, 322, 324, 339))
         )
-    elif what == 1:
+    elif change == 1:
         struct.pack_into(order + "H", changed, at + 2, chance.choice((0, 1, 2, 3, 4, 5, 11, 12, 16, 99)))
-    elif what == 2:
+    elif change == 2:
         struct.pack_into(order + wide, changed, at + 4, number)
-    elif what == 3:
+    elif change == 3:
         struct.pack_into(order + wide, changed, at + 4 + struct.calcsize(wide), number)
     else:
         # A small value stands at the start of its place, whatever the width.

@@ -25,7 +25,7 @@ _PROGRAM = (
 
 @dataclass(frozen=True)
 class Job:
-    """A call of ``emra segment`` in a folder of its own.
+    """A call of ``emra segment`` in its own folder.
 
     Attributes:
         name: Shown in the scoreboard.

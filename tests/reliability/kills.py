@@ -41,7 +41,7 @@ def kill_many(
     for turn in range(kills):
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
-        # One or more kills in a row, each at a moment of its own; resumed runs are shorter, so moments fall earlier.
+        # One or more kills in a row, each at its own moment; resumed runs are shorter, so moments fall earlier.
         for _ in range(chance.choice((1, 1, 1, 2, 3))):
             killed = _kill(job, place, chance.uniform(0.0, 1.05) * lasted)
             dead += killed

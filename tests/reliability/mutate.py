@@ -99,7 +99,7 @@ def _odd_number(data: bytes, chance: random.Random) -> bytes:
     size = chance.choice((1, 2, 4, 8))
     value = chance.choice(ODD_NUMBERS) & (256**size - 1)
     place = _place(data, chance)
-    number = value.to_bytes(size, chance.choice(("little", "big")))
+    number: bytes = value.to_bytes(size, chance.choice(("little", "big")))
     return (data[:place] + number + data[place + size :])[: max(len(data), place + size)]
 
 

@@ -101,7 +101,7 @@ class PictureSubject(Subject):
 
 
 def _only_less(image: npt.NDArray[np.uint8], valid: npt.NDArray[np.bool_], known: npt.NDArray[np.uint8]) -> bool:
-    """Whether every pixel marked as valid is that of the whole file, and lost ones are marked as no data."""
+    """True if every valid pixel equals that of the whole file, so that lost ones are marked as no data."""
     return image.shape == known.shape and bool((image[valid] == known[valid]).all())
 
 
@@ -182,7 +182,8 @@ def _by_gdal(path: Path) -> npt.NDArray[np.uint8] | None:
             table = np.zeros((256, 3), np.uint8)
             for index, colour in dataset.colormap(1).items():
                 table[index] = colour[:3]
-            return table[values[0]]
+            found: npt.NDArray[np.uint8] = table[values[0]]
+            return found
         bits = dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS")
         if bits is not None:
             values = (values * (255 // (2 ** int(bits) - 1))).astype(np.uint8)

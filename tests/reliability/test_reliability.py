@@ -177,5 +177,5 @@ def test_rows_of_streams() -> None:
         ("slow", {"reconciles": False}, "consumer 10 x too slow"),
         ("stops", {"within_limit": 2}, "SIGTERM"),
     ):
-        bad = {**good, part: {**good[part], **change}}  # type: ignore[dict-item]
+        bad = {**good, part: {**good[part], **change}}
         assert [row.part for row in rows_of(bad) if not row.met] == [name]

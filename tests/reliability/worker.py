@@ -36,7 +36,7 @@ def main() -> None:
             subject.prepare(folder)
         return
     group, seed, memory, originals, scratch = sys.argv[1:]
-    # Libraries print to standard output; answers need a stream of their own.
+    # Libraries print to standard output; answers need a separate stream.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     # The signal alone reports a crash.

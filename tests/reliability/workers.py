@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tests.conftest import REPOSITORY
 from tests.reliability.cases import CRASH, FAILURES, HANG
@@ -88,9 +88,14 @@ class Worker:
         if ready.get("ready") is not True:
             raise RuntimeError(f"a worker did not start: {ready or 'it ended'}; see {log.name}")
 
-    def _line(self) -> dict[str, Any]:
+    @property
+    def output(self) -> IO[bytes]:
+        """The stream of its answers."""
         assert self.process.stdout is not None
-        text = self.process.stdout.readline()
+        return self.process.stdout
+
+    def _line(self) -> dict[str, Any]:
+        text = self.output.readline()
         found: dict[str, Any] = json.loads(text) if text.strip() else {}
         return found
 
@@ -164,7 +169,7 @@ def run_cases(
             while selector.get_map():
                 for key, _ in selector.select(timeout=0.2):
                     worker = key.data
-                    selector.unregister(worker.process.stdout)
+                    selector.unregister(worker.output)
                     result = worker.take()
                     if result is None:
                         result = _lost(worker, CRASH)
@@ -174,7 +179,7 @@ def run_cases(
                     _next(worker, numbers, selector)
                 for worker in workers:
                     if worker.case is not None and time.monotonic() - worker.since > limit:
-                        selector.unregister(worker.process.stdout)
+                        selector.unregister(worker.output)
                         _record(_lost(worker, HANG), worker, tally, keep)
                         worker.start()
                         _next(worker, numbers, selector)
@@ -199,7 +204,7 @@ def _next(worker: Worker, numbers: Iterator[int], selector: selectors.BaseSelect
     number = next(numbers, None)
     if number is not None:
         worker.give(number)
-        selector.register(worker.process.stdout, selectors.EVENT_READ, worker)  # type: ignore[arg-type]
+        selector.register(worker.output, selectors.EVENT_READ, worker)
 
 
 def _lost(worker: Worker, outcome: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A small IP camera: MJPEG by HTTP on the loopback, of pictures that say their number, told to misbehave at will."""
+"""A small IP camera: MJPEG by HTTP on the loopback, with numbered pictures and faults on demand."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import threading
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+
+from benchmarks.streams.rtsp import free_port
 
 BITS = 8
 """Numbers are drawn as 8 black or white columns, which survive any lossy codec."""
@@ -31,14 +33,6 @@ def number_of(image: npt.NDArray[np.uint8]) -> int:
     width = image.shape[1] // BITS
     columns = [image[:, bit * width + width // 4 : (bit + 1) * width - width // 4].mean() for bit in range(BITS)]
     return sum(1 << bit for bit, value in enumerate(columns) if value > 127)
-
-
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """A port of the loopback that nobody uses."""
-    with socket.socket(socket.AF_INET, kind) as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 class HttpSender:
