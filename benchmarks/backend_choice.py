@@ -1,11 +1,10 @@
-"""From how many tiles on is a backend worth its slower start? What `--backend auto` is decided by on a processor.
+"""Number of tiles from which a backend with a slower start pays off: the basis of `--backend auto` on processors.
 
     python -m benchmarks.backend_choice MODEL.onnx [MODEL.int8.onnx] [--rounds 5] [--tiles 4] [--threads 1]
 
-Each model is opened and run in fresh processes, one for each backend in turn, round by round. Loading is everything
-from the start of the process to an opened model; a tile is the median of the runs after the first. Medians over the
-rounds are printed, of wall clock and of processor time: on a machine that others use too, processor time with one
-thread is what can be trusted.
+Each model is opened and run in fresh processes, one for each backend in turn, round by round. Loading lasts from the
+start of the process to an opened model; a tile is the median of the runs after the first. The command prints medians
+over the rounds, of wall-clock and of processor time. On a shared machine, trust the processor time with one thread.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ print(json.dumps({"load": loaded, "runs": runs, "facts": backend.describe()}))
 
 
 def measure(model: Path, candidate: str, threads: int, tiles: int) -> dict[str, Any]:
-    """Load and run once, in a process of its own."""
+    """Load and run once, in a fresh process."""
     command = [sys.executable, "-c", _CHILD, str(model), candidate, str(threads), str(tiles), repr(time.time())]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -56,7 +55,7 @@ def measure(model: Path, candidate: str, threads: int, tiles: int) -> dict[str, 
 
 
 def break_even(load: tuple[float, float], tile: tuple[float, float]) -> str:
-    """From how many tiles on the second of two candidates needs less time than the first, in words."""
+    """The tile from which the second of two candidates takes less time than the first, as text."""
     if tile[1] >= tile[0]:
         return "never" if load[1] >= load[0] else "slower from some point on"
     return f"from tile {max(1, math.ceil((load[1] - load[0]) / (tile[0] - tile[1])))} on"

@@ -1,10 +1,10 @@
-"""How much faster the best processor backend and precision is than ONNX Runtime's default in FP32, at full size.
+"""Speed-up of the best processor backend and precision over ONNX Runtime's default in FP32, at full size.
 
 python -m benchmarks.best_cpu --calibration data/dubai --json FILE
 
 Exports EMRA-proxy with random weights (time does not depend on them) at 512 x 512, quantises it, and times all forms in
-turns, in one run of `benchmarks/latency.py`. What INT8 and BF16 cost in accuracy is measured on trained models, by
-benchmarks/precision/table.py. Needs PyTorch.
+turns, in one run of `benchmarks/latency.py`. The accuracy of INT8 and BF16 is measured on trained
+models, by benchmarks/precision/table.py. Needs PyTorch.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import latency
-from benchmarks.command import check_outputs, exit_status
-from benchmarks.provenance import REPOSITORY
-from benchmarks.results_file import read_result
+from benchmarks.reporting.command import check_outputs, start
+from benchmarks.reporting.provenance import REPOSITORY
+from benchmarks.reporting.results import read_result
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
 from export.measure import paired_ratio
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     add("--count", type=int, default=4, metavar="N", help="calibration pictures (4)")
     add("--threads", type=int, metavar="N", help="threads of a backend (its choice)")
     add("--profile", action="store_true", help="then time each layer")
-    add("--work", type=Path, metavar="DIR", help="keep the exported files there, and take those that are there")
+    add("--work", type=Path, metavar="DIR", help="keep the exported files there, and reuse them")
     add("--json", required=True, metavar="FILE", help="write all figures there")
     add("--overwrite", action="store_true", help="replace existing outputs")
     return made
@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="emra-best-cpu-") as name:
         folder = (arguments.work or Path(name)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        files = []
+        files: list[Path] = []
         for backbone in backbones:
             files += make_files(folder, backbone, arguments.size, arguments.calibration, arguments.count)
         words = [*map(str, files), "--backend", arguments.backend, "--json", arguments.json]
@@ -88,10 +88,10 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def make_files(folder: Path, backbone: str, size: int, calibration: Path, count: int) -> tuple[Path, Path]:
-    """The FP32 and the INT8 file of a backbone; those that are there are taken.
+    """The FP32 and the INT8 file of a backbone; existing ones are kept.
 
     Raises:
-        EmraError: ``export-failed``, with what the command said.
+        EmraError: ``export-failed``, with the command's message.
     """
     fp32, int8 = (folder / f"emra-{backbone}-{size}{kind}.onnx" for kind in ("", ".int8"))
     if not fp32.exists():
@@ -114,11 +114,11 @@ def _export(script: str, *words: Any) -> None:
 
 
 def best_of(result: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, float | None]]:
-    """For each FP32 file a line, and how many times as long ONNX Runtime's default takes as the best candidate.
+    """For each FP32 file a line of text, and the time of ONNX Runtime's default over that of the best candidate.
 
     Args:
         result: A latency result.
-        names: Of the FP32 files; the INT8 file of ``a.onnx`` is ``a.int8.onnx``.
+        names: Names of the FP32 files; the INT8 file of ``a.onnx`` is ``a.int8.onnx``.
     """
     found: list[tuple[str, float | None]] = []
     for name in names:
@@ -143,7 +143,7 @@ def best_of(result: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    return exit_status(run, parser().parse_args(argv))
+    return start(parser(), run, argv)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,15 @@ Exit status: 0 no regression; 1 a regression, or a candidate missing from NEW; 2
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from benchmarks.command import check_outputs, exit_status
-from benchmarks.results_file import read_result
+from benchmarks.reporting.command import check_outputs, start
+from benchmarks.reporting.results import read_result, write_json
+from benchmarks.reporting.tables import Table, make_console, print_tables
 from emra_deploy.errors import EmraError
-from emra_deploy.host.files import atomic_output
 from export.measure import Ratio, unpaired_ratio
 
 TOLERANCE = 0.05
@@ -81,10 +80,6 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         EmraError: A file that is no result, files that cannot be compared, or an output that cannot be written.
     """
-    from rich.table import Column, Table
-
-    from benchmarks.tables import make_console
-
     if not 0 <= arguments.tolerance < 10:
         raise EmraError("tolerance", f"tolerance {arguments.tolerance}", "Give a share, such as 0.05")
     check_outputs(arguments, "json")
@@ -92,20 +87,20 @@ def run(arguments: argparse.Namespace) -> int:
     check_comparable(old, new, any_device=arguments.any_device)
     changes = compare(old, new, tolerance=arguments.tolerance, absolute=arguments.absolute or arguments.any_device)
     console = make_console()
-    table = Table(Column("candidate", min_width=30, overflow="fold"), "figure", "new / old", "interval", "verdict")
     colours = {WORSE: "red", LOST: "red", BETTER: "green", UNCLEAR: "yellow", NOT_COMPARABLE: "yellow"}
+    rows = []
     for change in changes:
         interval = "-" if change.low is None else f"{change.low:.3f} to {change.high:.3f}"
         ratio = "-" if change.ratio is None else f"{change.ratio:.3f}"
-        table.add_row(change.key, change.what, ratio, interval, change.verdict, style=colours.get(change.verdict))
-    console.print(table)
+        rows.append([change.key, change.what, ratio, interval, change.verdict])
+    table = Table("", ("candidate", "figure", "new / old", "interval", "verdict"), rows, words=True)
+    print_tables([table], console, {number: colours.get(change.verdict) for number, change in enumerate(changes)})
     for name, result in (("OLD", old), ("NEW", new)):
         noise = result["content"].get("noise")
         if noise and not noise["quiet"]:
             console.print(f"{name}: machine too noisy to conclude: {'; '.join(noise['reasons'])}", soft_wrap=True)
     if arguments.json:
-        with atomic_output(arguments.json, overwrite=arguments.overwrite) as part:
-            part.write_text(json.dumps([asdict(change) for change in changes], indent=1) + "\n", encoding="utf-8")
+        write_json(arguments.json, [asdict(change) for change in changes], overwrite=arguments.overwrite)
     return status_of(changes)
 
 
@@ -220,7 +215,7 @@ def _verdict(ratio: float, tolerance: float) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    return exit_status(run, parser().parse_args(argv))
+    return start(parser(), run, argv)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,16 @@
-"""Everything that needs a CUDA GPU: build, check, time, and one table at the end.
+"""All measurements that need a CUDA GPU: build, check, time, and print one table.
 
     python -m benchmarks.gpu_suite [--json FILE] [--seed N] [--only SECTION,...] [--no-compile]
                                    [--wheels PATH...] [--model FILE.onnx]
 
 The aggregation kernels: built, checked against FP64 and under compute-sanitizer, and timed beside PyTorch's fused and
 explicit forms and the chip's own ceilings; the whole model in PyTorch, with PyTorch's fused attention and with the
-kernels; and a model file as an engine, where TensorRT is installed or TensorRT-RTX is handed over in `--wheels`, whole
-or split into parts (NAME.whl.00, NAME.whl.01, ...).
+kernels; and a model file as an engine, where TensorRT is installed or `--wheels` gives TensorRT-RTX, whole or split
+into parts (NAME.whl.00, NAME.whl.01, ...).
 
-Needs a CUDA build of PyTorch and nvcc, and no network; timm for the whole model. Takes under nine minutes on an H100:
-what is not done by then is a row that says so. Ends with 0 where every goal is reached, with 1 where one is missed, and
-with 2 where there is no GPU or no nvcc.
+Needs a CUDA build of PyTorch and nvcc, and no network; timm for the whole model. Takes under nine minutes on an H100;
+unfinished sections become rows that say so. The exit status is 0 if every goal is reached, 1 if one is missed, and 2
+without a GPU or nvcc.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.gpu.library import PROJECT
 from benchmarks.gpu.rows import Row, exit_status, format_table
-from benchmarks.provenance import describe_file, describe_run, scrub
+from benchmarks.reporting.provenance import describe_file, describe_run, scrub
 from emra_deploy.backends.tensorrt.cuda_unusable import meaning, number_of
 from emra_deploy.errors import EmraError
 from emra_deploy.host.command import command
@@ -42,8 +42,8 @@ from emra_deploy.host.files import atomic_output, check_output
 SECTIONS = ("accuracy", "speed", "blocks", "model", "engine", "sanitizer")
 SIZES = (1031, 4103)
 
-# The kernels built otherwise, timed beside those that are shipped (docs/decisions/0009): other shares of the
-# exponentials by polynomial than 1/8, and kernels that start while the one before them ends.
+# Other builds of the kernels, timed beside the shipped one (docs/decisions/0009): other shares of exponentials by
+# polynomial than 1/8, and kernels that start while the previous one ends.
 VARIANTS = {
     "no polynomial": "-DEMRA_POLYNOMIAL_EIGHTHS=0",
     "2/8 by polynomial": "-DEMRA_POLYNOMIAL_EIGHTHS=2",
@@ -52,16 +52,16 @@ VARIANTS = {
 }
 
 BUDGET = 520.0
-"""Seconds after which whatever is still running is given up."""
+"""Seconds after which the suite stops measuring."""
 
 MODELS = ("models/emra-ti-dubai.onnx", "emra_deploy/models/emra-ti-dubai.onnx")
-"""What `--model` is unless told: the first of these that is here."""
+"""Defaults of `--model`: the first file that exists."""
 
 SANITIZER_SECONDS, ENGINE_SECONDS = 60.0, 150.0
 
 
 class Builds:
-    """What nvcc makes, all at once, in the background."""
+    """Builds by nvcc, all at once, in the background."""
 
     def __init__(self, folder: Path, capability: tuple[int, int], wanted: Sequence[str]) -> None:
         from benchmarks.gpu import ceilings, library, sanitizer
@@ -81,12 +81,12 @@ class Builds:
                 self.variants[name] = make(library.SOURCE, f"libemra_kernels_{number}.so", option, *shared)
 
     def close(self) -> None:
-        """Forget what has not been started."""
+        """Cancel builds that have not started."""
         self._pool.shutdown(cancel_futures=True)
 
 
 def _unusable(torch: Any) -> EmraError:
-    """Why PyTorch cannot use a GPU."""
+    """The error for a PyTorch that cannot use a GPU."""
     try:
         torch.cuda.init()
         reason = "it finds none"
@@ -103,7 +103,7 @@ def _unusable(torch: Any) -> EmraError:
 
 
 def device() -> dict[str, Any]:
-    """What the GPU is.
+    """Facts of the GPU.
 
     Raises:
         EmraError: There is no PyTorch, or no CUDA GPU that it can use.
@@ -132,15 +132,15 @@ def device() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Job:
-    """What a run was asked for.
+    """The request of a run.
 
     Attributes:
-        wanted: Of `SECTIONS`, in their order.
-        seed: Of the random inputs.
+        wanted: Some of `SECTIONS`, in their order.
+        seed: Seed of the random inputs.
         compiled: Whether torch.compile takes part.
         model: ONNX file for the engine, or None.
-        wheels: Files and folders with the library for it.
-        deadline: By `time.monotonic`, when to give up.
+        wheels: Files and folders with the engine's library.
+        deadline: Time to stop, by `time.monotonic`.
     """
 
     wanted: Sequence[str]
@@ -156,18 +156,18 @@ class Job:
 
 
 class OutOfTimeError(BaseException):
-    """The deadline came while a section ran. No `Exception`: sections keep those of their own parts."""
+    """The deadline passed during a section. It is no `Exception`, because sections catch those of their parts."""
 
 
 @contextmanager
 def deadline(seconds: float) -> Iterator[None]:
-    """Raise `OutOfTimeError` in the block after so many seconds, as soon as Python is asked again."""
+    """Raise `OutOfTimeError` in the block after some seconds, as soon as Python code runs."""
 
     def give_up(number: int, frame: object) -> None:
         raise OutOfTimeError("no time was left")
 
     before = signal.signal(signal.SIGALRM, give_up)
-    # Not 0, which would be never.
+    # 0 would disable the timer.
     signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001))
     try:
         yield
@@ -177,7 +177,7 @@ def deadline(seconds: float) -> Iterator[None]:
 
 
 def make_parts(job: Job, builds: Builds) -> dict[str, Callable[[], list[Row]]]:
-    """What measures each section."""
+    """The function that measures each section."""
     from benchmarks.gpu import accuracy, blocks, ceilings, engine, sanitizer, speed, wheels
     from benchmarks.gpu.library import Aggregation
 
@@ -191,14 +191,14 @@ def make_parts(job: Job, builds: Builds) -> dict[str, Callable[[], list[Row]]]:
         for name, path in builds.variants.items():
             try:
                 variants[name] = Aggregation(path.result())
-            except EmraError as error:  # another build of the kernels; what is shipped is measured anyway
+            except EmraError as error:  # Another build; the shipped one is measured anyway.
                 rows.append(Row("kernels built otherwise", name, None, note=error.cause[-160:]))
         for tokens in SIZES:
             rows += speed.compare(kernels, rates, tokens, variants, job.compiled)
         return rows
 
     def whole_model() -> list[Row]:
-        # timm is no part of a bare machine.
+        # A bare machine has no timm.
         from benchmarks.gpu import model
 
         return model.compare_models(builds.kernels.result())
@@ -225,7 +225,7 @@ def make_parts(job: Job, builds: Builds) -> dict[str, Callable[[], list[Row]]]:
 
 
 def run_sections(job: Job, parts: Mapping[str, Callable[[], list[Row]]]) -> list[Row]:
-    """Rows of the wanted sections, in the order of the table; one that fails leaves a row and the others go on."""
+    """Rows of the wanted sections, in the order of the table; a section that fails becomes a row."""
     rows: list[Row] = []
     for name in job.wanted:
         begun = time.monotonic()
@@ -238,7 +238,7 @@ def run_sections(job: Job, parts: Mapping[str, Callable[[], list[Row]]]) -> list
             rows.append(Row(name, "whole section", None, note=str(error), required=True))
         except ImportError as error:
             rows.append(Row(name, "whole section", None, note=f"{error.name} is not installed"))
-        except Exception as error:  # the table says what failed; the traceback would hide what did not
+        except Exception as error:  # The table reports the failure; a traceback would hide the other rows.
             message = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             rows.append(Row(name, "whole section", None, note=message, required=True))
         print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
@@ -249,7 +249,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments.
 
     Raises:
-        EmraError: A section that is none, a file that is missing, or an output that cannot be written.
+        EmraError: An unknown section, a missing file, or an output that cannot be written.
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", metavar="FILE", help="write all rows there")
@@ -263,7 +263,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         default=[],
         metavar="PATH",
-        help="TensorRT-RTX for machines that can fetch nothing: wheels, their parts, or folders of them",
+        help="TensorRT-RTX for machines without a network: wheels, their parts, or folders of them",
     )
     parser.add_argument("--model", type=Path, metavar="FILE.onnx", help="built as an engine (the shipped FP32 model)")
     arguments = parser.parse_args(argv)
@@ -272,7 +272,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     unknown = [name for name in names if name not in SECTIONS]
     if unknown:
         cause = f"No section {unknown[0]!r}, expected some of {', '.join(SECTIONS)}"
-        raise EmraError("section-unknown", cause, "Mend --only")
+        raise EmraError("section-unknown", cause, "Correct --only")
     arguments.only = [name for name in SECTIONS if name in names]
     if arguments.json:
         check_output(arguments.json, overwrite=arguments.overwrite)
@@ -282,7 +282,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         raise EmraError("model-missing", "The model does not exist", "Check the spelling", arguments.model)
     for place in arguments.wheels:
         if not place.exists():
-            raise EmraError("wheels", "There is no such file or folder", "Mend --wheels", place)
+            raise EmraError("wheels", "There is no such file or folder", "Correct --wheels", place)
     return arguments
 
 

@@ -2,9 +2,9 @@
 
 python -m benchmarks.latency model.onnx model.int8.onnx --backend onnxruntime,openvino --json FILE
 
-Fresh pictures are rotated, warm-up is thrown away, GPUs are waited for. Stages are timed apart: decoding a JPEG,
-upload, computing, download, post-processing, and end to end. Ratios come with a 95 % confidence interval, and the run
-says so when the machine was too noisy to conclude.
+Fresh pictures are rotated, warm-up is discarded, and GPUs are synchronised. Stages are timed separately: decoding a
+JPEG, upload, computing, download, post-processing, and end to end. Ratios come with a 95 % confidence interval, and a
+noisy machine is reported.
 """
 
 from __future__ import annotations
@@ -17,27 +17,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.candidates.opened import Opened, add_candidates, opened_candidates
 from benchmarks.candidates.pictures import write_pictures
 from benchmarks.candidates.spec import Spec
-from benchmarks.candidates.timed import STAGES, Pipeline, TimedBackend, describe_profile
-from benchmarks.command import (
-    Opened,
-    add_candidates,
-    check_outputs,
-    describe_candidate,
-    failure,
-    finish,
-    nothing,
-    opened_candidates,
-    start,
-)
+from benchmarks.candidates.timed import STAGES, Pipeline, describe_profile
 from benchmarks.machine_state.meter import Meter, open_meter
 from benchmarks.machine_state.nvml import Nvml
 from benchmarks.machine_state.snapshot import events_between, take_snapshot
-from benchmarks.not_measured import list_unmeasured
-from benchmarks.provenance import describe_machine
-from benchmarks.results_file import make_result
-from benchmarks.tables import print_latency
+from benchmarks.reporting.command import check_outputs, failure, finish, nothing, start
+from benchmarks.reporting.not_measured import list_unmeasured
+from benchmarks.reporting.plots import latency_figure
+from benchmarks.reporting.provenance import describe_machine
+from benchmarks.reporting.results import make_result
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
 from export.measure import Noise, Plan, Series, Watch, measure, paired_ratio, summarise
@@ -53,13 +44,13 @@ def parser() -> argparse.ArgumentParser:
         prog="latency.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_candidates(made)
-    plan = Plan()
-    made.add_argument("--iterations", type=int, default=plan.iterations, metavar="N", help="measured, of each (100)")
-    made.add_argument("--warmup", type=int, default=plan.warmup, metavar="N", help="thrown away before, of each (10)")
-    made.add_argument("--rounds", type=int, metavar="N", help="visits to each candidate (10, or fewer iterations)")
-    made.add_argument("--baseline", metavar="TEXT", help="ratios are to the candidate whose key has this (the first)")
-    made.add_argument("--profile", action="store_true", help="then time each layer, where the backend gives it")
-    made.add_argument("--plot", metavar="FILE", help="write a chart there: .svg, .png or .pdf")
+    add, plan = made.add_argument, Plan()
+    add("--iterations", type=int, default=plan.iterations, metavar="N", help="measured iterations of each (100)")
+    add("--warmup", type=int, default=plan.warmup, metavar="N", help="discarded iterations before, of each (10)")
+    add("--rounds", type=int, metavar="N", help="visits to each candidate (10, or fewer iterations)")
+    add("--baseline", metavar="TEXT", help="ratios are to the candidate whose key contains this (the first)")
+    add("--profile", action="store_true", help="then time each layer, where the backend gives it")
+    add("--plot", metavar="FILE", help="write a chart there: .svg, .png or .pdf")
     return made
 
 
@@ -67,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print and write.
 
     Returns:
-        0, or `benchmarks.command.FAILED` when some candidates failed.
+        0, or `benchmarks.reporting.command.FAILED` when some candidates failed.
 
     Raises:
         EmraError: A bad argument, an output that cannot be written, or no candidate that can be measured.
@@ -95,14 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
         not_measured=list_unmeasured(describe_machine(), has_meter=why is None, why_no_meter=why or ""),
         state={"before": before, "after": after},
     )
-    return finish(arguments, result, print_latency, _draw)
-
-
-def _draw(path: str, result: Mapping[str, Any], *, overwrite: bool) -> None:
-    # Only where a chart is asked for: a device may have no matplotlib.
-    from benchmarks.plots import write_latency_plot
-
-    write_latency_plot(path, result, overwrite=overwrite)
+    return finish(arguments, result, latency_figure)
 
 
 def _find_baseline(opened: Opened, text: str | None) -> Spec:
@@ -128,7 +112,7 @@ def _measure(
     say: Any,
     profile: bool,
 ) -> tuple[dict[str, Any], list[dict[str, Any]], str | None]:
-    """The result's content, the failures, and why energy was not measured, or None."""
+    """The result's content, the failures, and the reason for missing energy or None."""
     with tempfile.TemporaryDirectory(prefix="emra-latency-") as name:
         pictures = {
             size: write_pictures(Path(name), size)
@@ -162,17 +146,14 @@ def _measure(
                 if series[spec.key].failure is None:
                     say(f"profiling {spec.key}")
                     profiles[spec.key] = _profile(spec, pipeline, failures)
-    measured = {spec: runner for spec, runner in opened.runners.items() if series[spec.key].failure is None}
+    measured = [spec for spec in opened.runners if series[spec.key].failure is None]
     content = {
         "plan": asdict(plan),
         "noise": noise.to_dict(),
         "probe": {"rounds": series[PROBE].medians("end_to_end")},
         "energy_scope": scope,
-        "candidates": [
-            _candidate(spec, runner, opened, series[spec.key], meter, profiles.get(spec.key))
-            for spec, runner in measured.items()
-        ],
-        "ratios": _ratios(baseline, list(measured), series, noise),
+        "candidates": [_candidate(spec, opened, series[spec.key], meter, profiles.get(spec.key)) for spec in measured],
+        "ratios": _ratios(baseline, measured, series, noise),
     }
     return content, failures, None if meter is not None else scope
 
@@ -187,15 +168,10 @@ def _profile(spec: Spec, pipeline: Pipeline, failures: list[dict[str, Any]]) -> 
 
 
 def _candidate(
-    spec: Spec,
-    runner: TimedBackend,
-    opened: Opened,
-    series: Series,
-    meter: Meter | None,
-    profile: dict[str, Any] | None,
+    spec: Spec, opened: Opened, series: Series, meter: Meter | None, profile: dict[str, Any] | None
 ) -> dict[str, Any]:
     compute = series.samples("compute")
-    # Copies belong to what a GPU needs for a picture.
+    # A GPU needs the copies for each picture, too.
     busy = [
         sum(times)
         for times in zip(
@@ -205,7 +181,7 @@ def _candidate(
     pictures = spec.batch * len(compute)
     energy = None if meter is None else meter.joules(series.spans)
     return {
-        **describe_candidate(spec, runner, opened),
+        **opened.describe(spec),
         "stages": {
             name: summarise(series.samples(name)).to_dict() if name in series.stages else None for name in STAGES
         },
@@ -244,7 +220,7 @@ def _ratios(baseline: Spec, specs: Sequence[Spec], series: Mapping[str, Series],
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    return start(parser, run, argv)
+    return start(parser(), run, argv)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Memory of models on this machine: at most on host and device, weights, activations and workspace.
+"""Memory of models on this machine: peaks of host and device, weights, activations and workspace.
 
 python -m benchmarks.memory model.onnx --backend onnxruntime,openvino --batch 1,4 --json FILE
 
-Each measurement is of a fresh process, which loads one model, runs it and reports what the kernel counted. On a Jetson,
-whose GPU has no memory of its own, ``shared`` is what the whole machine had less of meanwhile, and swap is reported.
+Each measurement is a fresh process, which loads one model, runs it and reports the kernel's counts. A Jetson's GPU
+shares the host's memory: there, ``shared`` is the memory that the whole machine lost meanwhile, and swap is reported.
 """
 
 from __future__ import annotations
@@ -17,22 +17,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from benchmarks.candidates.opened import PEER_SIZE, add_candidates, describe_candidate, specs_of
 from benchmarks.candidates.spec import Spec, with_size
-from benchmarks.command import (
-    PEER_SIZE,
-    add_candidates,
-    check_outputs,
-    failure,
-    finish,
-    nothing,
-    specs_of,
-    start,
-)
-from benchmarks.graph_cost import count_file
-from benchmarks.not_measured import list_unmeasured
-from benchmarks.provenance import REPOSITORY, describe_file, describe_machine
-from benchmarks.results_file import make_result
-from benchmarks.tables import print_memory
+from benchmarks.counted.graph import count_file
+from benchmarks.reporting.command import check_outputs, failure, finish, nothing, start
+from benchmarks.reporting.not_measured import list_unmeasured
+from benchmarks.reporting.provenance import REPOSITORY, describe_file, describe_machine
+from benchmarks.reporting.results import make_result
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
 
@@ -53,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Measure, print and write.
 
     Returns:
-        0, or `benchmarks.command.FAILED` when some candidates failed.
+        0, or `benchmarks.reporting.command.FAILED` when some candidates failed.
 
     Raises:
         EmraError: A bad argument, an output that cannot be written, or no candidate that can be measured.
@@ -88,19 +79,19 @@ def run(arguments: argparse.Namespace) -> int:
         failures=failures,
         not_measured=list_unmeasured(machine, has_meter=True),
     )
-    return finish(arguments, result, print_memory)
+    return finish(arguments, result)
 
 
 def start_probe(spec: Spec) -> dict[str, Any]:
     """The report of a fresh process.
 
     Raises:
-        EmraError: Whatever the process raised, and ``probe-failed`` for one that died, such as for want of memory.
+        EmraError: That of the process, and ``probe-failed`` if it died, for example without memory.
         subprocess.TimeoutExpired: It hangs.
     """
     asked = {**asdict(spec), "path": None if spec.path is None else str(spec.path.resolve())}
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory_probe"],
+        [sys.executable, "-m", "benchmarks.candidates.memory_probe"],
         input=json.dumps(asked),
         capture_output=True,
         text=True,
@@ -113,7 +104,7 @@ def start_probe(spec: Spec) -> dict[str, Any]:
         died = f"was killed by signal {-done.returncode}" if done.returncode < 0 else f"ended with {done.returncode}"
         raise EmraError(
             "probe-failed",
-            f"The process that measures {died}: {words or 'it said nothing'}",
+            f"The process that measures {died}: {words or 'no message'}",
             "If memory ran out, give a smaller --batch; else report this",
             spec.path,
         )
@@ -130,24 +121,15 @@ def _sized(specs: Sequence[Spec]) -> list[Spec]:
 
 def _candidate(spec: Spec, report: dict[str, Any], sha256: str | None, jetson: bool) -> dict[str, Any]:
     spec = with_size(spec, tuple(report["size"]))
-    assert spec.size is not None
     weights, activations = report["parameter_bytes"], None
     if spec.kind == "onnx" and spec.path is not None:
         cost = count_file(spec.path, spec.batch)
         weights, activations = cost.weights_bytes, cost.activations_bytes
     return {
-        "key": spec.key,
-        "name": spec.name,
-        "sha256": sha256,
-        "backend": report["backend"],
-        "batch": spec.batch,
-        "height": spec.size[0],
-        "width": spec.size[1],
-        "precision": report["precision"],
-        "cuda_graph": report["cuda_graph"],
+        **describe_candidate(spec, sha256, report["backend"], report["precision"], report["cuda_graph"]),
         "host": report["host"],
         "device": report["device"],
-        # Other processes take and give memory, too: elsewhere than on a Jetson the host's figures are the better ones.
+        # Other processes take and free memory, too: except on a Jetson, the host's figures are better.
         "shared": report["shared"] if jetson else None,
         "weights_bytes": weights,
         "activations_bytes": activations,
@@ -156,7 +138,7 @@ def _candidate(spec: Spec, report: dict[str, Any], sha256: str | None, jetson: b
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    return start(parser, run, argv)
+    return start(parser(), run, argv)
 
 
 if __name__ == "__main__":

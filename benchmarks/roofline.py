@@ -1,11 +1,11 @@
-"""How much of this machine a model uses: counted operations and bytes against measured ceilings.
+"""Share of this machine that a model attains: counted operations and bytes against measured ceilings.
 
 python -m benchmarks.roofline model.onnx --backend onnxruntime,openvino --json FILE --plot FILE.svg
 
-Operations and bytes are counted on the graph (`benchmarks.graph_cost`), ceilings are measured here
-(`benchmarks.ceilings`), and so is each model's time. The least time that the ceilings allow is the larger of the matrix
-operations over their precision's ceiling and of the bytes that must be moved over the copy's; a model's attained
-fraction is that time over its own (S. Williams, A. Waterman, D. Patterson, "Roofline", CACM 52 (4), 2009).
+Operations and bytes are counted on the graph (`benchmarks.counted.graph`); ceilings (`benchmarks.counted.ceilings`) and
+each model's time are measured. The shortest time that the ceilings allow is the larger of two: matrix operations over
+the ceiling of their precision, and bytes that must be moved over the copy's. A model's attained fraction is that time
+over its own (S. Williams, A. Waterman, D. Patterson, "Roofline", CACM 52 (4), 2009).
 """
 
 from __future__ import annotations
@@ -17,26 +17,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.candidates.opened import Opened, add_candidates, opened_candidates
 from benchmarks.candidates.pictures import write_pictures
 from benchmarks.candidates.spec import Spec
 from benchmarks.candidates.timed import Pipeline, TimedBackend
-from benchmarks.ceilings import measure_gpu, measure_host
-from benchmarks.command import (
-    Opened,
-    add_candidates,
-    check_outputs,
-    describe_candidate,
-    failure,
-    finish,
-    nothing,
-    opened_candidates,
-    start,
-)
-from benchmarks.graph_cost import GraphCost, count_file
-from benchmarks.not_measured import list_unmeasured
-from benchmarks.provenance import describe_machine
-from benchmarks.results_file import make_result
-from benchmarks.tables import print_roofline
+from benchmarks.counted.ceilings import measure_gpu, measure_host
+from benchmarks.counted.graph import GraphCost, count_file
+from benchmarks.reporting.command import check_outputs, failure, finish, nothing, start
+from benchmarks.reporting.not_measured import list_unmeasured
+from benchmarks.reporting.plots import roofline_figure
+from benchmarks.reporting.provenance import describe_machine
+from benchmarks.reporting.results import make_result
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
 from export.measure import Plan, Series, Watch, measure, summarise
@@ -51,8 +42,8 @@ def parser() -> argparse.ArgumentParser:
         prog="roofline.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_candidates(made)
-    made.add_argument("--iterations", type=int, default=30, metavar="N", help="measured, of each (30)")
-    made.add_argument("--warmup", type=int, default=5, metavar="N", help="thrown away before, of each (5)")
+    made.add_argument("--iterations", type=int, default=30, metavar="N", help="measured iterations of each (30)")
+    made.add_argument("--warmup", type=int, default=5, metavar="N", help="discarded iterations before, of each (5)")
     made.add_argument("--plot", metavar="FILE", help="write a chart there: .svg, .png or .pdf")
     return made
 
@@ -61,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Count, measure, print and write.
 
     Returns:
-        0, or `benchmarks.command.FAILED` when some candidates failed.
+        0, or `benchmarks.reporting.command.FAILED` when some candidates failed.
 
     Raises:
         EmraError: A bad argument, an output that cannot be written, or no candidate that can be measured.
@@ -71,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     plan = Plan(arguments.iterations, arguments.warmup, min(10, max(1, arguments.iterations)))
     with opened_candidates(arguments) as (opened, say):
         costs, failures = _count(opened)
-        say("measuring what this machine can do")
+        say("measuring the ceilings")
         watch = Watch()
         host, gpu = measure_host(arguments.threads), measure_gpu()
         series = _time(opened, costs, plan, say)
@@ -82,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
             if error is not None:
                 failures.append(failure(spec.key, error))
                 continue
-            # A runner that tells of CUDA graphs has a GPU.
+            # A runner that reports CUDA graphs has a GPU.
             runner = opened.runners[spec]
             ceilings = host if runner.cuda_graph is None else gpu
             rows.append(_row(spec, runner, opened, cost, series[spec.key], ceilings))
@@ -98,25 +89,18 @@ def run(arguments: argparse.Namespace) -> int:
         failures=failures,
         not_measured=list_unmeasured(describe_machine(), has_meter=True),
     )
-    return finish(arguments, result, print_roofline, _draw)
-
-
-def _draw(path: str, result: Mapping[str, Any], *, overwrite: bool) -> None:
-    # Only where a chart is asked for: a device may have no matplotlib.
-    from benchmarks.plots import write_roofline_plot
-
-    write_roofline_plot(path, result, overwrite=overwrite)
+    return finish(arguments, result, roofline_figure)
 
 
 def _count(opened: Opened) -> tuple[dict[Spec, GraphCost], list[dict[str, Any]]]:
-    """Counted graphs: of ONNX files, and of engines whose ONNX file is in the same command."""
+    """Counted graphs of ONNX files, and of engines whose ONNX file is in the same command."""
     costs: dict[Spec, GraphCost] = {}
     failures = []
     files = {opened.sha256(spec): spec.path for spec in opened.runners if spec.kind == "onnx"}
     for spec, runner in opened.runners.items():
         path = spec.path if spec.kind == "onnx" else None
         if spec.kind == "engine":
-            path = files.get(getattr(runner, "manifest").parent_sha256)  # noqa: B009 (runners without one are no engines)
+            path = files.get(runner.manifest.parent_sha256)
         try:
             if path is None:
                 raise EmraError(
@@ -150,7 +134,7 @@ def _row(
 ) -> dict[str, Any]:
     times = summarise(series.samples("compute"))
     row = {
-        **describe_candidate(spec, runner, opened),
+        **opened.describe(spec),
         **cost.to_dict(),
         "seconds": times.to_dict(),
         "flops_per_second": cost.flops / times.p50,
@@ -169,15 +153,15 @@ def _row(
 
 
 def least_time(cost: GraphCost, ceilings: Mapping[str, Any], computed_in: str | None) -> tuple[float, str] | None:
-    """Seconds that the ceilings allow at least, and whether ``"compute"`` or ``"memory"`` sets them.
+    """The shortest time that the ceilings allow, and its limit, ``"compute"`` or ``"memory"``.
 
     Args:
-        cost: Of the graph.
-        ceilings: As `benchmarks.ceilings` gives them.
-        computed_in: What a backend that has a choice computes floating point in, such as OpenVINO's ``"bf16"``.
+        cost: Cost of the graph.
+        ceilings: Ceilings by `benchmarks.counted.ceilings`.
+        computed_in: Floating-point precision of a backend with a choice, such as OpenVINO's ``"bf16"``.
 
     Returns:
-        None where the ceiling of a precision was not measured.
+        None if the ceiling of a precision was not measured.
     """
     seconds = 0.0
     for precision, flops in cost.matrix_flops.items():
@@ -194,7 +178,7 @@ def least_time(cost: GraphCost, ceilings: Mapping[str, Any], computed_in: str | 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    return start(parser, run, argv)
+    return start(parser(), run, argv)
 
 
 if __name__ == "__main__":

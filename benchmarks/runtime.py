@@ -1,16 +1,15 @@
-"""What the runtime costs around the model: import, cold start, tiling and IO, memory on large rasters.
+"""Costs of the runtime around the model: import, cold start, tiling and IO, memory on large rasters.
 
     python -m benchmarks.runtime --model FILE [--image IMG] [--json FILE] [--skip raster]
 
-Every figure is of fresh processes, the kinds interleaved, so that a slow minute of the machine falls on all of them;
-medians are reported. Peak memory is that of the process, from the kernel.
+Every figure is a median over fresh processes. The kinds are interleaved, so that a slow minute of the machine affects
+all of them. Peak memory is that of the process, from the kernel.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import hashlib
 import json
 import os
 import platform
@@ -24,41 +23,53 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from emra_deploy.host.command import command
+from benchmarks.reporting.command import start
+from benchmarks.reporting.provenance import describe_file
+from benchmarks.reporting.results import write_json
+from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
-from emra_deploy.host.files import atomic_output, check_all_outputs
+from emra_deploy.host.files import check_all_outputs
 
 PARTS = ("import", "cold", "overhead", "raster")
 
+# Tiles are read between runs and not timed: all of them at once would not fit into memory.
 _BARE = """
 import json, sys, time
 import numpy as np
-from PIL import Image
 from emra_deploy.backends.opening import open_backend
-from emra_deploy.pictures.images import read_image
-from emra_deploy.segmenting.segmenter import Segmenter
-from emra_deploy.pictures.sources import ArraySource
+from emra_deploy.pictures.inputs import open_input
 from emra_deploy.pictures.windows import iter_tiles
-backend = open_backend(sys.argv[1], threads=int(sys.argv[3]) or None)
-segmenter = Segmenter(backend)
-image = read_image(sys.argv[2])
+from emra_deploy.segmenting.segmenter import Segmenter
+model, picture, name, threads, size = sys.argv[1:]
+backend = open_backend(model, backend=name, threads=int(threads) or None)
+segmenter = Segmenter(backend, batch_size=int(size) or None)
 _, height, width = backend.input_shape
-tiles = []
-for tile in iter_tiles(*image.shape[:2], height, width, segmenter.halo):
-    padding = ((0, height - tile.read.height), (0, width - tile.read.width), (0, 0))
-    tiles.append(np.pad(image[tile.read.slices], padding, mode="edge"))
-size = segmenter.batch_size
-batches = [np.stack(tiles[start : start + size]) for start in range(0, len(tiles), size)]
-backend.run(batches[0])
-start = time.perf_counter()
-for batch in batches:
+seconds, tiles, waiting = 0.0, 0, []
+def run():
+    global seconds, tiles
+    batch = np.stack(waiting)
+    if not tiles:
+        backend.run(batch)
+    start = time.perf_counter()
     backend.run(batch)
-print(json.dumps({"seconds": time.perf_counter() - start, "tiles": len(tiles)}))
+    seconds += time.perf_counter() - start
+    tiles += len(waiting)
+    waiting.clear()
+source = open_input(picture)
+for tile in iter_tiles(source.height, source.width, height, width, segmenter.halo):
+    padding = ((0, height - tile.read.height), (0, width - tile.read.width), (0, 0))
+    waiting.append(np.pad(source.read(tile.read), padding, mode="edge"))
+    if len(waiting) == segmenter.batch_size:
+        run()
+if waiting:
+    run()
+print(json.dumps({"seconds": seconds, "tiles": tiles, "batch": segmenter.batch_size}))
 """
 
-# The peak of the command, or of it and the process that copies its map, added up, where that is more. Pages of files
-# that both have mapped count twice.
+# The peak of the command, or the sum of it and the process that copies its map, if that is more. File pages that both
+# have mapped count twice.
 _PEAK = """
 import json, resource, subprocess, sys, time
 import psutil
@@ -81,7 +92,7 @@ print(json.dumps({"bytes": max(largest, together), "largest_process_bytes": larg
 
 
 def interleaved(kinds: dict[str, Callable[[], float]], runs: int) -> dict[str, list[float]]:
-    """Run each kind in turn, ``runs`` times over, after one run of each that is thrown away."""
+    """Run each kind in turn, ``runs`` times over, after one discarded run of each."""
     results: dict[str, list[float]] = {name: [] for name in kinds}
     for turn in range(runs + 1):
         for name, measure in kinds.items():
@@ -91,10 +102,25 @@ def interleaved(kinds: dict[str, Callable[[], float]], runs: int) -> dict[str, l
     return results
 
 
+def output_of(command: Sequence[str]) -> str:
+    """Standard output of a process.
+
+    Raises:
+        EmraError: ``probe-failed``: the process fails.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode:
+        words = " ".join(done.stderr.split())[-500:] or "no message"
+        raise EmraError(
+            "probe-failed", f"A measured process ended with status {done.returncode}: {words}", "Correct this first"
+        )
+    return done.stdout
+
+
 def timed(command: Sequence[str]) -> float:
-    """Seconds of wall clock of one process."""
+    """Wall-clock seconds of one process."""
     start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    output_of(command)
     return time.perf_counter() - start
 
 
@@ -109,40 +135,30 @@ def emra(*arguments: object) -> list[str]:
 
 
 def sample_picture(path: Path, height: int, width: int) -> None:
-    """A picture that compresses like a photograph: smooth ground with noise."""
+    """Write a picture that compresses like a photograph: smooth ground with noise."""
     from PIL import Image
 
     Image.fromarray(_ground(np.random.default_rng(0), 0, height, width)).save(path)
 
 
-def _ground(random: np.random.Generator, top: int, height: int, width: int) -> np.ndarray:
+def _ground(random: np.random.Generator, top: int, height: int, width: int) -> npt.NDArray[np.uint8]:
     rows, columns = np.mgrid[top : top + height, 0:width].astype(np.float32)
     waves = [np.sin(rows / (37 + 11 * band)) + np.cos(columns / (53 + 7 * band)) for band in range(3)]
     noise = random.integers(-12, 13, (height, width, 3), np.int16)
-    return np.clip(np.stack(waves, axis=-1) * 50 + 128 + noise, 0, 255).astype(np.uint8)
+    ground: npt.NDArray[np.uint8] = np.clip(np.stack(waves, axis=-1) * 50 + 128 + noise, 0, 255).astype(np.uint8)
+    return ground
 
 
 def sample_raster(path: Path, side: int) -> None:
-    """A tiled GeoTIFF of side x side pixels without empty blocks, written a row of blocks at a time."""
+    """Write a tiled GeoTIFF of side x side pixels without empty blocks, a row of blocks at a time."""
     import rasterio
     from rasterio.windows import Window
 
     random = np.random.default_rng(0)
-    options = {
-        "driver": "GTiff",
-        "tiled": True,
-        "blockxsize": 512,
-        "blockysize": 512,
-        "compress": "deflate",
-        "zlevel": 1,
-    }
+    options = {"driver": "GTiff", "tiled": True, "blockxsize": 512, "blockysize": 512, "bigtiff": "IF_SAFER"}
+    options |= {"compress": "deflate", "zlevel": 1, "count": 3, "dtype": "uint8", "width": side, "height": side}
     place = {"crs": "EPSG:32640", "transform": rasterio.Affine(0.1, 0, 500_000, 0, -0.1, 2_800_000)}
-    with (
-        rasterio.Env(GDAL_CACHEMAX=64 * 2**20),
-        rasterio.open(
-            path, "w", width=side, height=side, count=3, dtype="uint8", bigtiff="IF_SAFER", **options, **place
-        ) as raster,
-    ):
+    with rasterio.Env(GDAL_CACHEMAX=64 * 2**20), rasterio.open(path, "w", **options, **place) as raster:
         for top in range(0, side, 512):
             height = min(512, side - top)
             for left in range(0, side, 2048):
@@ -171,52 +187,73 @@ def measure_cold(model: Path, folder: Path, runs: int, threads: int) -> dict[str
     return {"seconds": summary(results["segment"]), "help_seconds": summary(results["help"])}
 
 
+def pipeline_and_bare(
+    model: Path, picture: Path, labels: Path, runs: int, *, threads: int = 0, batch: int = 0, words: Sequence[str] = ()
+) -> tuple[dict[str, list[float]], list[dict[str, Any]], dict[str, Any]]:
+    """Time ``emra segment`` and the bare backend that it chose, on the same tiles, in turns.
+
+    Args:
+        model: Model file.
+        picture: Picture or raster.
+        labels: Output of ``emra segment``.
+        runs: Fresh processes of each; with one, no run is discarded.
+        threads: Threads of the backend; 0 is its own choice.
+        batch: Tiles run at once; 0 is the default.
+        words: More arguments of ``emra segment``.
+
+    Returns:
+        Seconds of ``"pipeline"`` (after loading) and ``"bare"``; the reports of the command; tiles and batch.
+    """
+    command = emra("segment", picture, "-m", model, "-o", labels, "--overwrite", "--json", *words, *_threads(threads))
+    command += ["--batch", str(batch)] if batch else []
+    reports: list[dict[str, Any]] = []
+    facts: dict[str, Any] = {}
+
+    def run_pipeline() -> float:
+        reports.append(json.loads(output_of(command)))
+        return float(reports[-1]["seconds"]["segment"])
+
+    def run_bare() -> float:
+        chosen = reports[-1]["backend"]["backend"]
+        bare = [sys.executable, "-c", _BARE, *map(str, (model, picture, chosen, threads, batch))]
+        facts.update(json.loads(output_of(bare)))
+        return float(facts["seconds"])
+
+    kinds = {"pipeline": run_pipeline, "bare": run_bare}
+    times = interleaved(kinds, runs) if runs > 1 else {name: [run()] for name, run in kinds.items()}
+    return times, reports[-runs:], facts
+
+
 def measure_overhead(model: Path, image: Path, folder: Path, runs: int, threads: int) -> dict[str, Any]:
     """``emra segment`` on a picture over the bare backend on the same tiles.
 
     Two ratios: ``segment``, the job after loading (reading tiles, running, stitching, writing), and ``total``, which
     adds decoding the picture, loading the model and its self-test.
     """
-    command = emra(
-        "segment", image, "-m", model, "-o", folder / "large.png", "--overwrite", "--json", *_threads(threads)
-    )
-    bare = [sys.executable, "-c", _BARE, str(model), str(image), str(threads)]
-    reports: list[dict[str, Any]] = []
-    facts: dict[str, Any] = {}
-
-    def run_segment() -> float:
-        reports.append(json.loads(subprocess.run(command, check=True, capture_output=True).stdout))
-        return float(reports[-1]["seconds"]["segment"])
-
-    def run_bare() -> float:
-        facts.update(json.loads(subprocess.run(bare, check=True, capture_output=True).stdout))
-        return float(facts["seconds"])
-
-    results = interleaved({"segment": run_segment, "bare": run_bare}, runs)
-    totals = [float(report["seconds"]["total"]) for report in reports[1:]]
-    base = statistics.median(results["bare"])
+    times, reports, facts = pipeline_and_bare(model, image, folder / "large.png", runs, threads=threads)
+    totals = [float(report["seconds"]["total"]) for report in reports]
+    base = statistics.median(times["bare"])
     return {
         "image": image.name,
         "pixels": [reports[0]["height"], reports[0]["width"]],
         "tiles": facts["tiles"],
-        "bare_seconds": summary(results["bare"]),
-        "segment_seconds": summary(results["segment"]),
+        "bare_seconds": summary(times["bare"]),
+        "segment_seconds": summary(times["pipeline"]),
         "total_seconds": summary(totals),
-        "ratio": round(statistics.median(results["segment"]) / base, 4),
+        "ratio": round(statistics.median(times["pipeline"]) / base, 4),
         "total_ratio": round(statistics.median(totals) / base, 4),
     }
 
 
 def measure_raster(model: Path, folder: Path, sizes: Sequence[int], threads: int, overlay: bool) -> dict[str, Any]:
-    """Peak memory of ``emra segment`` for GeoTIFFs of several sizes; one run of each, as a peak does not scatter."""
+    """Peak memory of ``emra segment`` for GeoTIFFs of several sizes; one run of each, as peaks do not scatter."""
     results: dict[str, Any] = {}
     for side in sizes:
         raster, labels = folder / f"{side}.tif", folder / f"{side}-labels.tif"
         sample_raster(raster, side)
         extra = ["--overlay", folder / f"{side}.png"] if overlay else []
         command = emra("segment", raster, "-m", model, "-o", labels, "--json", *extra, *_threads(threads))
-        done = subprocess.run([sys.executable, "-c", _PEAK, *command], check=True, capture_output=True)
-        content = json.loads(done.stdout)
+        content = json.loads(output_of([sys.executable, "-c", _PEAK, *command]))
         results[str(side)] = {
             "peak_bytes": content["bytes"],
             "largest_process_bytes": content["largest_process_bytes"],
@@ -248,20 +285,20 @@ def measure(
 
     Args:
         model: Model file.
-        image: Picture for the overhead; a generated one of 2048 x 2048 when None.
+        image: Picture for the overhead; None generates one of 2048 x 2048.
         runs: Fresh processes for each figure.
         threads: Threads of the backend; 0 is its own choice.
         raster_sizes: Sides of the generated rasters in pixels.
         overlay: Whether the raster runs also make an overlay.
-        skip: Names of parts to leave out, of `PARTS`.
-        say: Called with a line for people as each part is done.
+        skip: Parts to leave out, of `PARTS`.
+        say: Called with a line of text after each part.
 
     Returns:
         JSON values: one entry for each part, and the machine.
     """
+    described = describe_file(model)
     report: dict[str, Any] = {
-        # Names and hashes, not paths: a result file is published, and a path says nothing about a model.
-        "model": {"name": model.name, "sha256": hashlib.sha256(model.read_bytes()).hexdigest()},
+        "model": {"name": described["name"], "sha256": described["sha256"]},
         "date": datetime.date.today().isoformat(),
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",
@@ -281,58 +318,61 @@ def measure(
             if image is None:
                 image = folder / "large-input.png"
                 sample_picture(image, 2048, 2048)
-            report["overhead"] = measure_overhead(model, image, folder, runs, threads)
-            part = report["overhead"]
+            report["overhead"] = part = measure_overhead(model, image, folder, runs, threads)
             say(
                 f"segment over bare backend: {part['ratio']:.3f} x ({part['tiles']} tiles, bare "
                 f"{part['bare_seconds']['median']:.2f} s); with loading {part['total_ratio']:.3f} x"
             )
         if "raster" not in skip:
-            report["raster"] = measure_raster(model, folder, raster_sizes, threads, overlay)
-            for side, result in report["raster"]["sizes"].items():
+            report["raster"] = part = measure_raster(model, folder, raster_sizes, threads, overlay)
+            for side, result in part["sizes"].items():
                 say(f"GeoTIFF of {side} x {side}: peak {result['peak_bytes'] / 2**20:.0f} MiB")
-            say(f"largest over smallest peak: {report['raster']['ratio']:.3f} x")
+            say(f"largest over smallest peak: {part['ratio']:.3f} x")
     return report
 
 
-@command()
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse arguments, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True, help="model file")
-    parser.add_argument("--image", type=Path, default=None, help="picture for the overhead (default: generated)")
-    parser.add_argument("--json", type=Path, default=None, help="write the figures to this file")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing FILE")
-    parser.add_argument("--runs", type=int, default=5, help="fresh processes for each figure (default: 5)")
-    parser.add_argument("--threads", type=int, default=0, help="threads of the backend (default: its choice)")
-    parser.add_argument("--raster-sizes", type=int, nargs="+", default=[5_000, 20_000], metavar="SIDE")
-    parser.add_argument("--overlay", action="store_true", help="make overlays in the raster runs, too")
-    parser.add_argument("--skip", nargs="+", choices=PARTS, default=[], help="parts to leave out")
-    options = parser.parse_args(argv)
-    try:
-        need("bench", "psutil", purpose="measuring", code="bench-missing")
-        if "raster" not in options.skip:
-            need("raster", "rasterio", purpose="measuring rasters (--skip raster leaves them out)")
-        check_all_outputs([options.json], overwrite=options.overwrite, inputs=[options.model])
-        report = measure(
-            options.model.resolve(),
-            None if options.image is None else options.image.resolve(),
-            runs=options.runs,
-            threads=options.threads,
-            raster_sizes=options.raster_sizes,
-            overlay=options.overlay,
-            skip=options.skip,
-            say=lambda line: print(line, flush=True),
-        )
-        if options.json is not None:
-            with atomic_output(options.json, overwrite=options.overwrite) as part:
-                part.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    except subprocess.CalledProcessError as error:
-        # What the measured process said is the cause; some of these had their stderr kept from the terminal.
-        said = error.stderr.decode(errors="replace") if isinstance(error.stderr, bytes) else ""
-        print(f"error: a measured process ended with status {error.returncode}\n{said}".rstrip(), file=sys.stderr)
-        return 2
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="runtime.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = made.add_argument
+    add("--model", type=Path, required=True, help="model file")
+    add("--image", type=Path, help="picture for the overhead (default: generated)")
+    add("--json", type=Path, help="write the figures to this file")
+    add("--overwrite", action="store_true", help="replace an existing FILE")
+    add("--runs", type=int, default=5, help="fresh processes for each figure (default: 5)")
+    add("--threads", type=int, default=0, help="threads of the backend (default: its choice)")
+    add("--raster-sizes", type=int, nargs="+", default=[5_000, 20_000], metavar="SIDE")
+    add("--overlay", action="store_true", help="make overlays in the raster runs, too")
+    add("--skip", nargs="+", choices=PARTS, default=[], help="parts to leave out")
+    return made
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure, print and write."""
+    need("bench", "psutil", purpose="measuring", code="bench-missing")
+    if "raster" not in options.skip:
+        need("raster", "rasterio", purpose="measuring rasters (--skip raster leaves them out)")
+    check_all_outputs([options.json], overwrite=options.overwrite, inputs=[options.model])
+    report = measure(
+        options.model.resolve(),
+        None if options.image is None else options.image.resolve(),
+        runs=options.runs,
+        threads=options.threads,
+        raster_sizes=options.raster_sizes,
+        overlay=options.overlay,
+        skip=options.skip,
+        say=lambda line: print(line, flush=True),
+    )
+    if options.json is not None:
+        write_json(options.json, report, overwrite=options.overwrite)
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    return start(parser(), run, argv)
 
 
 if __name__ == "__main__":

@@ -2,30 +2,30 @@
 
     python -m benchmarks.stream_soak [--only soak leak outages slow stops] [--model FILE] [--json FILE]
 
-The sender is GStreamer's RTSP server, in a process of its own; Debian has it as gir1.2-gst-rtsp-server-1.0, with
+The sender is GStreamer's RTSP server, in a separate process; Debian has it as gir1.2-gst-rtsp-server-1.0, with
 gstreamer1.0-tools, gstreamer1.0-plugins-good, gstreamer1.0-plugins-ugly and python3-gi.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.provenance import describe_machine, describe_run
+from benchmarks.reporting.command import start
+from benchmarks.reporting.provenance import describe_machine, describe_run
+from benchmarks.reporting.results import write_json
 from benchmarks.streams.outages import cut_and_stall, slow_consumer
 from benchmarks.streams.rtsp import RtspServer, why_no_rtsp_server
 from benchmarks.streams.soak import soak
 from benchmarks.streams.stops import stop_many
 from emra_deploy.cli.allocator import share_one_arena
 from emra_deploy.errors import EmraError
-from emra_deploy.host.command import command
 from emra_deploy.host.extras import need
-from emra_deploy.host.files import atomic_output, check_all_outputs
+from emra_deploy.host.files import check_all_outputs
 from emra_deploy.segmenting.segmenter import Segmenter
 
 PARTS = ("soak", "leak", "outages", "slow", "stops")
@@ -35,17 +35,8 @@ SLOW_LIMIT = 0.5
 """Age limit in seconds for the consumer that takes a fifth of a second a frame."""
 
 
-class _Told(dict[str, Any]):
-    """Parts that are told as soon as they are measured: what fails later must not cost what was found before."""
-
-    def __setitem__(self, name: str, part: Any) -> None:
-        super().__setitem__(name, part)
-        for line in lines({name: part}):
-            print(line, flush=True)
-
-
 def check_ready() -> None:
-    """Refuse to start without what streams are made and read with.
+    """Refuse to start without the libraries that make and read streams.
 
     Raises:
         EmraError: ``library-missing`` without PyAV, ``missing-library`` without an RTSP server.
@@ -57,13 +48,18 @@ def check_ready() -> None:
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure the parts that are wanted, and print the figures of each.
+    """Measure the selected parts, and print the figures of each as soon as they are known.
 
     Raises:
-        EmraError: Whatever is wrong with the model, and that of `check_ready`.
+        EmraError: Those of loading a model, and that of `check_ready`.
     """
     check_ready()
-    parts = _Told()
+    parts: dict[str, Any] = {}
+
+    def keep(name: str, part: dict[str, Any]) -> None:
+        parts[name] = part
+        print("\n".join(lines({name: part})), flush=True)
+
     # As `emra stream` does.
     share_one_arena()
     with Segmenter.open(arguments.model) as segmenter, tempfile.TemporaryDirectory() as scratch:
@@ -72,25 +68,25 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         server.start(SIDE, SIDE, FPS)
         try:
             if "soak" in arguments.only:
-                parts["soak"] = soak(segmenter, server.url, arguments.frames, Path(scratch) / "soak.mp4")
+                keep("soak", soak(segmenter, server.url, arguments.frames, Path(scratch) / "soak.mp4"))
             if "leak" in arguments.only:
-                # A few kilobytes a result are what a forgotten list of numbers loses.
-                parts["leak"] = soak(segmenter, server.url, arguments.frames, leak=arguments.leak)
+                # A list of numbers that is never emptied loses a few kilobytes with each result.
+                keep("leak", soak(segmenter, server.url, arguments.frames, leak=arguments.leak))
             if "slow" in arguments.only:
-                parts["slow"] = slow_consumer(segmenter, server.url, FPS, SLOW_LIMIT, arguments.slow_results)
+                keep("slow", slow_consumer(segmenter, server.url, FPS, SLOW_LIMIT, arguments.slow_results))
             if "stops" in arguments.only:
                 folder = Path(scratch) / "stops"
                 folder.mkdir()
-                parts["stops"] = stop_many(server.url, arguments.model, folder, arguments.stops)
+                keep("stops", stop_many(server.url, arguments.model, folder, arguments.stops))
         finally:
             server.kill()
         if "outages" in arguments.only:
-            parts["outages"] = cut_and_stall(segmenter, arguments.cuts, arguments.stalls)
+            keep("outages", cut_and_stall(segmenter, arguments.cuts, arguments.stalls))
     return parts
 
 
 def lines(parts: dict[str, Any]) -> list[str]:
-    """The figures for people."""
+    """The figures as text."""
     said = []
     for name in ("soak", "leak"):
         if name in parts:
@@ -137,29 +133,38 @@ def lines(parts: dict[str, Any]) -> list[str]:
     return said
 
 
-@command()
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, and write the figures down."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure (all)")
-    parser.add_argument("--model", default=None, help="model file (the shipped one)")
-    parser.add_argument("--frames", type=int, default=21_600, help="frames of the soak (21600)")
-    parser.add_argument("--leak", type=int, default=4096, help="bytes to lose a result in the part leak (4096)")
-    parser.add_argument("--cuts", type=int, default=50, help="times to kill the server (50)")
-    parser.add_argument("--stalls", type=int, default=20, help="times to stop the server (20)")
-    parser.add_argument("--slow-results", type=int, default=300, help="results of the slow consumer (300)")
-    parser.add_argument("--stops", type=int, default=100, help="times to send SIGTERM (100)")
-    parser.add_argument("--json", metavar="FILE", default=None, help="write all figures there")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing FILE")
-    arguments = parser.parse_args(words)
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="stream_soak.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = made.add_argument
+    add("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure (all)")
+    add("--model", help="model file (the shipped one)")
+    add("--frames", type=int, default=21_600, help="frames of the soak (21600)")
+    add("--leak", type=int, default=4096, help="bytes that the part leak loses with each result (4096)")
+    add("--cuts", type=int, default=50, help="times to kill the server (50)")
+    add("--stalls", type=int, default=20, help="times to stop the server (20)")
+    add("--slow-results", type=int, default=300, help="results of the slow consumer (300)")
+    add("--stops", type=int, default=100, help="times to send SIGTERM (100)")
+    add("--json", metavar="FILE", help="write all figures there")
+    add("--overwrite", action="store_true", help="replace an existing FILE")
+    return made
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Measure, print and write."""
     check_all_outputs([arguments.json], overwrite=arguments.overwrite)
     parts = measure(arguments)
     if arguments.json is not None:
-        content = {**describe_run("stream_soak.py", words), "machine": describe_machine(), **parts}
-        with atomic_output(arguments.json, overwrite=arguments.overwrite) as part:
-            part.write_text(json.dumps(content, indent=1) + "\n")
+        content = {**describe_run("stream_soak.py", arguments.argv), "machine": describe_machine(), **parts}
+        write_json(arguments.json, content, overwrite=arguments.overwrite)
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    return start(parser(), run, argv)
 
 
 def _ms(seconds: float | None) -> str:

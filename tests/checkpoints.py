@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -28,13 +29,20 @@ def random_model(**config: object) -> EMRAProxy:
     return model.eval()
 
 
-@pytest.fixture
-def small_backbone() -> Iterator[None]:
+@contextmanager
+def narrow_backbone() -> Iterator[None]:
     """Four blocks of width 64 in place of ViT-Ti: the same code in a fraction of the time."""
     narrow = functools.partial(timm.create_model, depth=4, embed_dim=64, num_heads=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timm, "create_model", narrow)
         patch.setitem(BACKBONES, "tiny", Backbone("vit_tiny_patch16_224", 64, 4, 2))
+        yield
+
+
+@pytest.fixture
+def small_backbone() -> Iterator[None]:
+    """`narrow_backbone` around a test."""
+    with narrow_backbone():
         yield
 
 

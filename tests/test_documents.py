@@ -19,16 +19,15 @@ NEEDS = {
     r"(accuracy|evaluate)\.py .*--page|report\.py .*--html": "jinja2",
     r"(latency|roofline|optimize|report)\.py .*--plot": "matplotlib",
     r"benchmarks/(latency|memory|roofline)\.py": "psutil",
-    r"benchmarks/(latency|memory|roofline)\.py .*--json": "jsonschema",
     r"benchmarks/(memory|roofline)\.py": "onnx",
     r"benchmarks/runtime\.py": "psutil",
     r"benchmarks/raster\.py": "psutil rasterio",
-    r"benchmarks/best_cpu\.py": "torch onnx onnxscript onnxruntime psutil jsonschema",
+    r"benchmarks/best_cpu\.py": "torch onnx onnxscript onnxruntime psutil",
     r"training/(train|evaluate)\.py|training\.model\b": "torch timm safetensors",
     r"training/peer_unet\.py": "torch segmentation-models-pytorch",
     r"export/to_onnx\.py": "torch onnx onnxscript onnxruntime",
     r"export/(to_fp16|to_int8|optimize|check)\.py": "onnx onnxruntime",
-    r"benchmarks/precision/table\.py": "onnx onnxruntime psutil jsonschema",
+    r"benchmarks/precision/table\.py": "onnx onnxruntime psutil",
     r"export/build_engine\.py": "onnx",
 }
 """What commands need, as setup.cfg names it."""

@@ -1,1 +1,1 @@
-"""Parts of `benchmarks/gpu_suite.py`: what is built, checked and timed on a machine with a CUDA GPU."""
+"""Parts of `benchmarks/gpu_suite.py`: builds, checks and timings on a machine with a CUDA GPU."""

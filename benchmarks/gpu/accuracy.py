@@ -1,4 +1,4 @@
-"""Whether the kernels are right: against FP64, beside PyTorch in the same precision, on fresh inputs."""
+"""Accuracy of the kernels: errors against FP64, compared with PyTorch in the same precision, on fresh inputs."""
 
 from __future__ import annotations
 
@@ -94,6 +94,6 @@ def check_all(library: Aggregation, seed: int) -> list[Row]:
         except (RuntimeError, AssertionError) as error:
             rows.append(Row(SECTION, str(case), None, "", Goal("<=", 0), " ".join(str(error).split())[:120], True))
             if isinstance(error, RuntimeError) and not isinstance(error, torch.cuda.OutOfMemoryError):
-                return rows  # The device may be unusable after an error of its own.
+                return rows  # A device error may leave the device unusable.
         torch.cuda.empty_cache()
     return rows

@@ -1,4 +1,4 @@
-"""What the aggregation adds to a backbone: ViT-B's blocks with and without it, as CUDA graphs."""
+"""Cost of the aggregation in a backbone: ViT-B's blocks with and without it, as CUDA graphs."""
 
 from __future__ import annotations
 

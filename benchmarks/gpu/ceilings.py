@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -48,7 +49,7 @@ def measure_ceilings(library: Path) -> Ceilings:
         return float(work)
 
     work = {name: launch(kind) for name, kind in _KINDS.items()}
-    times, failures = time_graphs({name: [lambda kind=kind: launch(kind)] for name, kind in _KINDS.items()}, rounds=5)
+    times, failures = time_graphs({name: [partial(launch, kind)] for name, kind in _KINDS.items()}, rounds=5)
     if failures:
         raise RuntimeError(f"the ceilings could not be timed: {failures}")
     return Ceilings(**{name: work[name] / times[name][0] for name in _KINDS})

@@ -1,7 +1,7 @@
 """A model file as an engine, through the runtime's own TensorRT backend: built, checked and timed on this GPU.
 
-Run as a process of its own (``python -m benchmarks.gpu.engine MODEL.onnx FOLDER``), which prints rows as JSON: the
-library may have come as a wheel, and what goes wrong in it can end the process.
+Runs in a separate process (``python -m benchmarks.gpu.engine MODEL.onnx FOLDER``), which prints rows as JSON: the
+library may be an unpacked wheel, and its faults can end the process.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ def measure_engine(model: Path, folder: Path, paths: Sequence[Path], seconds: fl
 
     Args:
         model: An ONNX file with a Manifest.
-        folder: For the engine.
-        paths: Of Python, where the library was unpacked to; empty for what is installed.
-        seconds: At most.
+        folder: Holds the engine.
+        paths: Python paths of the unpacked library; empty for an installed one.
+        seconds: Time limit.
     """
     environment = {**os.environ}
     places = [*map(str, paths), str(PROJECT), *filter(None, [environment.get("PYTHONPATH")])]
     environment["PYTHONPATH"] = os.pathsep.join(places)
     command = [sys.executable, "-m", "benchmarks.gpu.engine", str(model.resolve()), str(folder)]
-    # With wheels at hand, a library that fails is a failure; without, there may just be none.
+    # A library from given wheels must work; an installed one may be absent.
     wanted = bool(paths)
     try:
         done = subprocess.run(
@@ -48,7 +48,7 @@ def measure_engine(model: Path, folder: Path, paths: Sequence[Path], seconds: fl
     try:
         answers = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        words = " ".join(done.stderr.split())[-160:] or "it said nothing"
+        words = " ".join(done.stderr.split())[-160:] or "no message"
         note = f"the process ended with {done.returncode}: {words}"
         return [Row(SECTION, model.name, None, note=note, required=wanted)]
     return [_row(answer, wanted) for answer in answers]
@@ -121,7 +121,7 @@ def _golden(backend: Any, where: str) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Print the answers; an error of the project's own is an answer, too."""
+    """Print the answers; an `EmraError` becomes an answer, too."""
     from emra_deploy.errors import EmraError
 
     model, folder = map(Path, argv)

@@ -15,7 +15,7 @@ from benchmarks.gpu.library import Problem, load_file
 
 
 def aggregation() -> ModuleType:
-    """``training/model/aggregation.py`` as a module of its own."""
+    """``training/model/aggregation.py`` as a separate module."""
     return load_file("training/model/aggregation.py")
 
 
@@ -26,10 +26,10 @@ def make_inputs(
 
     Args:
         problem: The shape.
-        seed: Of the generator.
+        seed: Seed of the generator.
         spread: Standard deviation of q and k; 3 makes attention sharp.
         offset: Elements between the start of an allocation and the tensor, a multiple of 8 to keep 16 bytes aligned.
-        device: Where they are made.
+        device: Device of the tensors.
     """
     generator = torch.Generator(device=device).manual_seed(seed)
     shape = (problem.batch, problem.tokens, 3 * problem.heads * problem.width)
@@ -68,7 +68,8 @@ def explicit(problem: Problem, qkv: Sequence[Tensor]) -> Tensor:
 
 def streamed(problem: Problem, qkv: Sequence[Tensor]) -> Tensor:
     """Class rows, then fused attention over padded values: the peer in time, by whatever backend is enabled."""
-    return aggregation().aggregate_streamed(qkv, problem.heads, problem.classes, problem.scale)
+    gca: Tensor = aggregation().aggregate_streamed(qkv, problem.heads, problem.classes, problem.scale)
+    return gca
 
 
 def errors(result: Tensor, truth: Tensor) -> tuple[float, float]:

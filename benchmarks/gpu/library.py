@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).resolve().parents[2]
 SOURCE = PROJECT / "plugin/attention_aggregation.cu"
 BUILD_SECONDS = 240
-"""After which nvcc counts as hung."""
+"""Seconds after which nvcc counts as hung."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,16 +40,16 @@ class Problem:
     @property
     def scale(self) -> float:
         """The usual factor on Q K^T."""
-        return self.width**-0.5
+        return float(self.width**-0.5)
 
     @property
     def patches(self) -> int:
-        """N."""
+        """Number of patch tokens, N."""
         return self.tokens - self.classes
 
     @property
     def exponentials(self) -> int:
-        """T * T per image, head and block: what any form of the operator must compute at least once."""
+        """T * T per image, head and block: the minimum for any form of the operator."""
         return self.batch * self.heads * self.blocks * self.tokens**2
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ def nvcc_command(sources: Sequence[Path], target: Path, capability: tuple[int, i
 
 
 def compile_cuda(sources: Sequence[Path], target: Path, capability: tuple[int, int], *options: str) -> Path:
-    """Compile CUDA sources; ``target`` is what was made.
+    """Compile CUDA sources; returns ``target``.
 
     Raises:
         EmraError: There is no nvcc, or it fails; its message is in the cause.
@@ -93,7 +93,7 @@ def compile_cuda(sources: Sequence[Path], target: Path, capability: tuple[int, i
         ) from error
     if done.returncode:
         message = " ".join((done.stdout + done.stderr).split())[-800:]
-        raise EmraError("nvcc-failed", f"nvcc failed: {message}", "Mend the source or the toolkit", sources[0])
+        raise EmraError("nvcc-failed", f"nvcc failed: {message}", "Correct the source or the toolkit", sources[0])
     return target
 
 
@@ -104,7 +104,7 @@ class Aggregation:
     """The library, ready to be called: `training.model.kernels.Kernels` for a `Problem`.
 
     Args:
-        path: Absolute, of the shared library.
+        path: Absolute path of the shared library.
 
     Raises:
         EmraError: Those of `training.model.kernels.Kernels`.
@@ -177,7 +177,7 @@ class Aggregation:
 
 @functools.cache
 def load_file(name: str) -> ModuleType:
-    """A file of the project as a module of its own: the package around it may need libraries that are not here.
+    """A file of the project as a separate module: its package may need libraries that are not installed.
 
     Args:
         name: Relative to the project.

@@ -6,18 +6,22 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.gpu.formulas import errors
 from benchmarks.gpu.rows import Goal, Row
 from benchmarks.gpu.timing import extra_memory, time_graphs
 
+if TYPE_CHECKING:
+    from training.model import EMRAProxy
+
 SIZE, CLASSES = 512, 7
 FORMS = {"SDPA": "streamed", "plugin": "plugin", "explicit": "explicit"}
 FLOOR = 2.0**-11
-"""Half a unit of FP16's last place: below it, an error is none."""
+"""Half a unit in FP16's last place: smaller errors are rounding."""
 
 
 def compare_models(
@@ -26,15 +30,15 @@ def compare_models(
     """Rows of EMRA-proxy in FP16 with random weights: error against FP32, time as CUDA graphs, memory.
 
     Args:
-        kernels: The library.
+        kernels: The shared library.
         batches: Pictures at once.
-        backbone: Of `training.model.BACKBONES`.
+        backbone: One of `training.model.BACKBONES`.
         size: Side of the pictures.
 
     Raises:
-        ImportError: timm is not here.
+        ImportError: timm is not installed.
     """
-    # Named before the model looks for it: what is measured is what was built here.
+    # Set before the model looks for a library, so that this build is measured.
     os.environ["EMRA_KERNELS"] = str(kernels)
     from training.model import EMRAConfig, EMRAProxy
     from training.model.kernels import find_kernels
@@ -44,7 +48,7 @@ def compare_models(
     model = EMRAProxy(EMRAConfig(backbone, num_classes=CLASSES, image_size=(size, size)))
     with torch.no_grad():
         for parameter in model.parameters():
-            # Else the logits are next to nothing, and so would be their errors.
+            # Otherwise the logits, and their errors, are close to 0.
             parameter.add_(torch.randn_like(parameter) * 0.02)
     model = model.cuda().eval()
     section = f"EMRA-proxy, ViT {backbone}, {size} x {size}, FP16, whole model in PyTorch"
@@ -55,7 +59,7 @@ def compare_models(
     return rows
 
 
-def _agreement(model: nn.Module, size: int, section: str) -> list[Row]:
+def _agreement(model: EMRAProxy, size: int, section: str) -> list[Row]:
     """The logits' error in FP16 beside those in FP32 by the formula; the model stays in FP32."""
     image = torch.randn(2, 3, size, size, device="cuda")
     allowed = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
@@ -88,15 +92,15 @@ def _agreement(model: nn.Module, size: int, section: str) -> list[Row]:
     ]
 
 
-def _forward(model: nn.Module, form: str, image: Tensor) -> Tensor:
+def _forward(model: EMRAProxy, form: str, image: Tensor) -> Tensor:
     with torch.inference_mode():
         model.set_aggregation(FORMS[form])
         labels: Tensor = model(image).argmax(dim=1).to(torch.uint8)
     return labels
 
 
-def _times(model: nn.Module, batch: int, size: int, section: str) -> list[Row]:
-    # Several pictures, so that none is in the cache because it was there the time before.
+def _times(model: EMRAProxy, batch: int, size: int, section: str) -> list[Row]:
+    # Several pictures, so that none is still in the cache from the previous run.
     images = [torch.randn(batch, 3, size, size, device="cuda", dtype=torch.float16) for _ in range(4)]
     works: dict[str, list[Callable[[], Tensor]]] = {
         name: [partial(_forward, model, name, image) for image in images] for name in FORMS

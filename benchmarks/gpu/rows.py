@@ -1,4 +1,4 @@
-"""What the suite finds out, as rows: a name, a number, its goal, and whether it was reached."""
+"""Findings of the suite as rows: a name, a number, its goal, and the verdict."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ class Goal:
 
     Attributes:
         sense: ``">="`` or ``"<="``.
-        bound: Of the row's unit.
+        bound: In the row's unit.
     """
 
     sense: str
     bound: float
 
     def __post_init__(self) -> None:
-        """Refuse a sense that is none."""
+        """Check the sense."""
         if self.sense not in (">=", "<="):
             raise ValueError(f"sense {self.sense!r}, expected '>=' or '<='")
 
     def reached(self, value: float) -> bool:
-        """Whether ``value`` keeps the bound; NaN never does."""
+        """True if ``value`` keeps the bound; NaN never does."""
         return value >= self.bound if self.sense == ">=" else value <= self.bound
 
     def __str__(self) -> str:
@@ -37,13 +37,13 @@ class Row:
     """One line of the table.
 
     Attributes:
-        section: What it belongs to: rows of one section stand together.
-        name: What was measured.
-        value: The number, or None where it could not be had; then ``note`` says why.
-        unit: Of the value; empty for ratios.
-        goal: The bound it should keep, or None for a number that is only reported.
-        note: Anything a reader needs beside it.
-        required: Whether missing the goal, or having no value, makes the suite fail as broken rather than as slow.
+        section: Section of the table.
+        name: Name of the measurement.
+        value: The number, or None if it could not be measured; then ``note`` says why.
+        unit: Unit of the value; empty for ratios.
+        goal: The bound to keep, or None for a number that is only reported.
+        note: Remarks.
+        required: Whether a missed goal or a missing value marks the suite as broken rather than slow.
     """
 
     section: str
@@ -56,7 +56,7 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """``ok``, ``MISSED``, ``not measured``, or nothing where there is no goal."""
+        """``ok``, ``MISSED``, ``not measured``, or an empty text without a goal."""
         if self.value is None:
             return "not measured"
         if self.goal is None:
@@ -65,11 +65,11 @@ class Row:
 
     @property
     def failed(self) -> bool:
-        """Whether something is wrong, not only slow."""
+        """True if the row shows a fault rather than a slow kernel."""
         return self.required and self.verdict in ("MISSED", "not measured")
 
     def to_dict(self) -> dict[str, object]:
-        """For the JSON file; a value that is not finite becomes its name, which JSON has no number for."""
+        """JSON values; a value that is not finite becomes its name, as JSON has no such number."""
         value = self.value
         return {
             "section": self.section,
@@ -108,5 +108,5 @@ def format_table(rows: Sequence[Row]) -> str:
 
 
 def exit_status(rows: Iterable[Row]) -> int:
-    """1 where a goal was missed or something required was not measured, else 0."""
+    """1 if a goal was missed or a required row was not measured, else 0."""
     return int(any(row.failed or row.verdict == "MISSED" for row in rows))

@@ -12,15 +12,15 @@ SOURCE = Path(__file__).with_name("sanitized.cu")
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 SECTION = "compute-sanitizer on small shapes of every kernel, errors"
 FOUND = 99
-"""Exit status asked of the sanitizer when it finds something."""
+"""Exit status of the sanitizer for findings."""
 
 
 def sanitize(program: Path, seconds: float) -> list[Row]:
-    """One row per tool; reported without a value where the sanitizer is missing or does not support the machine.
+    """One row per tool; without a value if the sanitizer is missing or does not support the machine.
 
     Args:
-        program: What `SOURCE` was compiled to.
-        seconds: For each tool at most.
+        program: The compiled `SOURCE`.
+        seconds: Time limit of each tool.
     """
     tool = find_tool("compute-sanitizer")
     if tool is None:
@@ -34,11 +34,11 @@ def _run(tool: str, name: str, program: Path, seconds: float) -> Row:
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds)
     except subprocess.TimeoutExpired:
         return Row(SECTION, name, None, note=f"not done after {seconds:.0f} s")
-    return judge(name, done.returncode, done.stdout + done.stderr)
+    return row_of(name, done.returncode, done.stdout + done.stderr)
 
 
-def judge(name: str, status: int, output: str) -> Row:
-    """The row of one tool's exit status and output."""
+def row_of(name: str, status: int, output: str) -> Row:
+    """The row for a tool's exit status and output."""
     if "Device not supported" in output or "Unable to find injection" in output:
         return Row(SECTION, name, None, note=_last(output, "not supported"))
     goal = Goal("<=", 0)

@@ -1,9 +1,10 @@
-"""How fast the kernels are, and how much memory they take, beside what PyTorch offers and the chip's ceiling."""
+"""Speed and memory of the kernels, compared with PyTorch's attention and the chip's ceiling."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -31,7 +32,7 @@ ROTATED_BYTES = 160e6
 
 
 def input_sets(problem: Problem) -> list[list[torch.Tensor]]:
-    """As many sets of inputs as make `ROTATED_BYTES`, at most 8."""
+    """Enough sets of inputs for `ROTATED_BYTES`, at most 8."""
     bytes_ = problem.batch * problem.tokens * 3 * problem.heads * problem.width * problem.blocks * 2
     count = max(1, min(8, round(ROTATED_BYTES / bytes_)))
     return [make_inputs(problem, 1000 + number) for number in range(count)]
@@ -86,7 +87,7 @@ def compare(
     # T x T tensors are beyond the L2 cache anyway; one set keeps the graph's memory in bounds.
     candidates["explicit FP16"] = works(explicit, problem, sets[:1])
     if compiled:
-        form = torch.compile(aggregation().aggregate_streamed, dynamic=False)
+        form: Any = torch.compile(aggregation().aggregate_streamed, dynamic=False)
         try:
             form(sets[0], problem.heads, problem.classes, problem.scale)
             candidates["streamed, torch.compile"] = [

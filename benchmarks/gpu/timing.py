@@ -13,7 +13,7 @@ Work = Callable[[], object]
 
 def capture(works: Sequence[Work]) -> torch.cuda.CUDAGraph:
     """One graph that does all the work, warmed up on the side first, as capture demands."""
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(2):
@@ -74,7 +74,7 @@ def _once(graph: torch.cuda.CUDAGraph) -> float:
 
 
 def _replay(graph: torch.cuda.CUDAGraph, count: int) -> list[float]:
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]  # type: ignore[no-untyped-call]
     marks[0].record()
     for mark in marks[1:]:
         graph.replay()
@@ -84,7 +84,7 @@ def _replay(graph: torch.cuda.CUDAGraph, count: int) -> list[float]:
 
 
 def extra_memory(work: Work) -> int:
-    """Peak bytes that a call allocates above what was allocated before it, its result included."""
+    """Peak bytes that a call allocates beyond earlier allocations, its result included."""
     work()
     torch.cuda.synchronize()
     torch.cuda.empty_cache()

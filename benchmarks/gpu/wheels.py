@@ -14,7 +14,7 @@ _BLOCK = 1 << 22
 
 
 def unpack_wheels(places: Sequence[Path], folder: Path) -> list[Path]:
-    """Join what was split, and unpack.
+    """Join split wheels, and unpack all.
 
     Args:
         places: Files and folders: ``NAME.whl``, or its parts as ``split`` names them, such as ``NAME.whl.00`` or
@@ -22,7 +22,7 @@ def unpack_wheels(places: Sequence[Path], folder: Path) -> list[Path]:
         folder: Where they are unpacked to; made if absent.
 
     Returns:
-        What belongs on the path of Python.
+        Folders for Python's path.
 
     Raises:
         EmraError: ``wheels``: there is none, a part is missing, or a file is no wheel.
@@ -60,8 +60,8 @@ def _unpack(wheel: str, found: dict[str, Path], folder: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             archive.extractall(folder)
     except (zipfile.BadZipFile, EOFError, OSError) as error:
-        what = f"The parts of {wheel} make no wheel" if joined else "It is no wheel"
-        raise EmraError("wheels", f"{what} ({error})", "Hand over all parts, unchanged", found.get("")) from error
+        fault = f"The parts of {wheel} make no wheel" if joined else "It is no wheel"
+        raise EmraError("wheels", f"{fault} ({error})", "Hand over all parts, unchanged", found.get("")) from error
     finally:
         if joined is not None:
             joined.unlink()

@@ -1,1 +1,1 @@
-"""Power, clocks, temperatures and throttling; parsers take text and folders, so that they can be tested."""
+"""Power, clocks, temperatures and throttling; parsers take text and folders, so that tests can feed them."""

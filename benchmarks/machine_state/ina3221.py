@@ -31,15 +31,15 @@ class Rail:
         """Power now.
 
         Raises:
-            OSError: The kernel does not give it.
-            ValueError: It is no number.
+            OSError: The kernel cannot read it.
+            ValueError: The value is no number.
         """
         values = [int(path.read_text(encoding="ascii")) for path in self.files]
         return values[0] * values[1] / 1e6 if len(values) == 2 else values[0] / 1e6
 
 
 def find_rails(root: Path = HWMON) -> tuple[Rail, ...]:
-    """The rails that can be read here; none on a machine that is no Jetson.
+    """The rails that can be read here; empty on other machines than Jetsons.
 
     Args:
         root: Folder of hwmon devices.

@@ -1,4 +1,4 @@
-"""What Linux says of clocks, on any machine."""
+"""Clocks from Linux, on any machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from emra_deploy.host.throttling import SYS, read_number, read_text
 
 
 def read_clocks(root: Path = SYS) -> dict[str, Any]:
-    """Clocks of processor and GPU in Hz, now and at most, and the processor's governors."""
+    """Current and highest clocks of processor and GPU in Hz, and the processor's governors."""
     now, most, governors = [], [], set()
     for core in sorted((root / "devices/system/cpu").glob("cpu[0-9]*")):
         clock, limit = read_number(core / "cpufreq/scaling_cur_freq"), read_number(core / "cpufreq/scaling_max_freq")

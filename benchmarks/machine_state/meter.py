@@ -1,4 +1,4 @@
-"""Energy of a run: one meter, sampled in the background, asked afterwards for the joules of any span of time."""
+"""Energy of a run: a meter is sampled in the background and gives the joules of any span of time afterwards."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ INTERVAL = 0.05
 """Seconds between samples: INA3221s on Jetson renew their values faster, and NVML every 20 to 100 ms."""
 
 MIN_SAMPLES = 3
-"""Samples inside a span below which its energy is not told."""
+"""Samples that a span needs for its energy to be reported."""
 
 
 class Meter:
     """Samples energy or power until it is closed.
 
     Args:
-        scope: For people: what is measured.
+        scope: Description of the measured parts.
         joules: Reads a counter of energy, or None.
         watts: Reads power, where there is no counter.
         interval: Seconds between samples.
@@ -35,14 +35,15 @@ class Meter:
     def __init__(
         self,
         scope: str,
-        joules: Callable[[], float] | None = None,
-        watts: Callable[[], float] | None = None,
+        joules: Callable[[], float | None] | None = None,
+        watts: Callable[[], float | None] | None = None,
         interval: float = INTERVAL,
     ) -> None:
-        if (joules is None) == (watts is None):
+        read = joules or watts
+        if read is None or (joules and watts):
             raise ValueError("a meter reads either energy or power")
         self.scope = scope
-        self._joules, self._watts = joules, watts
+        self._read, self._counts = read, joules is not None
         self._times: list[float] = []
         self._energy: list[float] = []
         self._last_watts = 0.0
@@ -53,23 +54,21 @@ class Meter:
 
     def _sample(self) -> None:
         try:
-            if self._joules is not None:
-                energy = self._joules()
-                now = time.perf_counter()
-            else:
-                assert self._watts is not None
-                watts = self._watts()
-                now = time.perf_counter()
-                energy = 0.0
-                if self._times:
-                    # Trapezoids between samples of power.
-                    mean = (watts + self._last_watts) / 2
-                    energy = self._energy[-1] + mean * (now - self._times[-1])
-                self._last_watts = watts
-        except (OSError, ValueError, TypeError):
-            # One sample that a sensor did not give leaves a longer step; a sensor that is gone leaves no samples.
-            _log.debug("no sample of %s", self.scope, exc_info=True)
+            value = self._read()
+        except (OSError, ValueError):
+            value = None
+        now = time.perf_counter()
+        if value is None:
+            # A missing sample leaves a longer step; a sensor that is gone leaves no samples.
+            _log.debug("no sample of %s", self.scope)
             return
+        energy = value
+        if not self._counts:
+            energy = 0.0
+            if self._times:
+                # Trapezoids between samples of power.
+                energy = self._energy[-1] + (value + self._last_watts) / 2 * (now - self._times[-1])
+            self._last_watts = value
         self._times.append(now)
         self._energy.append(energy)
 
@@ -105,7 +104,7 @@ def _at(times: Sequence[float], energy: Sequence[float], moment: float) -> float
 
 
 def open_meter(hwmon: Path = HWMON, powercap: Path = POWERCAP, nvml: Nvml | None = None) -> tuple[Meter | None, str]:
-    """The widest meter of this machine, and what it measures, or why there is none.
+    """The widest meter of this machine and its scope, or None and the reason.
 
     A Jetson's rails come first, then the GPU, then the processor.
 

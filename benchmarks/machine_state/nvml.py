@@ -42,7 +42,7 @@ class Nvml:
         return self._sum("nvmlDeviceGetPowerUsage")
 
     def process_bytes(self) -> int | None:
-        """Memory of this process on all GPUs; None where the driver does not tell (containers, Windows)."""
+        """Memory of this process on all GPUs; None if the driver does not report it (containers, Windows)."""
         import os
 
         found = [
@@ -55,12 +55,12 @@ class Nvml:
 
     def _sum(self, function: str) -> float | None:
         try:
-            return sum(getattr(self._library, function)(handle) for handle in self.handles) / 1000
+            return float(sum(getattr(self._library, function)(handle) for handle in self.handles)) / 1000
         except self._library.NVMLError:
             return None
 
     def describe(self) -> list[dict[str, Any]]:
-        """State of each GPU: clocks in Hz, temperature in degrees Celsius, limits, and what holds its clocks back."""
+        """State of each GPU: clocks in Hz, temperature in degrees Celsius, power limit, and reasons for throttling."""
         return [self._describe(handle) for handle in self.handles]
 
     def _describe(self, handle: Any) -> dict[str, Any]:

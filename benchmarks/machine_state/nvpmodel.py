@@ -12,10 +12,10 @@ _FAN = re.compile(r"NV Fan Mode:\s*(\S+)")
 
 
 def parse_nvpmodel(text: str) -> dict[str, str | int | None] | None:
-    """Answer of ``nvpmodel -q``, with or without ``--verbose``; None for one without a mode.
+    """Answer of ``nvpmodel -q``, with or without ``--verbose``; None without a mode.
 
     Returns:
-        ``mode`` (such as ``"MAXN"``), ``number`` and ``fan``, the latter two None where they are not told.
+        ``mode`` (such as ``"MAXN"``), ``number`` and ``fan``, the latter two None if not reported.
     """
     mode = _MODE.search(text)
     if mode is None:
@@ -30,7 +30,7 @@ def parse_nvpmodel(text: str) -> dict[str, str | int | None] | None:
 
 
 def read_nvpmodel() -> dict[str, str | int | None] | None:
-    """The power mode of this machine, None where there is none to read."""
+    """The power mode of this machine, None if there is none."""
     program = shutil.which("nvpmodel") or shutil.which("/usr/sbin/nvpmodel")
     if program is None:
         return None

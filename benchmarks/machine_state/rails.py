@@ -1,4 +1,4 @@
-"""Which power rails add up to a module, and what they leave out."""
+"""Power rails that add up to a module."""
 
 from __future__ import annotations
 
@@ -19,23 +19,19 @@ _SUMS = (
 
 @dataclass(frozen=True)
 class Scope:
-    """What is called the power of the machine.
+    """Rails that together are reported as the power of the machine.
 
     Attributes:
-        rails: They are added up.
-        words: For people: what that covers.
+        rails: The rails to add up.
+        words: Description of their coverage.
     """
 
     rails: tuple[str, ...]
     words: str
 
-    def watts(self, rails: dict[str, float]) -> float:
-        """Power of the whole scope."""
-        return sum(rails[name] for name in self.rails)
-
 
 def choose_scope(names: Iterable[str]) -> Scope | None:
-    """The widest scope that these rails allow, or None for rails of a board that is not known here."""
+    """The widest scope that these rails allow, or None for rails of an unknown board."""
     found = set(names)
     for name in _INPUTS:
         if name in found:

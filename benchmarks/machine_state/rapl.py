@@ -42,7 +42,7 @@ class Zone:
 
 
 def find_zones(root: Path = POWERCAP) -> tuple[list[Zone], str | None]:
-    """The packages whose energy can be read, and else why not.
+    """The packages whose energy can be read, or the reason why none can.
 
     ``psys`` is left out, which contains the packages, and so are the zones inside packages.
 

@@ -1,4 +1,4 @@
-"""The state of the machine at one moment: what a reader of a timing has to know beside it."""
+"""The state of the machine at one moment, reported beside its timings."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from emra_deploy.host.throttling import POWER_CAP, SYS, count_throttling, read_a
 
 
 def take_snapshot(nvml: Nvml | None = None, root: Path = SYS) -> dict[str, Any]:
-    """Power mode, clocks, temperatures and throttling now, as JSON values; None where the machine does not tell.
+    """Power mode, clocks, temperatures and throttling now, as JSON values; None for facts that are not reported.
 
     Args:
         nvml: The GPUs, if any.
-        root: Where sysfs is.
+        root: Mount point of sysfs.
     """
     stats = read_tegrastats()
     return {
@@ -35,18 +35,18 @@ def take_snapshot(nvml: Nvml | None = None, root: Path = SYS) -> dict[str, Any]:
 
 
 def events_between(before: dict[str, Any], after: dict[str, Any]) -> int | None:
-    """Throttling events between two snapshots; None where nobody counts them."""
+    """Throttling events between two snapshots; None if the machine does not count them."""
     first, second = before["throttling"], after["throttling"]
     if not first and not second and not before["gpus"]:
         return None
     counted = sum(max(0, count - first.get(name, 0)) for name, count in second.items())
-    # A driver tells reasons of this moment, not events; a power cap is the normal state of a GPU at work.
+    # A driver reports current reasons, not events; a power cap is the normal state of a busy GPU.
     reasons = {reason for gpu in after["gpus"] for reason in gpu["throttled_by"]} - {POWER_CAP}
-    return counted + len(reasons) + len(after["alerts"])
+    return int(counted) + len(reasons) + len(after["alerts"])
 
 
 def read_tegrastats() -> Tegrastats | None:
-    """One line of tegrastats, or None where there is no such program."""
+    """One line of tegrastats, or None without the program."""
     program = shutil.which("tegrastats")
     if program is None:
         return None

@@ -1,9 +1,9 @@
 """Lines of Jetson's ``tegrastats``, from JetPack 4 to 7, and DRIVE OS.
 
-Fields differ between boards and releases, so each is looked for on its own and may be missing. Described by NVIDIA in
-the Jetson Linux Developer Guide, "tegrastats utility"; what the guide leaves out is from recorded lines (the tests have
-them): ``GR3D_FREQ 12%``, ``12%@621``, ``12%@[1300,1300]`` and ``@[1000,1000]`` are all in use, temperatures and powers
-come with one to three values each, the first of them current, and -256 C is a sensor that is switched off.
+Fields differ between boards and releases, so each is looked for separately and may be missing. Described by NVIDIA in
+the Jetson Linux Developer Guide, "tegrastats utility", and completed by recorded lines (in the tests): ``GR3D_FREQ
+12%``, ``12%@621``, ``12%@[1300,1300]`` and ``@[1000,1000]`` are all in use; temperatures and powers come with one to
+three values each, the current one first; -256 C is a sensor that is switched off.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Tegrastats:
         swap_used: Bytes.
         swap_total: Bytes.
         cores: For each processor core its load 0 to 1 and its clock in Hz; None for a core that is off.
-        gpu_load: 0 to 1, None where it is not told (Thor).
-        gpu_hz: Clock of the fastest GPC, None where it is not told.
-        memory_load: Load of the memory controller, 0 to 1, None where it is not told (without root).
+        gpu_load: 0 to 1, None if not reported (Thor).
+        gpu_hz: Clock of the fastest GPC, None if not reported.
+        memory_load: Load of the memory controller, 0 to 1, None if not reported (without root).
         memory_hz: Its clock.
         temperatures: Degrees Celsius by sensor, lower-case names; sensors that are off are left out.
         watts: Power by rail; rails that are not connected are left out.
@@ -56,7 +56,7 @@ class Tegrastats:
 
 
 def parse_tegrastats(line: str) -> Tegrastats | None:
-    """One line of output, or None for a line that is none (warnings, or cut off at its start)."""
+    """One line of output, or None for any other line (warnings, or cut off at its start)."""
     memory = {name: (int(used), int(total), _SIZES[unit]) for name, used, total, unit in _MEMORY.findall(line)}
     if "RAM" not in memory:
         return None

@@ -23,7 +23,7 @@ class Row:
 
     Attributes:
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.
-        file: Name, sha256 and bytes, as `benchmarks.provenance.describe_file` gives them, or why there is no file.
+        file: Name, sha256 and bytes by `benchmarks.reporting.provenance.describe_file`, or why there is no file.
         accuracy: Comparison with FP32 on the labelled pictures.
         times: Times of a tile on this processor, by library.
         engine: The engine that TensorRT-RTX built.
@@ -121,8 +121,8 @@ def as_markdown(table: Table, run: Mapping[str, Any], machine: Mapping[str, Any]
 
     Args:
         table: The measurements.
-        run: As `benchmarks.provenance.describe_run` gives it.
-        machine: As `benchmarks.provenance.describe_machine` gives it.
+        run: As `benchmarks.reporting.provenance.describe_run` gives it.
+        machine: As `benchmarks.reporting.provenance.describe_machine` gives it.
     """
     rows = table.rows
     notes: list[str] = []

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.provenance import describe_file, describe_run
-from benchmarks.results_file import make_result, write_result
+from benchmarks.reporting.provenance import describe_file, describe_run
+from benchmarks.reporting.results import make_result, write_result
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
 from emra_deploy.host.command import command
@@ -231,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     outputs = (arguments.output, arguments.json)
     check_all_outputs(outputs, overwrite=arguments.overwrite, inputs=(arguments.model,))
     need("quant", "onnxruntime", purpose="measuring a model")
-    need("bench", "psutil", "jsonschema", purpose="measuring", code="bench-missing")
+    need("bench", "psutil", purpose="measuring", code="bench-missing")
     settings = Settings(
         arguments.data,
         arguments.split,

@@ -1,1 +1,1 @@
-"""Live streams under stress: what sends them, and what is measured of them."""
+"""Live streams under stress: senders and measurements."""

@@ -1,4 +1,4 @@
-"""A stream that a thread iterates over, and what came of it."""
+"""A thread that iterates over a stream and keeps its results."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from emra_deploy.errors import EmraError
-from emra_deploy.stream import Counters, Stream, StreamResult, StreamState
+from emra_deploy.stream import Stream, StreamResult, StreamState
 
 KEPT = 1000
-"""Results that are remembered: a list of all would grow like the leak that a long run looks for."""
+"""Results that are kept: a list of all would grow like the leak that a long run looks for."""
 
 PATIENCE = 60.0
-"""Seconds after which something that does not happen ends the measurement with an error."""
+"""Seconds after which an event that does not happen ends the measurement with an error."""
 
 
 @dataclass(frozen=True)
 class Delivered:
-    """A result that was delivered, without its arrays.
+    """A delivered result, without its arrays.
 
     Attributes:
-        moment: When, ``time.monotonic()``.
-        connection: Number of the connection that its frame came by.
+        moment: Time of delivery, by ``time.monotonic()``.
+        connection: Number of its frame's connection.
         age: Seconds from frame to result.
     """
 
@@ -34,11 +34,11 @@ class Delivered:
 
 
 class Follower:
-    """Iterates over a stream in a thread, and keeps the last of what was delivered.
+    """Iterates over a stream in a thread, and keeps its last results.
 
     Args:
-        stream: What to iterate over. It is closed with this.
-        keep: Given every result, while it is there.
+        stream: The stream; `close` closes it.
+        keep: Called with each result.
 
     Attributes:
         delivered: The last `KEPT` results.
@@ -54,7 +54,7 @@ class Follower:
         self.thread = threading.Thread(target=self._iterate, daemon=True)
         self.thread.start()
 
-    def wait(self, condition: Callable[[], bool], what: str) -> float:
+    def wait(self, condition: Callable[[], bool], event: str) -> float:
         """Wait until something holds, and give the moment.
 
         Raises:
@@ -65,7 +65,7 @@ class Follower:
             if self.error is not None:
                 raise self.error
             if time.monotonic() > deadline:
-                cause = f"{what}: not within {PATIENCE:g} s; the stream is {self.stream.status().to_dict()}"
+                cause = f"{event}: not within {PATIENCE:g} s; the stream is {self.stream.status().to_dict()}"
                 raise EmraError("benchmark-stuck", cause, "Look at the sender")
             time.sleep(0.001)
         return time.monotonic()
@@ -73,6 +73,10 @@ class Follower:
     def wait_state(self, state: StreamState) -> float:
         """Wait for a state, and give the moment."""
         return self.wait(lambda: self.stream.status().state is state, state.value)
+
+    def wait_received(self, count: int) -> None:
+        """Wait until the stream has received so many frames."""
+        self.wait(lambda: self.stream.status().counters.received >= count, "frames")
 
     def wait_results(self, count: int, *, after: float = 0.0) -> float:
         """Wait for so many results after a moment, and give the moment of the last of them."""
@@ -105,13 +109,13 @@ class Follower:
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:
-    """The value that ``share`` (0 to 1) of the values do not exceed; None of none."""
+    """The value that ``share`` (0 to 1) of the values do not exceed; None without values."""
     if not values:
         return None
     return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 def reconciles(counters: Counters) -> bool:
-    """Whether every frame that was received is in exactly one place."""
+    """True if every received frame is counted in exactly one place."""
     parts = ("skipped", "dropped", "expired", "delivered", "left", "waiting")
     return counters.received == sum(getattr(counters, part) for part in parts)

@@ -1,4 +1,4 @@
-"""A server that is killed and one that stands still: when is it noticed, when does the picture come back?"""
+"""Outages of a server: seconds until a stall is noticed and until results return after a kill."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from emra_deploy.stream import Stream, StreamOptions, StreamState
 
 
 def cut_and_stall(segmenter: Segmenter, cuts: int, stalls: int, seed: int = 0) -> dict[str, Any]:
-    """Kill GStreamer's RTSP server and start it again; then stop it and let it go on.
+    """Kill GStreamer's RTSP server and start it again; then stop and continue it.
 
     Args:
         segmenter: Labels the pictures.
-        cuts: How often to kill.
-        stalls: How often to stop.
-        seed: Of the lengths of outages.
+        cuts: Number of kills.
+        stalls: Number of stops.
+        seed: Determines the lengths of the outages.
     """
     chance = random.Random(seed)
     back, noticed, resumed = [], [], []
@@ -69,7 +69,7 @@ def cut_and_stall(segmenter: Segmenter, cuts: int, stalls: int, seed: int = 0) -
 
 @dataclass(frozen=True)
 class _Slow:
-    """A segmenter that takes longer by some seconds for each picture."""
+    """A segmenter with an extra delay for each picture."""
 
     segmenter: Segmenter
     seconds: float
@@ -84,14 +84,14 @@ class _Slow:
 
 
 def slow_consumer(segmenter: Segmenter, url: str, fps: int, max_age: float, results: int) -> dict[str, Any]:
-    """A segmenter that takes ten times as long as frames take to come.
+    """Follow a live source with a segmenter that takes ten frame intervals for each picture.
 
     Args:
         segmenter: Labels the pictures.
         url: A live source.
-        fps: Its frames a second.
+        fps: Its frames per second.
         max_age: The limit on results, seconds.
-        results: How many to wait for.
+        results: Number of results to wait for.
     """
     most = 0
     ages: list[float] = []

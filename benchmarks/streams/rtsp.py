@@ -1,19 +1,18 @@
-"""GStreamer's RTSP server in a process of its own."""
+"""GStreamer's RTSP server in a separate process."""
 
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 from pathlib import Path
-
-from benchmarks.streams.http_sender import free_port
 
 SERVER = Path(__file__).with_name("rtsp_server.py")
 SYSTEM_PYTHON = "/usr/bin/python3"
 
 
 def why_no_rtsp_server() -> str | None:
-    """What is missing for `RtspServer` on this machine, or None."""
+    """The requirement of `RtspServer` that this machine lacks, or None."""
     if not Path(SYSTEM_PYTHON).exists() or shutil.which("gst-inspect-1.0") is None:
         return "no GStreamer here: apt-get install gstreamer1.0-tools python3-gi"
     probe = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import GstRtspServer"
@@ -24,8 +23,16 @@ def why_no_rtsp_server() -> str | None:
     return None
 
 
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    """An unused port of the loopback."""
+    with socket.socket(socket.AF_INET, kind) as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port
+
+
 class RtspServer:
-    """GStreamer's RTSP server in a process of its own, which may be killed, stopped and started again."""
+    """GStreamer's RTSP server in a separate process, which can be killed, stopped and started again."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -37,7 +44,7 @@ class RtspServer:
         self._start(width, height, fps)
 
     def take(self, path: Path) -> None:
-        """Take a stream at the path /overlay and keep it in a file."""
+        """Receive a stream at the path /overlay into a file."""
         self._start(path)
 
     def _start(self, *words: object) -> None:

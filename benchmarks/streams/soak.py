@@ -1,4 +1,4 @@
-"""A long run: does memory grow, are descriptors lost, how old are results?"""
+"""A long run: growth of memory, lost descriptors, ages of results."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def open_descriptors() -> int:
 
 
 def soak(segmenter: Segmenter, url: str, frames: int, overlay: Path | None = None, leak: int = 0) -> dict[str, Any]:
-    """Follow a live source until so many frames were received.
+    """Follow a live source until it has delivered a number of frames.
 
     Args:
-        segmenter: What segments them.
+        segmenter: Labels the frames.
         url: The source.
         frames: Frames to receive.
-        overlay: Where to write an MP4 besides, or None.
-        leak: Bytes to lose on purpose with each result, to see that this would be noticed.
+        overlay: MP4 file to write, or None.
+        leak: Bytes to lose on purpose with each result, as a test of the detection.
     """
     lost: list[bytes] = []
-    # All of it from the start: what this keeps must not look like a leak.
+    # Allocated at the start: this record must not look like a leak.
     ages = array("d", bytes(8 * frames))
     delivered = 0
     sink = None if overlay is None else open_sink(str(overlay))
@@ -68,12 +68,12 @@ def soak(segmenter: Segmenter, url: str, frames: int, overlay: Path | None = Non
         wanted = 0
         while wanted < frames:
             wanted = min(frames, wanted + max(1, frames // 200))
-            follower.wait(lambda wanted=wanted: follower.stream.status().counters.received >= wanted, "frames")
+            follower.wait_received(wanted)
             samples.append((wanted, resident_bytes()))
     seconds = time.monotonic() - began
     if sink is not None:
         sink.close()
-    # Threads that were told to end have a moment for it.
+    # Threads need a moment to end.
     time.sleep(0.5)
     warm = statistics.median(size for at, size in samples if WARM_UP <= at / frames <= WARM_UP + WINDOW)
     end = statistics.median(size for at, size in samples if at / frames >= 1 - WINDOW)

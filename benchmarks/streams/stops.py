@@ -1,4 +1,4 @@
-"""SIGTERM to `emra stream`: how long does it take, and is the overlay whole?"""
+"""SIGTERM to `emra stream`: time to exit, and wholeness of the overlay."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Any
 from benchmarks.streams.follow import PATIENCE, percentile
 
 LIMIT = 2.0
-"""Seconds from the signal to the end of the process that are promised."""
+"""Promised seconds from the signal to the end of the process."""
 
 
 def stop_many(url: str, model: str | None, folder: Path, times: int, seed: int = 0) -> dict[str, Any]:
-    """Start the command on a live source with an overlay, and end it at a random moment, again and again.
+    """Start the command on a live source with an overlay, and end it at a random moment, repeatedly.
 
     Args:
         url: A live source.
         model: Model file, or None for the shipped one.
-        folder: Where overlays go.
-        times: How often.
-        seed: Of the moments.
+        folder: Holds the overlays.
+        times: Number of repetitions.
+        seed: Determines the moments.
     """
     chance = random.Random(seed)
     seconds, statuses, whole = [], [], 0
@@ -48,7 +48,7 @@ def stop_many(url: str, model: str | None, folder: Path, times: int, seed: int =
 
 
 def _stop_one(url: str, model: str | None, overlay: Path, wait: float) -> tuple[float, int, int]:
-    """Seconds to the exit, its status, and pictures that the command says it wrote."""
+    """Seconds to the exit, its status, and the number of pictures that the command reports."""
     command = [sys.executable, "-m", "emra_deploy", "stream", url, "--overlay", str(overlay), "--json"]
     command += [] if model is None else ["--model", model]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -69,7 +69,7 @@ def _stop_one(url: str, model: str | None, overlay: Path, wait: float) -> tuple[
 
 
 def _decoded(path: Path) -> int:
-    """Pictures in a video; -1 where there is none."""
+    """Number of pictures in a video; -1 without a file."""
     import av
 
     if not path.exists():

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.results_file import make_result
+from benchmarks.reporting.results import make_result
 from export.measure import paired_ratio, summarise
 
 SHA = "a" * 64

@@ -11,14 +11,13 @@ import pytest
 
 from benchmarks import best_cpu
 from benchmarks.candidates.spec import make_specs, parse_sizes
-from benchmarks.results_file import write_result
+from benchmarks.reporting.results import write_result
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.manifest import Manifest
 from tests.benchmarks.results import candidate, latency_result
 from tests.conftest import REPOSITORY
 
 pytest.importorskip("psutil")
-pytest.importorskip("jsonschema")
 
 
 def test_the_best_is_compared_with_onnxruntime_in_fp32() -> None:

@@ -12,16 +12,15 @@ from typing import Any
 import pytest
 
 from benchmarks import latency, memory, roofline
-from benchmarks.ceilings import measure_host
-from benchmarks.graph_cost import GraphCost
+from benchmarks.counted.ceilings import measure_host
+from benchmarks.counted.graph import GraphCost
 from benchmarks.latency import main
-from benchmarks.results_file import read_result
+from benchmarks.reporting.results import read_result
 from benchmarks.roofline import least_time
 from tests.conftest import REPOSITORY
 from tests.onnx_models import build_model
 
 pytest.importorskip("psutil")
-pytest.importorskip("jsonschema")
 pytest.importorskip("onnxruntime")
 QUICK = ["--iterations", "6", "--warmup", "1", "--rounds", "3", "--threads", "1"]
 
@@ -112,7 +111,7 @@ def test_the_command_as_a_subprocess_without_torch(tmp_path: Path, model: Path) 
     blocked = tmp_path / "blocked"
     blocked.mkdir()
     (blocked / "sitecustomize.py").write_text("import sys\nfor name in ('torch', 'timm'): sys.modules[name] = None\n")
-    environment = {**os.environ, "PYTHONPATH": str(blocked), "COLUMNS": "200"}
+    environment = {**os.environ, "PYTHONPATH": f"{blocked}{os.pathsep}{REPOSITORY}", "COLUMNS": "200"}
     argv = [sys.executable, "benchmarks/latency.py", str(model), "--json", str(tmp_path / "out.json"), *QUICK]
     done = subprocess.run(
         argv, capture_output=True, text=True, check=False, cwd=REPOSITORY, env=environment, timeout=120

@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 
 from benchmarks import compare as module
 from benchmarks.compare import compare, main, status_of
-from benchmarks.results_file import write_result
+from benchmarks.reporting.results import write_result
 from tests.benchmarks.results import candidate, latency_result
 
-pytest.importorskip("jsonschema")
 pytest.importorskip("psutil")
 KEY = "emra.onnx | onnxruntime | b1 | 256x256"
 

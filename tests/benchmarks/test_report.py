@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.plots import short_names
-from benchmarks.report import main, read_sources, render
-from benchmarks.report_accuracy import accuracy_points
-from benchmarks.report_page import Source
-from benchmarks.report_parts import make_parts
+from benchmarks.report import main
+from benchmarks.reporting.accuracy import accuracy_points
+from benchmarks.reporting.page import render
+from benchmarks.reporting.plots import short_names
+from benchmarks.reporting.results import Result, read_any
+from benchmarks.reporting.sections import make_sections
 from emra_deploy.errors import EmraError
 from tests.benchmarks.results import SHA, candidate, latency_result
 from tests.benchmarks.test_compare import memory
@@ -26,7 +27,6 @@ from tests.conftest import REPOSITORY
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
-pytest.importorskip("jsonschema")
 pytest.importorskip("psutil")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 VOID = {"meta", "br", "hr", "img", "link", "input", "path", "use"}
@@ -71,6 +71,14 @@ def accuracy_result() -> dict[str, Any]:
         "confusion": [],
         "runner": {"backend": "onnxruntime", "version": "1.31.1"},
     }
+
+
+def scored(content: dict[str, Any]) -> Result:
+    """A file of accuracy.py, as it is read."""
+    return Result(
+        schema="", version=1, kind="accuracy", run=None, machine={}, models=[], failures=[], not_measured=[],
+        content=content,
+    )  # fmt: skip
 
 
 def gpu_result() -> dict[str, Any]:
@@ -192,26 +200,23 @@ def test_accuracy_is_shown_only_of_what_was_measured() -> None:
         candidate(key.format("onnxruntime 2"), times, backend={"backend": "onnxruntime", "precision": "bf16"}),
         candidate("other.onnx | onnxruntime | b1 | 256x256", times, sha256="b" * 64),
     ]
-    sources = [
-        Source("a.json", "accuracy", accuracy_result()),
-        Source("l.json", "latency", latency_result(candidates)),
-    ]
-    part = next(part for part in make_parts(sources) if part.id == "accuracy")
+    results = {"a.json": scored(accuracy_result()), "l.json": latency_result(candidates)}
+    section = next(section for section in make_sections(results) if section.id == "accuracy")
+    _, svg = section.charts[0]
     # A name and, in the next line, its figures.
-    assert len(re.findall(r"<text[^>]*>[^<]*0\.613[^<]*</text>", part.figures[0].svg)) == 1
-    drawn = re.findall(r"<text[^>]*>([^<]*joined):</text>", part.figures[0].svg)
+    assert len(re.findall(r"<text[^>]*>[^<]*0\.613[^<]*</text>", svg)) == 1
+    drawn = re.findall(r"<text[^>]*>([^<]*joined):</text>", svg)
     assert drawn == ["emra.onnx | onnxruntime | b1 | 256x256 | joined"]
 
 
 def test_accuracy_stands_against_the_time_of_a_map() -> None:
     """Windows that overlap more, to be averaged, cost more; windows of another size were not timed."""
-    latency = Source("l.json", "latency", latency_result([candidate("emra.onnx | onnxruntime | b2 | 256x256",
-                                                                    np.full(10, 100.0), batch=2)]))  # fmt: skip
-    sources = []
+    latency = latency_result([candidate("emra.onnx | onnxruntime | b2 | 256x256", np.full(10, 100.0), batch=2)])
+    scores = []
     for halo, blend, side in ((28, False, 256), (64, True, 256), (28, False, 512), (28, False, 256)):
         windows = {"height": side, "width": side, "halo": halo, "blend": blend}
-        sources.append(Source("a.json", "accuracy", {**accuracy_result(), "windows": windows}))
-    points = accuracy_points(sources, latency)
+        scores.append(scored({**accuracy_result(), "windows": windows}))
+    points = accuracy_points(scores, latency)
     assert [point["key"].split(" | ")[-1] for point in points] == ["joined", "blended"]
     # 107 ms end to end, two pictures; a window adds its 200 x 200 or 128 x 128 inner pixels.
     expected = [107 / 2 * 1e6 / 200**2, 107 / 2 * 1e6 / 128**2]
@@ -269,16 +274,16 @@ def test_a_noisy_machine_is_said_first(tmp_path: Path) -> None:
 
 def test_the_committed_results_can_be_reported() -> None:
     paths = sorted((REPOSITORY / "benchmarks/results").glob("*.json"))
-    readable = []
+    readable = {}
     for path in paths:
         try:
-            readable += read_sources([path])
+            readable[path.name] = read_any(path)
         except EmraError:
             # Other commands' results have forms of their own.
             continue
-    assert any(source.kind == "accuracy" for source in readable)
-    parts = make_parts(readable)
-    assert "mIoU" in render("report.md.j2", parts, readable, "test")
+    assert {"accuracy", "latency", "memory", "roofline", "runtime"} <= {result["kind"] for result in readable.values()}
+    sections = make_sections(readable)
+    assert "mIoU" in render("report.md.j2", sections, len(readable), "test")
 
 
 def test_bad_input_is_one_line_and_status_2(

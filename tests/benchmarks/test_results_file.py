@@ -12,12 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.provenance import REPOSITORY, describe_file, describe_run, git_revision, portable, scrub
-from benchmarks.results_file import make_result, read_result, write_result
+from benchmarks.reporting.provenance import REPOSITORY, describe_file, describe_run, git_revision, portable, scrub
+from benchmarks.reporting.results import make_result, read_result, write_result
 from emra_deploy.errors import EmraError
 from tests.benchmarks.results import latency_result
-
-pytest.importorskip("jsonschema")
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

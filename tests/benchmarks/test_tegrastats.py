@@ -148,7 +148,7 @@ def test_the_widest_scope_of_each_board(line: str, rails: tuple[str, ...], watts
     scope = choose_scope(found.watts)
     assert scope is not None
     assert scope.rails == rails
-    assert scope.watts(found.watts) == pytest.approx(watts)
+    assert sum(found.watts[name] for name in scope.rails) == pytest.approx(watts)
 
 
 def test_rails_of_an_unknown_board_are_not_added_up() -> None:

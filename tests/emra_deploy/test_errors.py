@@ -42,9 +42,6 @@ COMPUTED: dict[tuple[str, str], set[str]] = {
     ("emra_deploy/stream/video.py", "code"): {row[0] for row in video._CAMERA.values()},
     ("emra_deploy/stream/video.py", "*_OPENING"): {video._OPENING[0]},
     ("emra_deploy/stream/video.py", "*_READING"): {video._READING[0]},
-    # The extra's name is part of the code: these are `benchmarks.reliability._LIBRARIES` and the loop of `subjects`.
-    ("benchmarks/reliability.py", "f'{extra}-missing'"): {"bench-missing", "raster-missing"},
-    ("benchmarks/reliability_parts/pictures.py", "f'{extra}-missing'"): {"bench-missing", "raster-missing"},
     # Parameters: the callers' codes are found where they call.
     ("emra_deploy/backends/options.py", "code"): set(),
     ("emra_deploy/host/extras.py", "code"): set(),

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import timm
 import yaml
 from PIL import Image
 
 from export.to_onnx import to_onnx
-from tests.checkpoints import MEAN, STD, random_model
+from tests.checkpoints import MEAN, STD, narrow_backbone, random_model
 from training.checkpoint import save_checkpoint
 from training.data.scenes import DUBAI_CLASSES, generate
-from training.model import BACKBONES
-from training.model.config import Backbone
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of four blocks of width 64 at 64 x 64 pixels, zoom 2, in place of ViT-Ti."""
     folder = tmp_path_factory.mktemp("tiny") / "checkpoint"
-    with _narrow():
+    with narrow_backbone():
         save_checkpoint(folder, random_model(image_size=(64, 64), zoom=2), DUBAI_CLASSES, MEAN, STD, {})
     return folder
 
@@ -33,7 +27,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_file(tiny_checkpoint: Path) -> Path:
     """Its export: bytes in, labels out, any batch, weights stored as FP16 and computed in FP32. Only to be read."""
     path = tiny_checkpoint.parent / "small.onnx"
-    with _narrow():
+    with narrow_backbone():
         to_onnx(tiny_checkpoint, path, weights="float16")
     return path
 
@@ -43,7 +37,7 @@ def explicit_file(tiny_checkpoint: Path) -> Path:
     """Another: explicit aggregation, all heads, floats in, two pictures at a time, FP32 weights. Only to be read."""
     path = tiny_checkpoint.parent / "explicit.onnx"
     heads = ("classes", "logits", "confidence")
-    with _narrow():
+    with narrow_backbone():
         to_onnx(tiny_checkpoint, path, aggregation="explicit", heads=heads, input_kind="float", batch=2)
     return path
 
@@ -61,12 +55,3 @@ def scene_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             Image.fromarray(made.labels).save(root / "masks" / split / f"{seed}.png")
     (root / "classes.yaml").write_text(yaml.safe_dump({"names": list(DUBAI_CLASSES.names), "masks": "index"}))
     return root
-
-
-@contextlib.contextmanager
-def _narrow() -> Iterator[None]:
-    narrow = functools.partial(timm.create_model, depth=4, embed_dim=64, num_heads=2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(timm, "create_model", narrow)
-        patch.setitem(BACKBONES, "tiny", Backbone("vit_tiny_patch16_224", 64, 4, 2))
-        yield

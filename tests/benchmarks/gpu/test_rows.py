@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.gpu.rows import Goal, Row, exit_status, format_table, number
-from benchmarks.gpu.sanitizer import judge
+from benchmarks.gpu.sanitizer import row_of
 
 
 @given(st.floats(min_value=1e-12, max_value=1e12))
@@ -64,11 +64,11 @@ def test_rows_are_json_whatever_their_value() -> None:
 
 
 def test_sanitizer_output_becomes_a_row() -> None:
-    clean = judge("memcheck", 0, "========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors\n")
+    clean = row_of("memcheck", 0, "========= COMPUTE-SANITIZER\n========= ERROR SUMMARY: 0 errors\n")
     assert (clean.value, clean.verdict, clean.note) == (0.0, "ok", "ERROR SUMMARY: 0 errors")
-    dirty = judge("racecheck", 99, "========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)\n")
+    dirty = row_of("racecheck", 99, "========= RACECHECK SUMMARY: 2 hazards displayed (2 errors, 0 warnings)\n")
     assert dirty.failed
     assert "2 hazards" in dirty.note
-    unable = judge("memcheck", 1, "========= Error: Device not supported. Please refer to the manual\n")
+    unable = row_of("memcheck", 1, "========= Error: Device not supported. Please refer to the manual\n")
     assert unable.verdict == "not measured"
     assert not unable.failed

@@ -17,8 +17,8 @@ import benchmarks.precision.table as command
 import export.compare.verify
 from benchmarks.precision.measure import Missing, Times, measure_accuracy, measure_times
 from benchmarks.precision.report import Row, Table, as_markdown
-from benchmarks.provenance import describe_machine, describe_run
-from benchmarks.results_file import make_result, read_result, write_result
+from benchmarks.reporting.provenance import describe_machine, describe_run
+from benchmarks.reporting.results import make_result, read_result, write_result
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import evaluate
 from emra_deploy.evaluation.metrics import ConfusionMatrix

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.streams.http_sender import HttpSender, free_port
-from benchmarks.streams.rtsp import RtspServer, why_no_rtsp_server
+from benchmarks.streams.rtsp import RtspServer, free_port, why_no_rtsp_server
+from tests.emra_deploy.stream.http_sender import HttpSender
 from tests.emra_deploy.stream.videos import save_video
 
 __all__ = ["HttpSender", "RtspServer", "free_port", "require_rtsp_server", "transport_stream", "udp_sender"]

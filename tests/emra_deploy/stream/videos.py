@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.streams.http_sender import number_of, numbered
+from tests.emra_deploy.stream.http_sender import number_of, numbered
 
 __all__ = ["number_of", "numbered", "numbers_in", "read_video", "save_video"]
 

@@ -1,1 +1,0 @@
-"""Parts of the reliability scoreboard: damaged files, kills, failing disks, threads."""
