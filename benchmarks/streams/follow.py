@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from emra_deploy.errors import EmraError
-from emra_deploy.stream import Stream, StreamResult, StreamState
+from emra_deploy.stream import Counters, Stream, StreamResult, StreamState
 
 KEPT = 1000
 """Results that are kept: a list of all would grow like the leak that a long run looks for."""
