@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from emra_deploy.pictures.windows import Window
     from emra_deploy.segmenting.segmentation import Segmentation
     from emra_deploy.segmenting.segmenter import Segmenter
-    from emra_deploy.stream import Stream, StreamOptions
+    from emra_deploy.stream import Stream, StreamOptions, StreamState
 
 __all__ = [
     "AccuracyError",
@@ -49,6 +49,7 @@ __all__ = [
     "StoppedError",
     "Stream",
     "StreamOptions",
+    "StreamState",
     "Window",
     "__version__",
     "read_image",
@@ -71,6 +72,7 @@ _HOMES = {
     "StoppedError": "emra_deploy.errors",
     "Stream": "emra_deploy.stream",
     "StreamOptions": "emra_deploy.stream",
+    "StreamState": "emra_deploy.stream",
     "Window": "emra_deploy.pictures.windows",
     "read_image": "emra_deploy.pictures.images",
 }
