@@ -87,6 +87,12 @@ def imports(block: Block) -> list[tuple[str, str]]:
     return found
 
 
+def test_no_block_hides_in_an_indented_one() -> None:
+    for page in PAGES:
+        hidden = re.search(r"^(?: {4}|\t)(?:from \S+ )?import \w", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert hidden is None, f"{page.name}: fence {hidden[0]!r}"
+
+
 def test_there_are_blocks() -> None:
     assert {"README.md", "embedding.md", "errors.md", "backends.md"} <= {block.page for block in RUN}
 
@@ -97,10 +103,11 @@ def test_a_block_imports_public_names(block: Block) -> None:
         if module.split(".")[0] == "emra_deploy":
             assert module == "emra_deploy", f"{block}: import it from emra_deploy"
             assert name in emra_deploy.__all__, f"{block}: {name} is not public"
-        elif name:
-            assert hasattr(import_module(module), name), block
-        else:
-            import_module(module)
+            continue
+        if module.split(".")[0] in ("torch", "training"):
+            pytest.importorskip("torch")
+        assert not name or hasattr(import_module(module), name), block
+        import_module(module)
 
 
 @pytest.mark.parametrize("block", MARKED, ids=str)
@@ -117,8 +124,9 @@ def test_a_block_that_is_not_run_says_why(block: Block) -> None:
 @pytest.mark.parametrize("block", RUN, ids=str)
 def test_a_block_runs(block: Block, folder: Path, request: pytest.FixtureRequest) -> None:
     pytest.importorskip("onnxruntime")
-    if '"openvino"' in block.text:
-        pytest.importorskip("openvino")
+    for library, sign in (("openvino", '"openvino"'), ("torch", "import torch")):
+        if sign in block.text:
+            pytest.importorskip(library)
     if "flight.mp4" in block.text:
         request.getfixturevalue("recording")
     script = folder / "block.py"
