@@ -73,9 +73,7 @@ def show_score(prediction: Path, truth: Path) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; exit status 2 for a user error."""
     parser = argparse.ArgumentParser(description="Segment a picture, or a generated scene, with the shipped model.")
-    parser.add_argument(
-        "input", nargs="?", type=Path, help="JPEG, PNG, TIFF or GeoTIFF; otherwise a scene is generated"
-    )
+    parser.add_argument("input", nargs="?", type=Path, help="JPEG, PNG, TIFF or GeoTIFF (default: a generated scene)")
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for the outputs (default: demo)")
     parser.add_argument("--model", type=Path, help="model file of the scene's five classes (default: the shipped one)")
     parser.add_argument("--side", type=int, default=SIDE, metavar="PIXELS", help=f"of the scene (default: {SIDE})")
