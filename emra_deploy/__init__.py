@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from emra_deploy.pictures.windows import Window
     from emra_deploy.segmenting.segmentation import Segmentation
     from emra_deploy.segmenting.segmenter import Segmenter
-    from emra_deploy.stream import Stream, StreamOptions
+    from emra_deploy.stream import Stream, StreamOptions, StreamState
 
 __all__ = [
     "AccuracyError",
@@ -54,6 +54,7 @@ __all__ = [
     "StoppedError",
     "Stream",
     "StreamOptions",
+    "StreamState",
     "Window",
     "__version__",
     "estimate_map",
@@ -80,6 +81,7 @@ _HOMES = {
     "StoppedError": "emra_deploy.errors",
     "Stream": "emra_deploy.stream",
     "StreamOptions": "emra_deploy.stream",
+    "StreamState": "emra_deploy.stream",
     "Window": "emra_deploy.pictures.windows",
     "estimate_map": "emra_deploy.maps.run",
     "make_map": "emra_deploy.maps.run",

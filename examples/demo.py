@@ -1,8 +1,8 @@
-"""Segment a picture with the shipped model; without one, a generated scene whose truth is known, and score the map.
+"""Segment a picture with the shipped model, or a generated scene with known labels, and score its map.
 
     python examples/demo.py [INPUT] [--output FOLDER] [--model FILE] [--side PIXELS]
 
-Runs where only the runtime is installed: `pip install -e '.[runtime,raster]'`.
+Needs the runtime only: `pip install -e '.[runtime,raster]'`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
 
 SEED = 1_000_004
-"""Of the scene. The model was trained on other ones, of seeds below 1000."""
+"""Seed of the scene. The model was trained on scenes of seeds below 1000."""
 
 SIDE = 1024
 """Pixels; at 1.5 m each, a district of 2.4 square kilometres."""
@@ -40,7 +40,7 @@ def make_scene(folder: Path, side: int) -> tuple[Path, Path]:
 
 
 def show_score(prediction: Path, truth: Path) -> None:
-    """Print how well a label map agrees with the truth.
+    """Print the agreement of a label map with the truth.
 
     Raises:
         EmraError: ``class-mismatch`` when the map has other classes than the scene.
@@ -56,7 +56,7 @@ def show_score(prediction: Path, truth: Path) -> None:
             raise EmraError(
                 "class-mismatch",
                 f"the model has the classes {', '.join(names)}; the scene has {', '.join(DUBAI_CLASSES.names)}",
-                "Give a picture of yours with this model, or no --model",
+                "Give a picture of your own with this model, or leave out --model",
             )
         matrix = ConfusionMatrix(len(DUBAI_CLASSES))
         matrix.update(true.read(1), made.read(1))
@@ -71,10 +71,10 @@ def show_score(prediction: Path, truth: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; 2 for a mistake of the user's."""
+    """Run the command; exit status 2 for a user error."""
     parser = argparse.ArgumentParser(description="Segment a picture, or a generated scene, with the shipped model.")
-    parser.add_argument("input", nargs="?", type=Path, help="JPEG, PNG, TIFF or GeoTIFF; without it, a scene is made")
-    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for what is made (default: demo)")
+    parser.add_argument("input", nargs="?", type=Path, help="JPEG, PNG, TIFF or GeoTIFF (default: a generated scene)")
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for the outputs (default: demo)")
     parser.add_argument("--model", type=Path, help="model file of the scene's five classes (default: the shipped one)")
     parser.add_argument("--side", type=int, default=SIDE, metavar="PIXELS", help=f"of the scene (default: {SIDE})")
     options = parser.parse_args(argv)

@@ -13,7 +13,7 @@ METRES_PER_PIXEL = 0.05  # flying height [m] x sensor width [mm] / (focal length
 
 
 def main(source: str, model: str | None = None) -> None:
-    options = StreamOptions(max_age=5.0)  # of a live source, results of older frames are not wanted
+    options = StreamOptions(max_age=5.0)  # drop results of older frames of a live source
     with Segmenter.open(model) as segmenter, Stream(segmenter, source, options) as stream:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stream.stop())
@@ -21,7 +21,7 @@ def main(source: str, model: str | None = None) -> None:
             mask = result.labels  # uint8, height x width: indices into segmenter.classes.names
             areas = {area.name: area.square_metres for area in result.areas(METRES_PER_PIXEL**2)}
             report = {"frame": result.frame.index, "age": result.age, "mask": mask.shape, "square_metres": areas}
-            sys.stdout.write(json.dumps(report) + "\n")  # yours: MAVLink, ROS 2, MQTT, a file ...
+            sys.stdout.write(json.dumps(report) + "\n")  # replace: MAVLink, ROS 2, MQTT, a file ...
             sys.stdout.flush()
 
 

@@ -1,4 +1,4 @@
 """Training of EMRA-proxy: the model, the data sets, the recipes, train and evaluate.
 
-Only this package knows PyTorch, and `training.data` does not: label reading is needed where there is no torch.
+PyTorch is imported here and nowhere below, and not in `training.data`, which devices without torch use.
 """

@@ -1,4 +1,4 @@
-"""Training crops: where they are cut, and how their geometry and colours vary.
+"""Training crops: position, geometry and colours.
 
 Every crop is a function of (seed, number): a resumed run, or one with more worker processes, sees the same crops.
 """
@@ -20,7 +20,7 @@ from training.data import Tile
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """Ranges of the random changes; 0, or equal bounds, switches one off.
+    """Ranges of the random changes; 0, or equal bounds, disables one.
 
     Attributes:
         flip: Mirror half of the crops.
@@ -30,7 +30,7 @@ class AugmentConfig:
         brightness: Factor 1 +- this.
         contrast: Likewise, about the crop's mean.
         saturation: Likewise, about its grey.
-        tint: Likewise, each channel by itself.
+        tint: Likewise, independently for each channel.
         gamma: Exponent exp(+- this).
         cutmix: Probability that a batch swaps one rectangle among its crops.
     """
@@ -55,10 +55,10 @@ def random_crop(
     Only the window that the crop touches is read. Pixels outside the tile are grey and carry no label.
 
     Args:
-        tile: Where to cut.
+        tile: Source of the crop.
         size: Side of the crop, pixels.
-        config: What may vary.
-        rng: Decides.
+        config: Ranges of the changes.
+        rng: Source of the random numbers.
 
     Returns:
         uint8 size x size x 3, and uint8 size x size.
@@ -74,7 +74,7 @@ def random_crop(
     )
     cos, sin = math.cos(math.radians(angle)) / zoom, math.sin(math.radians(angle)) / zoom
     if zoom == 1 and angle % 90 == 0:
-        # Nothing needs resampling, so nothing is: half a pixel off the raster would blur the picture for no gain.
+        # No resampling is needed: an offset of half a pixel would only blur the picture.
         cy, cx = (math.floor(centre - size / 2) + size / 2 for centre in (cy, cx))
         cos, sin = float(round(cos)), float(round(sin))
     reach = math.ceil(extent / 2 * (abs(cos) + abs(sin)) * zoom) + 2
@@ -96,7 +96,7 @@ def _transform(
     resampling: Image.Resampling,
     fill: int | tuple[int, int, int],
 ) -> np.ndarray:
-    # Image.transform samples single points; below half size that aliases, so the source is box-filtered first.
+    # Image.transform samples single points, which aliases below half size: box-filter the source first.
     picture = Image.fromarray(array)
     shrink = int(math.hypot(matrix[0], matrix[3]))
     if shrink > 1 and resampling is Image.Resampling.BILINEAR:
@@ -106,7 +106,7 @@ def _transform(
 
 
 def jitter_colours(images: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
-    """Vary light and sensor, each crop by itself.
+    """Vary light and sensor of each crop independently.
 
     Args:
         images: float B x 3 x H x W, [0, 1].
@@ -137,11 +137,11 @@ def cutmix(images: Tensor, labels: Tensor, probability: float, generator: torch.
     Args:
         images: B x 3 x H x W.
         labels: B x H x W.
-        probability: Of doing so.
+        probability: Probability of a swap.
         generator: On the CPU.
 
     Returns:
-        Both, mixed or as they were.
+        Both, mixed or unchanged.
     """
     height, width = labels.shape[-2:]
     draw = torch.rand(5, generator=generator)

@@ -35,15 +35,15 @@ POSITIONS = "backbone.patch_positions"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A trained model and what must be known to use it.
+    """A trained model and the values needed to use it.
 
     Attributes:
         model: In evaluation mode, FP32, on the CPU.
         classes: Names and colours, in label order.
         mean: Three values, of RGB scaled to [0, 1].
         std: Three values, likewise.
-        meta: Whatever the training wrote down: recipe, step, data, tool versions.
-        folder: Where it was read.
+        meta: Record of the training: recipe, step, data, tool versions.
+        folder: Its folder.
     """
 
     model: EMRAProxy
@@ -149,9 +149,9 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
             raise ValueError(f"{POSITIONS} is {table}, expected 1 x {patches} x width")
         model = EMRAProxy(model_config)
         weights = load_file(folder / WEIGHTS)
-        # Files without a sum are those of other writers.
+        # Other programs write files without a sum.
         if set(about) not in (set(), {"format"}) and about != {DIGEST: weights_digest(weights)}:
-            raise ValueError("the weights are not those that were written")
+            raise ValueError("the weights differ from those that were written")
         model.load_state_dict(weights)
         for name, value in weights.items():
             if not torch.isfinite(value).all():
@@ -173,14 +173,14 @@ def weights_digest(weights: dict[str, torch.Tensor]) -> str:
     for name in sorted(weights):
         value = weights[name].contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Call ``write`` on a temporary path beside ``path``, flush it to disk, then rename it over ``path``.
 
-    The temporary name is always the same, so that what a killed run leaves behind is overwritten, never collected.
+    The temporary name is always the same, so the remains of a killed run are overwritten and never accumulate.
     """
     temporary = path.with_name(f".{path.name}.partial")
     try:
@@ -200,7 +200,7 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Store what resuming needs (tensors and plain values) atomically."""
+    """Store the state for resuming (tensors and plain values) atomically."""
     replace_file(path, lambda temporary: torch.save(state, temporary))
 
 
@@ -214,7 +214,7 @@ def load_state(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
             raise ValueError(f"holds a {type(state).__name__}")
-    except Exception as error:  # pickle, zip and torch each have errors of their own
+    except Exception as error:  # pickle, zip and torch raise different errors
         raise EmraError(
             "state-damaged",
             f"not a training state: {(str(error).strip().splitlines() or [type(error).__name__])[0]}",

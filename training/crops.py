@@ -1,4 +1,4 @@
-"""The stream of training crops: which tile each one comes from, and how processes share them."""
+"""The stream of training crops: the tile of each, and their distribution over processes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from training.augment import AugmentConfig, random_crop
 from training.data import Tile
 
 
-class Crops(Dataset):
-    """Crop number i, for any i: a pure function of (seed, i)."""
+class Crops(Dataset[tuple[Tensor, Tensor]]):
+    """Crop number i for any i, a pure function of (seed, i)."""
 
     def __init__(
         self,
@@ -31,23 +31,23 @@ class Crops(Dataset):
         self.size = size
         self.augment = augment
         self.seed = seed
-        # By the root of the area: in proportion to area, the few largest pictures would be most of what is seen.
+        # By the root of the area: in proportion to area, most crops would come from the few largest pictures.
         weights = np.sqrt([tile.height * tile.width for tile in tiles])
         self.odds = weights / weights.sum()
 
     def __getitem__(self, number: int) -> tuple[Tensor, Tensor]:
-        """Uint8 3 x size x size, and uint8 size x size."""
+        """Image, uint8 3 x size x size, and labels, uint8 size x size."""
         rng = np.random.default_rng([self.seed, number])
         if rng.random() < self.scene_fraction:
-            tile = self.scenes[rng.integers(len(self.scenes))]
+            tile = self.scenes[int(rng.integers(len(self.scenes)))]
         else:
-            tile = self.tiles[rng.choice(len(self.tiles), p=self.odds)]
+            tile = self.tiles[int(rng.choice(len(self.tiles), p=self.odds))]
         image, labels = random_crop(tile, self.size, self.augment, rng)
         return torch.from_numpy(image.transpose(2, 0, 1).copy()), torch.from_numpy(labels.copy())
 
 
 class Numbers(Sampler[list[int]]):
-    """Batches of crop numbers from a given forward pass on, each process its own share."""
+    """Batches of crop numbers from a given forward pass on; each process has its share."""
 
     def __init__(self, first: int, last: int, batch_size: int, rank: int, world: int) -> None:
         self.passes = range(first, last)
@@ -64,8 +64,8 @@ class Numbers(Sampler[list[int]]):
             yield list(range(start, start + self.batch_size))
 
 
-def crop_loader(crops: Crops, numbers: Numbers, workers: int, pin: bool) -> DataLoader:
-    """Batches in order, whatever the number of workers."""
+def crop_loader(crops: Crops, numbers: Numbers, workers: int, pin: bool) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Make a loader of batches in order, for any number of workers."""
     return DataLoader(
         crops,
         batch_sampler=numbers,

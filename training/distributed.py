@@ -1,4 +1,4 @@
-"""One process or many: `torchrun` sets the environment, everything else asks here."""
+"""Single and multi-process training: the group that `torchrun` starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from emra_deploy.errors import EmraError
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those that train together."""
+    """This process within its group."""
 
     rank: int
     world: int
@@ -24,7 +24,7 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this process writes files and talks."""
+        """Whether this process writes files and logs."""
         return self.rank == 0
 
 
@@ -54,7 +54,7 @@ def join(device: str) -> Iterator[Processes]:
     if world == 1:
         yield Processes(0, 1, where)
         return
-    # The others wait while the first one validates, for longer than the default of ten minutes on a large split.
+    # Validation runs in the first process alone; on a large split it exceeds the default time-out of ten minutes.
     dist.init_process_group("nccl" if cuda else "gloo", timeout=timedelta(hours=6))
     try:
         yield Processes(dist.get_rank(), world, where)
@@ -72,10 +72,10 @@ def mean_over(processes: Processes, value: torch.Tensor) -> torch.Tensor:
 
 @contextmanager
 def first_alone(processes: Processes) -> Iterator[None]:
-    """Let the body fail in the first process without leaving the others waiting for it.
+    """Run a body in the first process only, and end the others if it fails.
 
-    All processes enter; the body is for the first to do, and to skip in the others. What it raises is raised in the
-    first one; the others leave with the same status as a user's mistake, and say nothing a second time.
+    All processes enter; the body does its work in the first and skips it in the others. Its exception is raised in the
+    first process; the others exit silently with the status of a user error.
     """
     failed = torch.zeros(1, device=processes.device)
     try:
@@ -91,6 +91,6 @@ def first_alone(processes: Processes) -> Iterator[None]:
 
 
 def wait(processes: Processes) -> None:
-    """Wait until every process is here."""
+    """Wait for all processes."""
     if processes.world > 1:
         dist.barrier()

@@ -23,18 +23,18 @@ with script_imports(__name__, "train"):
     from training.data import KINDS, open_dataset
 
 EVALUATION = "evaluation.json"
-"""What ``--record`` writes into the checkpoint; `export/to_onnx.py` carries it as the model's evidence."""
+"""File that ``--record`` writes into the checkpoint; `export/to_onnx.py` copies it into the model as evidence."""
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
+    """Make the parser of the command line."""
     made = argparse.ArgumentParser(prog="evaluate.py", description="Score a checkpoint on a labelled data set.")
     add = made.add_argument
     add("--checkpoint", required=True, metavar="DIR", help="folder that training wrote, such as runs/NAME/best")
     add("--size", nargs=2, type=int, metavar=("H", "W"), help="window in pixels, multiples of 16 (the checkpoint's)")
     add("--device", default="cpu", help="cpu or cuda (cpu)")
     add("--batch", type=int, metavar="N", help="windows run at once (the runtime's)")
-    add("--record", action="store_true", help=f"write {EVALUATION} into the checkpoint, for the export to carry")
+    add("--record", action="store_true", help=f"write {EVALUATION} into the checkpoint, for the exported model")
     add_arguments(made, KINDS)
     return made
 
@@ -58,13 +58,13 @@ def run(arguments: argparse.Namespace) -> None:
     model = {"path": str(folder), "sha256": digest, "name": segmenter.manifest.name}
     content = score(segmenter, data, model, arguments)
     if arguments.record:
-        # The folder's own name is part of no evidence, and may say more about its owner than a model file should.
+        # The folder's name is no evidence, and may reveal more about its owner than a model file should.
         content["model"] = {"name": segmenter.manifest.name, "sha256": digest}
         write_json(folder / EVALUATION, content, overwrite=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status."""
+    """Run the command, and return the exit status."""
     return exit_status(run, parser().parse_args(argv))
 
 

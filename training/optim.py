@@ -1,8 +1,9 @@
-"""Optimiser, schedule and the average of the weights."""
+"""Optimiser, schedule and averaged weights."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from training.recipe import OptimConfig
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW; weight decay on matrices and kernels only."""
+    """Make SGD or AdamW, with weight decay on matrices and kernels only."""
     named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
     plain = ("class_tokens", "class_positions", "patch_positions", "gate")
     decayed = [value for name, value in named if value.ndim > 1 and not name.endswith(plain)]
@@ -29,21 +30,22 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
         return config.lr * (step + 1) / config.warmup
     done = (step - config.warmup) / max(1, steps - config.warmup)
     if config.schedule == "poly":
-        return config.lr * (1 - done) ** 0.9
+        rate: float = config.lr * (1 - done) ** 0.9
+        return rate
     return config.lr * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def make_average(model: nn.Module, decay: float) -> AveragedModel | None:
     """Exponential moving average of the weights, or None.
 
-    Its decay grows as (1 + n) / (10 + n) up to ``decay``, so that the random start is soon forgotten.
+    Its decay grows as (1 + n) / (10 + n) up to ``decay``, so that the random start soon loses its weight.
     """
     if not decay:
         return None
 
-    def update(averages: list[Tensor], values: list[Tensor], count: Tensor | int) -> None:
+    def update(averages: Sequence[Tensor], values: Sequence[Tensor], count: Tensor | int) -> None:
         n = int(count)
         keep = min(decay, (1 + n) / (10 + n))
-        torch._foreach_lerp_(averages, list(values), 1 - keep)
+        torch._foreach_lerp_(list(averages), list(values), 1 - keep)
 
     return AveragedModel(model, multi_avg_fn=update)

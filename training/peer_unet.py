@@ -1,8 +1,8 @@
-"""The peer: segmentation_models_pytorch's U-Net (ResNet-18 encoder, no pre-trained weights), trained and scored alike.
+"""The peer: segmentation_models_pytorch's U-Net (ResNet-18 encoder, no pre-trained weights).
 
 python -m training.peer_unet --config training/recipes/dubai_peer_unet.yaml
 
-Same crops, augmentation, loss, optimiser, average of weights and evaluation windows as `training/train.py`; only the
+Crops, augmentation, loss, optimiser, weight averaging and evaluation windows are those of `training/train.py`; only the
 model differs. Needs the extra `dev`.
 """
 
@@ -47,10 +47,11 @@ class PeerUNet(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """B x 3 x H x W, normalised; H and W multiples of 32 -> logits B x C x H x W."""
-        return self.net(image.contiguous(memory_format=torch.channels_last))
+        logits: Tensor = self.net(image.contiguous(memory_format=torch.channels_last))
+        return logits
 
     def forward_parts(self, image: Tensor) -> Parts:
-        """Only logits; there is no HSMF and no GCA, and the loss must not ask for them."""
+        """Logits only: a U-Net has neither HSMF nor GCA, and the loss must not use them."""
         logits = self(image)
         return Parts(logits, logits, logits)
 
@@ -68,7 +69,7 @@ class PeerBackend(TorchBackend):
 
 
 class PeerTrainer(Trainer):
-    """Trains the U-Net; only what is saved and how it is validated differ."""
+    """Trainer of the U-Net; checkpoints and validation differ."""
 
     def _validate(self) -> dict[str, Any]:
         evaluation = self.evaluate()
@@ -79,7 +80,7 @@ class PeerTrainer(Trainer):
         return {"miou": scores.miou, "oa": scores.accuracy}
 
     def evaluate(self) -> Evaluation:
-        """On the validation split, in windows of 512 pixels."""
+        """Score the validation split in windows of 512 pixels."""
         assert self.val is not None
         backend = PeerBackend(self._shipped, self.val.classes, self.recipe)
         return evaluate(Segmenter(backend), self.val.tiles, self.val.classes)
@@ -115,7 +116,7 @@ def train_peer(recipe: Recipe) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; 2 for a mistake of the user's."""
+    """Run the command; exit status 2 for a user error."""
     return command(train_peer, "training/peer_unet.py", "Train the peer U-Net from a recipe.", argv)
 
 

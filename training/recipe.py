@@ -1,4 +1,4 @@
-"""What a training run is: every value a recipe file can set."""
+"""The recipe of a training run: every value that a recipe file can set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where crops come from.
+    """The source of crops.
 
     Attributes:
         kind: ``dubai``, ``loveda``, ``potsdam``, ``vaihingen``, ``folder``, or ``auto`` to recognise the layout.
@@ -42,10 +42,10 @@ class ModelConfig:
     """The EMRA-proxy to train; `training.model.EMRAConfig` gives the symbols of the paper.
 
     Attributes:
-        init: ``scratch``, ``mimetic`` (no pre-training, attention started near what trained ones look like), ``hub``
+        init: ``scratch``, ``mimetic`` (no pre-training; attention starts close to that of trained models), ``hub``
             (timm's weights, needs a network), or the path of a weights file or checkpoint folder.
         drop_path: Largest stochastic depth rate.
-        zoom: How many times pictures are enlarged before patches are cut from them; centre ``augment.scale`` on it.
+        zoom: Factor by which pictures are enlarged before patches are cut; centre ``augment.scale`` on it.
     """
 
     backbone: str = "tiny"
@@ -86,14 +86,14 @@ class OptimConfig:
     Attributes:
         optimizer: ``sgd`` (momentum 0.9) or ``adamw``.
         lr: Peak learning rate.
-        weight_decay: On matrices only; biases, norms, tokens and position tables are left alone.
+        weight_decay: On matrices only; biases, norms, tokens and position tables have none.
         schedule: ``poly`` (power 0.9) or ``cosine``, down to 0.
         warmup: Steps of linear warm-up.
         batch_size: Crops per process and forward pass.
         accumulate: Forward passes per step.
         clip: Largest norm of the gradient; 0 for none.
         precision: Of the forward pass: ``fp32``, ``bf16`` or ``fp16`` (with a gradient scaler).
-        ema: Decay of the averaged weights that are validated and shipped; 0 for none.
+        ema: Decay of the averaged weights, which are validated and saved; 0 for none.
     """
 
     optimizer: str = "sgd"
@@ -118,14 +118,14 @@ class Recipe:
         epochs: Passes over the data.
         epoch_crops: Crops in one; 0 for as many as cover the training pixels once.
         mean: Subtracted from RGB in [0, 1].
-        std: Divides what is left.
+        std: Divisor after the mean is subtracted.
         validate_every: Epochs between validations; 0 for none.
         save_minutes: Minutes between saved states inside an epoch.
         workers: Processes that cut crops.
         threads: CPU threads per process; 0 leaves PyTorch's choice.
         device: ``auto``, ``cpu`` or ``cuda``.
-        seed: Of everything.
-        resume: ``auto`` goes on where the output folder's last state stopped, ``never`` starts again.
+        seed: Of all random numbers.
+        resume: ``auto`` resumes from the output folder's last state, ``never`` starts anew.
 
     Raises:
         EmraError: A value is outside its range; the message names the key.
@@ -188,15 +188,15 @@ class Recipe:
             ("augment.gamma", self.augment.gamma, 0, None),
             ("augment.cutmix", self.augment.cutmix, 0, 1),
         ):
-            # Comparisons with NaN are false, so that it is refused as well.
+            # Comparisons with NaN are false, so NaN is refused, too.
             if not (low <= number <= (math.inf if high is None else high)) or math.isinf(number):
                 raise _bad(name, number, f"{low} or more" if high is None else f"{low} to {high}")
         if self.crop < 16 or self.crop % 16:
             raise _bad("crop", self.crop, "a positive multiple of 16")
         if (self.data.scene_fraction > 0) != (self.data.scenes > 0):
             raise _bad("data.scene_fraction", self.data.scene_fraction, "above 0 exactly when data.scenes is")
-        low, high = self.augment.scale
-        if not 0 < low <= high < math.inf:
+        smallest, largest = self.augment.scale
+        if not 0 < smallest <= largest < math.inf:
             raise _bad("augment.scale", self.augment.scale, "two positive numbers, the smaller first")
         if not 0 < self.optim.lr < math.inf:
             raise _bad("optim.lr", self.optim.lr, "above 0")
@@ -207,9 +207,9 @@ class Recipe:
             raise _bad("mean", self.mean, "three numbers")
         if not all(0 < value < math.inf for value in self.std):
             raise _bad("std", self.std, "three numbers above 0")
-        if self.model.zoom not in ZOOMS:  # before it divides
+        if self.model.zoom not in ZOOMS:  # checked before it is used as a divisor
             raise _bad("model.zoom", self.model.zoom, "1, 2 or 4")
-        # The number of classes is the data's; everything else of the model can be refused before data is read.
+        # Only the number of classes depends on the data: everything else is checked before data is read.
         EMRAConfig(
             backbone=self.model.backbone,
             image_size=(self.crop // self.model.zoom, self.crop // self.model.zoom),

@@ -1,4 +1,4 @@
-"""What a run writes down at every step, each step once however often the run was killed."""
+"""The log of a run: one line per step, also after kills and resumes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ NAME = "log.jsonl"
 
 
 class RunLog:
-    """A context: open from `__enter__` to `__exit__`.
+    """Log files that are open inside a ``with`` block.
 
     Args:
-        folder: The run's, which exists.
-        step: Steps done before; what was logged of later ones by a run that was killed is forgotten.
-        active: Whether this process writes; otherwise nothing happens.
+        folder: Existing folder of the run.
+        step: Steps done before; lines of later steps, left by a killed run, are dropped.
+        active: Whether this process writes; otherwise calls do nothing.
     """
 
     def __init__(self, folder: Path, step: int, active: bool) -> None:
@@ -46,7 +46,7 @@ class RunLog:
             self._board.close()
 
     def record(self, step: int, **values: float | int) -> None:
-        """One line of JSON, and a TensorBoard scalar for each float.
+        """Write one line of JSON, and a TensorBoard scalar for each float.
 
         Args:
             step: Steps done, from 1.
@@ -63,5 +63,5 @@ class RunLog:
     def _is_before(self, line: str) -> bool:
         try:
             return int(json.loads(line)["step"]) <= self.step
-        except (ValueError, KeyError, TypeError):  # the line that a killed run was writing
+        except (ValueError, KeyError, TypeError):  # the incomplete line of a killed run
             return False

@@ -42,13 +42,13 @@ def train(recipe: Recipe) -> dict[str, Any]:
     """Run a recipe to its end.
 
     Args:
-        recipe: What to do.
+        recipe: The recipe.
 
     Returns:
         ``steps``, ``best`` and, where there is a validation split, the last ``miou`` and ``oa``.
 
     Raises:
-        EmraError: The data or the recipe are at fault; nothing was trained.
+        EmraError: The data or the recipe are invalid; nothing was trained.
     """
     with join(recipe.device) as processes:
         training, validation, scenes = build_data(recipe, processes)
@@ -62,7 +62,7 @@ def build_data(
     """The training split, the validation split and the scenes of a recipe, checked; makes the output folder.
 
     Raises:
-        EmraError: The data or the output are at fault.
+        EmraError: The data or the output folder are invalid.
     """
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
@@ -80,14 +80,14 @@ def build_data(
                     check(dataset)
     if scenes is not None:
         LOG.info("generating %d scenes", len(scenes.tiles))
-        cache.set_budget(cache.budget + 4 * scenes.pixels)  # they must not push out the tiles, nor be pushed out
-        for tile in scenes.tiles:  # before the worker processes are forked, so that they share them
+        cache.set_budget(cache.budget + 4 * scenes.pixels)  # scenes and tiles must not evict each other
+        for tile in scenes.tiles:  # before worker processes are forked, which then share them
             tile.read_labels(Window(0, 0, 1, 1))
     return training, validation, scenes
 
 
 def build_model(config: ModelConfig, classes: ClassSet, crop: int, seed: int) -> EMRAProxy:
-    """The model of a recipe, started as it says.
+    """Build a recipe's model with its initial weights.
 
     Args:
         config: The recipe's.
@@ -149,7 +149,7 @@ def _labelled(*datasets: AerialDataset | None) -> None:
             raise EmraError(
                 "no-labels",
                 f"the labels of {dataset.name} {dataset.split} are not public",
-                "Train and validate on splits that have labels; data.val may be empty",
+                "Train and validate on labelled splits; data.val may be empty",
             )
 
 
@@ -164,7 +164,7 @@ def _same_classes(classes: ClassSet, others: tuple[AerialDataset | None, ...]) -
 
 
 def command(run: Callable[[Recipe], dict[str, Any]], prog: str, description: str, argv: list[str] | None) -> int:
-    """A recipe from the command line, run; the exit status, 2 for a mistake of the user's."""
+    """Run a recipe given on the command line, and return the exit status: 2 for a user error."""
     parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="a recipe, such as training/recipes/dubai_tiny.yaml")
     parser.add_class_arguments(Recipe, fail_untyped=True)
@@ -177,7 +177,7 @@ def command(run: Callable[[Recipe], dict[str, Any]], prog: str, description: str
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("stopped; the same command goes on from the last saved state\n")
+        sys.stderr.write("stopped; the same command resumes from the last saved state\n")
         return 130
     shown = (f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in result.items())
     sys.stdout.write(", ".join(shown) + "\n")
@@ -185,7 +185,7 @@ def command(run: Callable[[Recipe], dict[str, Any]], prog: str, description: str
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command."""
+    """Run the command, and return the exit status."""
     return command(train, "training/train.py", "Train an EMRA-proxy from a recipe.", argv)
 
 

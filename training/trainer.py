@@ -1,13 +1,14 @@
-"""The training loop: steps, logs, validation, checkpoints, and going on where a killed run stopped."""
+"""The training loop: steps, logs, validation, checkpoints, and resuming."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -34,7 +35,7 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trainer:
-    """One run of a recipe. Everything random in it is a function of (seed, step), never of what ran before."""
+    """One run of a recipe. All random numbers are functions of (seed, step), so a resumed run repeats them."""
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class Trainer:
         """Train to the end.
 
         Returns:
-            ``steps``, and, where a validation split is given, the last ``miou`` and the ``best``.
+            ``steps``, and, with a validation split, the last ``miou`` and the ``best``.
         """
         self._resume()
         result: dict[str, Any] = {}
@@ -116,7 +117,7 @@ class Trainer:
             wait(self.processes)
         return {"steps": self.step, "best": self.best, **result}
 
-    def _batches(self):
+    def _batches(self) -> Iterator[list[tuple[Tensor, Tensor]]]:
         accumulate = self.recipe.optim.accumulate
         numbers = Numbers(
             self.step * accumulate,
@@ -139,7 +140,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         seed = (recipe.seed * 1_000_003 + self.step) * 1_009 + self.processes.rank
-        torch.manual_seed(seed)  # stochastic depth draws from the global generator
+        torch.manual_seed(seed)  # stochastic depth uses the global generator
         generator = torch.Generator().manual_seed(seed)
         on_device = generator if device.type == "cpu" else torch.Generator(device).manual_seed(seed)
         self.model.train()
@@ -180,11 +181,12 @@ class Trainer:
 
     @property
     def _shipped(self) -> EMRAProxy:
-        return self.model if self.average is None else self.average.module
+        return self.model if self.average is None else cast(EMRAProxy, self.average.module)
 
     def _validate(self) -> dict[str, Any]:
         result: dict[str, Any] = {}
         if self.processes.first:
+            assert self.val is not None
             scores = validate(self._shipped, self.val, self.recipe)
             result = {"miou": scores.miou, "oa": scores.accuracy}
             if scores.miou > self.best:
@@ -230,20 +232,20 @@ class Trainer:
         try:
             self._restore(state)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            # Models, optimisers and averages that do not fit each complain in their own way, and at length.
+            # Models, optimisers and averages report a mismatch by different exceptions with long texts.
             first = (str(error).strip().splitlines() or ["empty"])[0]
             raise EmraError(
                 "state-mismatch",
-                f"the saved state is not of this recipe ({type(error).__name__}: {first})",
-                "Give another output folder, set resume to never, or undo what was changed in model or optim",
+                f"the saved state does not fit this recipe ({type(error).__name__}: {first})",
+                "Give another output folder, set resume to never, or undo the changes in model or optim",
                 path,
             ) from error
-        LOG.info("going on from step %d of %d", self.step, self.steps)
+        LOG.info("resuming at step %d of %d", self.step, self.steps)
 
     def _restore(self, state: dict[str, Any]) -> None:
         saved, ours = (set(groups[0]) for groups in (state["optimizer"]["param_groups"], self.optimizer.param_groups))
-        if saved != ours:  # SGD would take AdamW's groups without a word
-            raise ValueError("the optimizer is another one")
+        if saved != ours:  # SGD would accept AdamW's groups silently
+            raise ValueError("the optimizer differs")
         if (state["average"] is None) != (self.average is None):
             raise ValueError("optim.ema was switched on or off")
         if state["step"] > self.steps:
@@ -259,7 +261,7 @@ class Trainer:
 
 
 class _Forward(torch.nn.Module):
-    """`EMRAProxy.forward_parts` as a forward, which is what DistributedDataParallel wraps."""
+    """Module whose forward is `EMRAProxy.forward_parts`, for DistributedDataParallel."""
 
     def __init__(self, model: EMRAProxy) -> None:
         super().__init__()
@@ -268,7 +270,7 @@ class _Forward(torch.nn.Module):
     def forward(self, images: Tensor) -> Parts:
         return self.model.forward_parts(images)
 
-    def no_sync(self):
+    def no_sync(self) -> nullcontext[None]:
         return nullcontext()
 
 

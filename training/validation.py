@@ -15,12 +15,12 @@ from training.recipe import Recipe
 
 
 def validate(model: EMRAProxy, dataset: AerialDataset, recipe: Recipe) -> Scores:
-    """Scores of a model on a labelled split, in windows of the training crop's size.
+    """Score a model on a labelled split, in windows of the training crop's size.
 
     Args:
-        model: Stays on its device, and is left in the mode it came in.
-        dataset: Labelled.
-        recipe: Gives mean and std.
+        model: Keeps its device and its training mode.
+        dataset: A labelled split.
+        recipe: Source of mean and std.
     """
     was_training = model.training
     meta = {"bands": dataset.bands, "gsd": dataset.gsd}

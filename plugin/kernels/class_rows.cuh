@@ -46,7 +46,7 @@ __device__ __forceinline__ void multiply_piece(float (&scores)[kOctets][4], cons
 }
 
 // Scores of class tokens first_row ... first_row + 15 against 8 * kOctets keys from first_key, before scaling. Rows
-// past the last class token and keys past the last repeat it; their scores are for nobody.
+// past the last class token and keys past the last repeat it; their scores are not used.
 template <class Element, int kWidth, int kOctets>
 __device__ __forceinline__ void score_class_rows(float (&scores)[kOctets][4], const Problem& problem,
                                                  const unsigned char* queries, int first_row, int first_key, int lane) {

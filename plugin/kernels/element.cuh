@@ -1,11 +1,11 @@
-// What differs between FP16 and FP32 inputs: the multiply-accumulate, the exponential, and how probabilities become an
-// A fragment. Everything else sees rows of bytes.
+// Differences between FP16 and FP32 inputs: the multiply-accumulate, the exponential, and the conversion of
+// probabilities to an A fragment. All other code handles rows of bytes.
 #pragma once
 
 #include "intrinsics.cuh"
 
 // How many of every eight exponentials of the FP16 path are computed by a polynomial on the FMA units instead of the
-// special-function unit (docs/decisions/0009 says why one).
+// special-function unit (docs/decisions/0009 has the reason for one).
 #ifndef EMRA_POLYNOMIAL_EIGHTHS
 #define EMRA_POLYNOMIAL_EIGHTHS 1
 #endif

@@ -1,4 +1,4 @@
-// What every kernel of one launch is told, and where its inputs lie.
+// The arguments of every kernel of one launch.
 #pragma once
 
 #include <cstddef>

@@ -5,8 +5,8 @@
 // the last on the tensor cores. The last column of the spread values is ones, so the sums carry the denominators along.
 //
 // The softmax is online, but optimistic: `shift` is a row's largest score of the first step, lowered by kHeadroom,
-// and no maximum is looked for after that. If a power outgrows the range of its type (2^16 in FP16), a sum becomes
-// infinite or NaN; the warp then looks for the maximum of that tile, rescales the sums it had before, and computes the
+// and no maximum is sought after that. If a power outgrows the range of its type (2^16 in FP16), a sum becomes
+// infinite or NaN; the warp then finds the maximum of that tile, rescales the sums it had before, and computes the
 // tile once more. That leaves one multiply-add, one exponential and half a conversion per element.
 #pragma once
 
@@ -87,13 +87,13 @@ class RefineWarp {
     EMRA_NO_UNROLL
     for (int attempt = 0; attempt < 2; ++attempt) {
       add_optimistically(sums, keys, values, steps);
-      // Only the last column, of ones, must be looked at, and any lane may: an infinite power spoils every column.
+      // Checking the last column, of ones, is enough, and any lane can: an infinite power spoils every column.
       bool spoilt = false;
       EMRA_UNROLL
       for (int tile = 0; tile < kRowTiles; ++tile) {
         spoilt |= !(sums[tile][kColumnTiles - 1][1] < 1e36f) | !(sums[tile][kColumnTiles - 1][3] < 1e36f);
       }
-      // After one raise no finite score can overflow; what is still spoilt was so in the input, and is handed on.
+      // After one raise no finite score can overflow; remaining infinities and NaNs are of the input, and propagate.
       if (attempt == 1 || !any_lane(spoilt)) break;
       raise_shift(keys, steps);
     }
@@ -159,7 +159,7 @@ class RefineWarp {
     }
     if constexpr (Traits::kSteps % 2 != 0) {
       uint32_t b[2];
-      // Two matrices: lanes 16 to 31 give the addresses of lanes 0 to 15 again, which nobody uses.
+      // Two matrices: lanes 16 to 31 repeat the addresses of lanes 0 to 15, which are not used.
       load_matrices(b, row - lane_ / 16 * 32 + (Traits::kSteps - 1) * 32);
       EMRA_UNROLL
       for (int tile = 0; tile < kRowTiles; ++tile) Element::mma(scores[tile], queries_[tile][Traits::kSteps - 1], b);

@@ -32,12 +32,12 @@ const char* typeName(PluginFieldType type) noexcept {
       return "CHAR";
     case PluginFieldType::kDIMS:
       return "DIMS";
-    default:  // later versions of TensorRT know more
+    default:  // later versions of TensorRT have more
       return "another type";
   }
 }
 
-// memcpy, because nothing promises that the bytes of an engine are aligned.
+// memcpy, because the bytes of an engine may be unaligned.
 template <typename T>
 T valueOf(const PluginField& field) noexcept {
   T value;

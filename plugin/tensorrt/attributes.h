@@ -21,12 +21,12 @@ struct Attributes {
 };
 
 // The attributes as TensorRT's fields. They point into `attributes`, which has to outlive them; with a null pointer
-// they say names, types and lengths only.
+// they hold names, types and lengths only.
 std::array<nvinfer1::PluginField, 3> toFields(const Attributes* attributes) noexcept;
 
-// Reads the fields of a node or of an engine. Every field has to be there once, with one value; integers may be INT32
+// Reads the fields of a node or of an engine. Every field must occur once, with one value; integers may be INT32
 // or INT64 and `scale` FLOAT32 or FLOAT64, because Python callers have NumPy's defaults. `layer` is for messages.
-// Returns false, after saying why, where anything is missing, unknown, of another type or out of range.
+// Returns false, after a message, if anything is missing, unknown, of another type or out of range.
 bool fromFields(const nvinfer1::PluginFieldCollection* fields, const char* layer, Attributes& attributes) noexcept;
 
 }  // namespace emra

@@ -16,7 +16,7 @@ class AttentionAggregationCreator final : public nvinfer1::IPluginCreatorV3One {
   AttentionAggregationCreator& operator=(const AttentionAggregationCreator&) = delete;
   ~AttentionAggregationCreator() override = default;
 
-  // Null, after a message that names the layer, the attribute and what is expected of it, where the fields are wrong.
+  // Null for invalid fields, after a message with the layer, the attribute and its expected value.
   nvinfer1::IPluginV3* createPlugin(const char* name, const nvinfer1::PluginFieldCollection* fields,
                                     nvinfer1::TensorRTPhase phase) noexcept override;
   const nvinfer1::PluginFieldCollection* getFieldNames() noexcept override { return &collection_; }

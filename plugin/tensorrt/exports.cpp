@@ -1,5 +1,5 @@
-// What TensorRT looks up in a plugin library: after IPluginRegistry::loadLibrary, for trtexec's --dynamicPlugins, and
-// in libraries serialised into an engine.
+// Symbols that TensorRT looks up in a plugin library: after IPluginRegistry::loadLibrary, for trtexec's
+// --dynamicPlugins, and in libraries serialised into an engine.
 #include <NvInferRuntime.h>
 
 #include <cstdint>
@@ -13,8 +13,8 @@
 
 namespace {
 
-// The library is linked with no libnvinfer that would say which major version it was built for. This does, to whoever
-// looks into the file before loading it (emra_deploy/engine/plugins.py).
+// The library is not linked with libnvinfer, so its dependencies do not show the major version it was built for. This
+// string does, to emra_deploy/backends/tensorrt/plugin_library.py, which reads the file before it is loaded.
 [[gnu::used]] const char kBuiltFor[] = "built for libnvinfer.so." EMRA_STRING(NV_TENSORRT_MAJOR);
 
 }  // namespace

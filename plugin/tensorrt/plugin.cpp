@@ -35,7 +35,7 @@ bool isSame(const nvinfer1::Dims& a, const nvinfer1::Dims& b) noexcept {
 AttentionAggregationPlugin::AttentionAggregationPlugin(const Attributes& attributes, const char* layer) noexcept
     : attributes_(attributes), fields_(toFields(&attributes_)) {
   std::snprintf(layer_.data(), layer_.size(), "%s", layer == nullptr ? "" : layer);
-  // %a keeps every bit of the scale. The kernels' version makes timings of other kernels be measured anew.
+  // %a keeps every bit of the scale. The kernels' version keeps timings of other kernels from being reused.
   std::snprintf(identity_.data(), identity_.size(), "heads=%" PRId32 " classes=%" PRId32 " scale=%a kernels=%d",
                 attributes_.num_heads, attributes_.num_class_tokens, static_cast<double>(attributes_.scale),
                 emra_aggregation_version());
@@ -69,7 +69,7 @@ nvinfer1::IPluginV3* AttentionAggregationPlugin::clone() noexcept {
 }
 
 nvinfer1::IPluginV3* AttentionAggregationPlugin::attachToContext(nvinfer1::IPluginResourceContext*) noexcept {
-  return clone();  // all memory comes with enqueue: nothing to keep for each context
+  return clone();  // enqueue receives all memory: a context needs none of its own
 }
 
 const nvinfer1::PluginFieldCollection* AttentionAggregationPlugin::getFieldsToSerialize() noexcept {
@@ -155,8 +155,8 @@ std::int32_t AttentionAggregationPlugin::getOutputShapes(const nvinfer1::DimsExp
     log(Severity::kERROR, layer_.data(), "%d shape inputs, expected none", nbShapeInputs);
     return kFailed;
   }
-  // What is known already is checked now, where the message still names the layer of the network. A dynamic extent
-  // stands as the smallest legal one, so that it never fails the check of the others.
+  // Known extents are checked now, while a message can still name the network's layer. The smallest legal value stands
+  // in for a dynamic extent, so that it never fails the check of the others.
   nvinfer1::Dims first{3, {1, std::int64_t{attributes_.num_class_tokens} + 1, 3 * std::int64_t{attributes_.num_heads}}};
   bool widthIsKnown = false;
   for (std::int32_t i = 0; i < nbInputs; ++i) {
@@ -243,8 +243,8 @@ std::size_t AttentionAggregationPlugin::getWorkspaceSize(const DynamicPluginTens
       !describe(inputs[0].max, inputs[0].desc.type, nbInputs, shape)) {
     return 0;
   }
-  // Smaller shapes may need more: the kernels cut a small batch into more parts, whose sums they keep apart. So the
-  // whole range is asked for. It costs some nanoseconds a shape, once, while the engine is built.
+  // Smaller shapes may need more: the kernels cut a small batch into more parts with separate sums. So every shape of
+  // the range is queried, at some nanoseconds each, once, while the engine is built.
   const EmraAggregationShape largest = shape;
   const auto from = [](std::int64_t least, std::int64_t legal, std::int32_t most) {
     return static_cast<std::int32_t>(std::clamp(least, legal, std::int64_t{most}));

@@ -68,7 +68,7 @@ class AttentionAggregationPlugin final : public nvinfer1::IPluginV3,
   // For clone alone: the fields point into the object, so they are not copied.
   AttentionAggregationPlugin(const AttentionAggregationPlugin& other) noexcept;
 
-  // The kernels' description of inputs of these dimensions and type; false, after saying why, where there is none.
+  // The kernels' description of inputs of these dimensions and type; false, after a message, where there is none.
   bool describe(const nvinfer1::Dims& dims, nvinfer1::DataType type, std::int32_t blocks,
                 EmraAggregationShape& shape) const noexcept;
   bool checkCounts(std::int32_t nbInputs, std::int32_t nbOutputs) const noexcept;
@@ -76,7 +76,7 @@ class AttentionAggregationPlugin final : public nvinfer1::IPluginV3,
   Attributes attributes_;
   std::array<char, 128> layer_{};
   std::array<char, 96> identity_{};  // the creation state as text, for the timing cache
-  std::int32_t blocks_ = 0;          // P, from onShapeChange: enqueue is not told how many inputs it has
+  std::int32_t blocks_ = 0;          // P, from onShapeChange: enqueue does not receive the number of inputs
   std::array<nvinfer1::PluginField, 3> fields_;
   nvinfer1::PluginFieldCollection collection_{};
 };

@@ -1,5 +1,5 @@
 // libemra_plugins_register: registers the plugin when it is loaded, for programs that only dlopen a plugin library:
-// trtexec --staticPlugins, Polygraphy --plugins, ctypes.CDLL. TensorRT has to be in the process before it.
+// trtexec --staticPlugins, Polygraphy --plugins, ctypes.CDLL. TensorRT must be loaded first.
 //
 // It is a library of its own because IPluginRegistry::loadLibrary fails where the plugin is registered already: one
 // library cannot both register itself and be handed to --dynamicPlugins. It needs libemra_plugins beside it.
@@ -21,9 +21,9 @@ namespace {
 #define EMRA_STRING_OF(value) #value
 #define EMRA_STRING(value) EMRA_STRING_OF(value)
 
-// The process brings TensorRT: nothing is loaded here. trtexec opens it with RTLD_LOCAL, so its names are not among the
-// global ones, and it is found by the name it is loaded under, the full runtime before the lean and dispatch runtimes.
-// The name says the major version, as it must: the registry's virtual functions differ between 10 and 11.
+// The process has loaded TensorRT: nothing is loaded here. trtexec opens it with RTLD_LOCAL, so its names are not among
+// the global ones, and it is found by the name it is loaded under, the full runtime before the lean and dispatch
+// runtimes. The name must contain the major version: the registry's virtual functions differ between 10 and 11.
 void* openTensorRT() noexcept {
   for (const char* const name :
        {"libnvinfer.so." EMRA_STRING(NV_TENSORRT_MAJOR), "libnvinfer_lean.so." EMRA_STRING(NV_TENSORRT_MAJOR),
@@ -85,7 +85,7 @@ class Registration {
   Registration(const Registration&) = delete;
   Registration& operator=(const Registration&) = delete;
 
-  // The registry must not keep pointers into a library that goes.
+  // The registry must not keep pointers into an unloaded library.
   ~Registration() {
     if (registry_ != nullptr) {
       std::int32_t count = 0;

@@ -74,7 +74,7 @@ def test_the_scripts_have_the_options(script: str) -> None:
 
 def test_emra_takes_the_commands() -> None:
     used = commands(JETSON, "emra")
-    assert {words[1] for words in used} == set(VERBS)
+    assert {words[1] for words in used} <= set(VERBS)
     for words in used:
         build_parser().parse_args(words[1:])
     for words in commands(CONTAINERS, "docker run"):

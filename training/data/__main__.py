@@ -1,4 +1,4 @@
-"""What is in a data set and what is wrong with it, where public ones are had, and a generated one to begin with.
+"""Commands on data sets: contents and problems, sources of public ones, and a generated one to start with.
 
 python -m training.data KIND ROOT [--split S]
 python -m training.data fetch-help [KIND]
@@ -23,7 +23,7 @@ from training.data.public import PUBLIC
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what the first word names.
+    """Run the command that the first word names.
 
     Returns:
         0, or 2 if there is a problem.
@@ -34,11 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fetch_help(argv: Sequence[str]) -> int:
-    """Print where public data sets are had; nothing is fetched."""
+    """Print the sources of public data sets; nothing is downloaded."""
     parser = argparse.ArgumentParser(
-        prog="python -m training.data fetch-help", description="Print where data sets are had, licences and layouts."
+        prog="python -m training.data fetch-help", description="Print sources, licences and layouts of data sets."
     )
-    parser.add_argument("kind", nargs="?", choices=[data.kind for data in PUBLIC], help="one of them (all)")
+    parser.add_argument("kind", nargs="?", choices=[data.kind for data in PUBLIC], help="one of them (default: all)")
     kind = parser.parse_args(argv).kind
     print("\n\n".join("\n".join(data.lines()) for data in PUBLIC if kind in (None, data.kind)))
     return 0
@@ -128,7 +128,7 @@ def _as_text(dataset: AerialDataset, summary: DatasetSummary, decoded: bool) -> 
         f"{dataset.name}, split {dataset.split}: {summary.tiles} tiles, {summary.pixels / 1e6:.1f} million pixels",
         f"tiles of {min(heights)} to {max(heights)} rows, {min(widths)} to {max(widths)} columns",
         f"channels {', '.join(dataset.bands)}; "
-        + (f"{dataset.gsd} m a pixel" if dataset.gsd else "ground sample distance not known"),
+        + (f"{dataset.gsd} m per pixel" if dataset.gsd else "unknown ground sample distance"),
     ]
     width = max(len(name) for name in dataset.classes.names)
     for label, name in enumerate(dataset.classes.names):

@@ -1,4 +1,4 @@
-"""Tiles and data sets: what every layout becomes."""
+"""Tiles and data sets, the common form of every layout."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ class Tile:
     """One picture with its labels.
 
     Attributes:
-        name: Distinct within its data set.
+        name: Unique within its data set.
         image_path: The picture.
         label_path: The mask, or None for pictures whose labels are not public.
         height: Rows.
         width: Columns.
         codec: How the mask stores labels.
-        image_bands: Which bands of a TIFF become the three channels, counted from 1.
+        image_bands: Bands of a TIFF that become the three channels, counted from 1.
     """
 
     name: str
@@ -37,10 +37,10 @@ class Tile:
     image_bands: tuple[int, int, int] = (1, 2, 3)
 
     def read_image(self, window: Window | None = None) -> np.ndarray:
-        """Pixels of a window, or of all of it.
+        """Pixels of a window, or of the whole tile.
 
         Returns:
-            uint8 h×w×3, channels in the order of the data set's ``bands``; yours to write to.
+            uint8 h×w×3, channels in the order of the data set's ``bands``; a copy of your own.
 
         Raises:
             EmraError: If the file is missing, damaged or not 8-bit.
@@ -49,10 +49,10 @@ class Tile:
         return read_picture(self.image_path, self._inside(window), self.image_bands)
 
     def read_labels(self, window: Window | None = None) -> np.ndarray:
-        """Labels of a window, or of all of it.
+        """Labels of a window, or of the whole tile.
 
         Returns:
-            uint8 h×w, 0 to C - 1, and 255 for "no label"; yours to write to.
+            uint8 h×w, 0 to C - 1, and 255 for "no label"; a copy of your own.
 
         Raises:
             EmraError: If there are no labels, or the mask is missing, damaged or holds unknown values.
@@ -81,7 +81,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class TileSource:
-    """A tile as what `Segmenter` reads from."""
+    """A tile as an image source of `Segmenter`."""
 
     tile: Tile
 
@@ -113,8 +113,8 @@ class AerialDataset:
         classes: Names and colours, in label order.
         split: Such as ``"train"``.
         tiles: Sorted by name.
-        bands: What the three channels are.
-        gsd: Metres per pixel, or None where tiles differ or nobody said.
+        bands: Names of the three channels.
+        gsd: Metres per pixel, or None if tiles differ or it is unknown.
     """
 
     name: str

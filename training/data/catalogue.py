@@ -1,4 +1,4 @@
-"""Which data sets there are, and how a folder tells which one it holds."""
+"""The known data sets, and the recognition of their layouts."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ KINDS = (*_LAYOUTS, "auto")
 
 
 def open_dataset(kind: str, root: str | os.PathLike[str], split: str, **options: Any) -> AerialDataset:
-    """Open one split of a data set, reading headers only.
+    """Open one split of a data set; reads headers only.
 
     Args:
         kind: One of `KINDS`; ``"auto"`` recognises the layout.
         root: The data set's folder.
         split: ``"train"``, ``"val"``, ``"test"`` or another split that the data set has.
-        options: What the data set's own function takes besides: ``labels`` (``"full"`` or ``"eroded"``) for
+        options: Further options of the data set: ``labels`` (``"full"`` or ``"eroded"``) for
             Potsdam and Vaihingen, ``product`` and ``mislabelled`` for Potsdam, ``domain`` for LoveDA.
 
     Raises:
@@ -51,7 +51,7 @@ def open_dataset(kind: str, root: str | os.PathLike[str], split: str, **options:
         raise EmraError(
             "folder-missing",
             "the data set's folder does not exist",
-            "Correct the path, or unpack the data there; python -m training.data fetch-help says where it is had",
+            "Correct the path, or unpack the data there; python -m training.data fetch-help names its source",
             home,
         )
     if kind == "auto":
@@ -70,7 +70,7 @@ def open_dataset(kind: str, root: str | os.PathLike[str], split: str, **options:
 
 
 def recognise(root: Path) -> str:
-    """The kind of data set a folder holds.
+    """Find the kind of data set that a folder holds.
 
     Raises:
         EmraError: ``dataset-unrecognised``.

@@ -1,4 +1,4 @@
-"""Full validation of a data set before hours of training depend on it."""
+"""Validation of a whole data set before training."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _BAND_ROWS = 1024
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """What is in a split.
+    """Contents and problems of a split.
 
     Attributes:
         tiles: Number of tiles.
         pixels: Pixels of all tiles.
         class_pixels: C counts of labelled pixels, in label order; all 0 if labels were not read.
         ignored_pixels: Pixels without a label.
-        problems: What is wrong, one error a file.
+        problems: One error per faulty file.
     """
 
     tiles: int
@@ -47,11 +47,11 @@ class DatasetSummary:
 
 
 def summarise(dataset: AerialDataset, full: bool = True) -> DatasetSummary:
-    """Look for problems without raising.
+    """Collect problems without raising them.
 
     Args:
-        dataset: What to look at.
-        full: Decode every pixel of every picture and mask; otherwise only see that the files still are there.
+        dataset: The split.
+        full: Decode every pixel of every picture and mask; otherwise only check that the files still exist.
     """
     counts = np.zeros(256, np.int64)
     problems: list[EmraError] = []
@@ -74,15 +74,15 @@ def summarise(dataset: AerialDataset, full: bool = True) -> DatasetSummary:
 
 
 def check(dataset: AerialDataset, full: bool = True) -> DatasetSummary:
-    """Validate a data set, and fail with all its problems.
+    """Validate a data set, and raise all its problems at once.
 
     Args:
-        dataset: What to check.
+        dataset: The split.
         full: Decode every pixel of every picture and mask: finds truncated files and unknown labels. Dubai
             takes seconds, LoveDA some minutes.
 
     Returns:
-        What is in it.
+        Its contents.
 
     Raises:
         EmraError: The problem, or one error that lists them.

@@ -1,4 +1,4 @@
-"""From what a mask file stores, colours or numbers, to labels.
+"""Decoding of mask files: colours or numbers to labels.
 
 A codec is a small frozen value (it travels to data loader processes), and its look-up table is built once per
 process on first use.
@@ -15,7 +15,7 @@ from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import IGNORE, ClassSet
 
 UNKNOWN = 254
-"""What a codec gives for a pixel that its data set does not allow; never leaves this package."""
+"""Label of a pixel whose value the data set does not allow; never leaves this package."""
 
 Colour = tuple[int, int, int]
 
@@ -156,8 +156,8 @@ def decode_labels(codec: Codec, pixels: np.ndarray, path: object, top: int = 0, 
     """Decode a mask and refuse values its data set does not allow.
 
     Args:
-        codec: How the data set stores labels.
-        pixels: H×W or H×W×3, as `Codec.decode` wants them.
+        codec: Encoding of the labels.
+        pixels: H×W or H×W×3, as `Codec.decode` expects them.
         path: The file, for the error.
         top: Row of ``pixels[0]`` in the file.
         left: Column of ``pixels[:, 0]`` in the file.

@@ -1,4 +1,4 @@
-"""Own data: a folder of ``images/``, ``masks/`` and ``classes.yaml``.
+"""Custom data: a folder of ``images/``, ``masks/`` and ``classes.yaml``.
 
 ``classes.yaml``::
 
@@ -7,8 +7,8 @@
     masks: index                          # index: pixels hold class numbers; colour: they hold the colours above
     values: [0, 1, 2]                     # index masks: the number of each class; default 0, 1, 2, ...
     ignore: [255]                         # numbers or colours that mean "no label"; default [255], or none
-    unknown: error                        # or ignore: what any other value means
-    bands: [red, green, blue]             # optional: what the channels are
+    unknown: error                        # or ignore: treatment of any other value
+    bands: [red, green, blue]             # optional: names of the channels
     gsd: 0.1                              # optional: metres per pixel
 
 Only ``names`` is necessary, and ``colours`` where masks hold them. A mask has the name of its picture, or that
@@ -38,7 +38,7 @@ _MASK_ENDINGS = ("_mask", "_label")
 
 @dataclass(frozen=True)
 class FolderDescription:
-    """What ``classes.yaml`` says."""
+    """Contents of ``classes.yaml``."""
 
     classes: ClassSet
     codec: Codec
@@ -56,7 +56,7 @@ def open_split(root: Path, split: str) -> AerialDataset:
 
     Args:
         root: The folder of ``classes.yaml``.
-        split: ``"all"``, or what the subfolder or list of the split is called.
+        split: ``"all"``, or the name of the split's subfolder or list.
 
     Raises:
         EmraError: For a wrong ``classes.yaml``, a missing split or folder, or a problem of the files.
@@ -109,7 +109,7 @@ def read_description(path: Path) -> FolderDescription:
     try:
         return _describe(raw, path)
     except EmraError as error:
-        # ClassSet knows no file.
+        # ClassSet does not know the file.
         raise error if error.path else EmraError(error.code, error.cause, error.remedy, path) from None
 
 
@@ -185,7 +185,7 @@ def _colour(value: Any, path: Path) -> Colour:
 
 
 def _spread_colours(count: int) -> tuple[Colour, ...]:
-    """Distinct colours for classes that came without; neighbours in the list are far apart in hue."""
+    """Distinct colours for classes without any; neighbours in the list are far apart in hue."""
     golden = 0.6180339887
     colours = []
     for i in range(count):

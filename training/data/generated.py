@@ -37,12 +37,14 @@ class SceneTile(Tile):
     gsd: float = DEFAULT_GSD
 
     def read_image(self, window: Window | None = None) -> np.ndarray:
-        """As `Tile.read_image`."""
-        return self._read(window)[..., :3].copy()
+        """Pixels of a window; see `Tile.read_image`."""
+        pixels: np.ndarray = self._read(window)[..., :3].copy()
+        return pixels
 
     def read_labels(self, window: Window | None = None) -> np.ndarray:
-        """As `Tile.read_labels`."""
-        return self._read(window)[..., 3].copy()
+        """Labels of a window; see `Tile.read_labels`."""
+        labels: np.ndarray = self._read(window)[..., 3].copy()
+        return labels
 
     def _read(self, window: Window | None) -> np.ndarray:
         pixels = cache.get(("scene", self.seed, self.gsd), self._generate)
@@ -60,7 +62,7 @@ def write_folder(
 
     Args:
         root: A new or empty folder.
-        splits: How many scenes each split has; seeds go on from one to the next.
+        splits: Number of scenes per split; seeds continue from one split to the next.
         side: Pixels per side.
         first_seed: Of the first.
 
@@ -69,7 +71,7 @@ def write_folder(
     """
     home = Path(root)
     if home.exists() and (not home.is_dir() or any(home.iterdir())):
-        raise EmraError("output-exists", "the folder is there and not empty", "Choose another, or remove it", home)
+        raise EmraError("output-exists", "the folder exists and is not empty", "Choose another, or remove it", home)
     for split, count in splits.items():
         if count < 1:
             raise EmraError("scene-argument", f"{count} pictures for {split}, expected at least 1", "Give more")
@@ -85,7 +87,7 @@ def write_folder(
                 Image.fromarray(scene.image).save(images / f"scene-{seed:05d}.png")
                 Image.fromarray(palette[scene.labels]).save(masks / f"scene-{seed:05d}.png")
                 seed += 1
-        # Last: a folder that was left half-made describes nothing.
+        # Last: without it, an incomplete folder is no data set.
         colours = ", ".join('"#{:02X}{:02X}{:02X}"'.format(*colour) for colour in DUBAI_CLASSES.palette)
         text = f"names: [{', '.join(DUBAI_CLASSES.names)}]\ncolours: [{colours}]\nmasks: colour\ngsd: {DEFAULT_GSD}\n"
         (home / "classes.yaml").write_text(text, encoding="utf-8")
@@ -97,8 +99,8 @@ def generated_scenes(count: int, first_seed: int = 0) -> AerialDataset:
     """Scenes of consecutive seeds, of varying ground sample distance.
 
     Args:
-        count: How many.
-        first_seed: Of the first.
+        count: Number of scenes.
+        first_seed: Seed of the first.
 
     Returns:
         A split named ``train`` with the classes of Dubai.

@@ -1,4 +1,4 @@
-"""From folders to tiles: find files, pair pictures with masks, and report all that is wrong at once."""
+"""From folders to tiles: find files, pair pictures with masks, and report all problems at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_LISTED_PROBLEMS = 10
 
 @dataclass
 class Problems:
-    """Collects what is wrong with a data set, so that the user mends it in one go."""
+    """Collects the problems of a data set, so that the user can fix all of them in one pass."""
 
     found: list[EmraError] = field(default_factory=list)
 
@@ -25,7 +25,7 @@ class Problems:
         self.found.append(EmraError(code, cause, remedy, path))
 
     def throw(self, root: Path) -> None:
-        """Raise what was found, if anything was.
+        """Raise the collected problems, if there are any.
 
         Args:
             root: The data set's folder.
@@ -52,7 +52,7 @@ class Problems:
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture and its mask, before anybody looked into them."""
+    """A picture and its mask, before either is opened."""
 
     name: str
     image_path: Path
@@ -60,16 +60,16 @@ class Pair:
 
 
 def subfolder(parent: Path, *names: str) -> Path:
-    """The folder of one of these names, in any case of letters.
+    """The folder of one of these names, case-insensitive.
 
     Archives unpacked into a folder of their own name give ``Train/Train``: the inner one is meant.
 
     Args:
-        parent: Where to look.
-        names: Accepted names, the usual one first.
+        parent: Folder to search.
+        names: Accepted names, the most common first.
 
     Raises:
-        EmraError: ``folder-missing``, naming the usual one.
+        EmraError: ``folder-missing``, with the first name.
     """
     found = find_subfolder(parent, *names)
     if found is None:
@@ -83,7 +83,7 @@ def subfolder(parent: Path, *names: str) -> Path:
 
 
 def find_subfolder(parent: Path, *names: str) -> Path | None:
-    """As `subfolder`, with None for a missing folder."""
+    """Find the folder of one of these names; None if it is missing. See `subfolder`."""
     if not parent.is_dir():
         return None
     there = {path.name.lower(): path for path in sorted(parent.iterdir()) if path.is_dir()}
@@ -115,7 +115,7 @@ def files_of(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
         if path.stem in found:
             raise EmraError(
                 "file-repeated",
-                f"{found[path.stem].name} and {path.name} are one tile twice",
+                f"{found[path.stem].name} and {path.name} name the same tile",
                 "Remove one of them",
                 path,
             )
@@ -144,9 +144,9 @@ def make_tiles(
     Args:
         pairs: Pictures with their masks.
         codec: How the masks store labels.
-        problems: What was found before; raised together with what is found here.
+        problems: Problems found so far; raised together with those found here.
         root: The data set's folder, for the error.
-        image_bands: Which bands of a TIFF become the three channels.
+        image_bands: Bands of a TIFF that become the three channels.
 
     Raises:
         EmraError: For unpaired, unreadable or unequal files, and for a data set without tiles.

@@ -1,4 +1,4 @@
-"""Where public data sets are had, under which licence, and how their folders have to look: `docs/data.md` in full."""
+"""Sources, licences and folder layouts of public data sets: the content of `docs/data.md`."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class PublicData:
-    """A data set that somebody else publishes; nothing here fetches it.
+    """A data set published by others; nothing here downloads it.
 
     Attributes:
         kind: As `training.data.open_dataset` takes it.
-        title: What it is.
-        page: Address of its own page; empty for data of one's own.
-        how: How it is had from there.
-        licence: Under which terms.
+        title: Name and contents.
+        page: Address of its own page; empty for custom data.
+        how: Steps to obtain it from that page.
+        licence: Terms of use.
         layout: Lines that show its folder.
-        splits: Which there are.
+        splits: Names of its splits.
     """
 
     kind: str
@@ -29,16 +29,16 @@ class PublicData:
 
     @property
     def root(self) -> str:
-        """The folder that the commands of the documents name."""
+        """Folder name in the documentation's commands."""
         return f"data/{self.kind}"
 
     def lines(self) -> list[str]:
-        """What a person needs to know, for a terminal."""
-        told = [self.title]
-        told += [f"  page     {self.page}"] if self.page else []
-        told += [f"  get it   {self.how}", f"  licence  {self.licence}", f"  splits   {self.splits}"]
-        told += ["  layout", *(f"    {line}" for line in self.layout)]
-        return [*told, f"  check    python -m training.data {self.kind} {self.root} --split val"]
+        """The description for a terminal."""
+        lines = [self.title]
+        lines += [f"  page     {self.page}"] if self.page else []
+        lines += [f"  get it   {self.how}", f"  licence  {self.licence}", f"  splits   {self.splits}"]
+        lines += ["  layout", *(f"    {line}" for line in self.layout)]
+        return [*lines, f"  check    python -m training.data {self.kind} {self.root} --split val"]
 
 
 PUBLIC = (
@@ -107,4 +107,4 @@ PUBLIC = (
         "yours; all is every pair",
     ),
 )
-"""In the order in which `docs/data.md` has them."""
+"""In the order of `docs/data.md`."""

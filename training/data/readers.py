@@ -59,7 +59,7 @@ class ByteCache:
             self._shrink()
 
     def get(self, key: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """The array of `key`, made if it is not held. Do not write to it."""
+        """Return the array of `key`, made if it is not held. Do not write to it."""
         with self._lock:
             found = self._arrays.get(key)
             if found is not None:
@@ -75,7 +75,7 @@ class ByteCache:
         return array
 
     def renew_lock(self) -> None:
-        """For a forked child, in which a thread that held the lock no longer exists."""
+        """Replace the lock in a forked child, where the thread that held it no longer exists."""
         self._lock = threading.Lock()
 
     def _shrink(self) -> None:
@@ -85,7 +85,7 @@ class ByteCache:
 
 
 cache = ByteCache(512 * 1024 * 1024)
-"""Decoded PNG and JPEG files of this process; 512 MiB unless `cache.set_budget` says otherwise."""
+"""Decoded PNG and JPEG files of this process; 512 MiB unless `cache.set_budget` changes it."""
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=cache.renew_lock)
@@ -114,12 +114,12 @@ def _open_tiff(path: Path) -> Iterator[Any]:
     with gdal_session() as rasterio:
         try:
             with warnings.catch_warnings():
-                # Training does not care where a tile lies, and many public TIFFs do not say.
+                # Training needs no georeference, and many public TIFFs have none.
                 warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
                 with rasterio.open(path, driver="GTiff") as raster:
                     yield raster
         except (rasterio.errors.RasterioError, OSError) as error:
-            # GDAL has its own words for a missing file.
+            # GDAL words a missing file differently.
             raise unreadable(path, error if path.exists() else FileNotFoundError(path)) from error
 
 
@@ -148,7 +148,7 @@ def read_picture(path: Path, window: Window, bands: tuple[int, int, int] = (1, 2
     Args:
         path: TIFF, PNG or JPEG.
         window: Inside the picture.
-        bands: Which bands of a TIFF become the three channels, counted from 1.
+        bands: Bands of a TIFF that become the three channels, counted from 1.
 
     Returns:
         uint8 height×width×3; writable, not shared.
@@ -184,7 +184,7 @@ def read_mask(path: Path, codec: Codec, window: Window) -> np.ndarray:
 
     Args:
         path: TIFF or PNG.
-        codec: How the data set stores labels.
+        codec: Encoding of the labels.
         window: Inside the mask.
 
     Returns:
@@ -219,7 +219,8 @@ def _cut(whole: np.ndarray, window: Window, path: Path) -> np.ndarray:
             "Leave the data set alone while it is used, and save the file without EXIF data behind its pixels",
             path,
         )
-    return whole[window.slices].copy()
+    cut: np.ndarray = whole[window.slices].copy()
+    return cut
 
 
 def _read_whole_mask(path: Path, codec: Codec) -> np.ndarray:

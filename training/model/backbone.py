@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -30,10 +30,15 @@ class Features(NamedTuple):
 class ClassTokenViT(nn.Module):
     """Blocks, patch embedding and final norm of timm's ViT; class tokens and position tables of our own."""
 
+    # Of timm, and without stubs: torch would call them Tensor | Module.
+    patch_embed: Any
+    blocks: Any
+    norm: Any
+
     def __init__(self, config: EMRAConfig, drop_path: float = 0.0) -> None:
         super().__init__()
         spec = BACKBONES[config.backbone]
-        vit = timm.create_model(
+        vit: Any = timm.create_model(
             spec.timm_name,
             pretrained=False,
             img_size=config.network_size,
@@ -93,7 +98,7 @@ class ClassTokenViT(nn.Module):
         return Features(early, self.norm(x)[:, c:], packed)
 
 
-def run_block(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+def run_block(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     """A timm ViT block that also returns its packed qkv.
 
     timm's own forward hides q and k inside the attention, and the aggregation reads both; computing them twice would

@@ -64,6 +64,7 @@ class HRA(nn.Module):
         nn.init.trunc_normal_(self.classifier.weight, std=0.02)
         nn.init.zeros_(self.classifier.bias)
         nn.init.trunc_normal_(self.affinity.weight, std=0.02)
+        assert self.affinity.bias is not None
         nn.init.zeros_(self.affinity.bias)
 
     def affinities(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -72,7 +73,8 @@ class HRA(nn.Module):
         x = self.norm(tokens).transpose(1, 2).reshape(tokens.shape[0], -1, h, w)
         x = F.gelu(self.pointwise(F.gelu(self.depthwise(x))))
         logits = self.affinity(x).view(tokens.shape[0], len(NEIGHBOURS), CELLS * CELLS, h, w)
-        return (logits + border_bias(grid, logits.device, logits.dtype)).softmax(dim=1)
+        affinities: Tensor = (logits + border_bias(grid, logits.device, logits.dtype)).softmax(dim=1)
+        return affinities
 
     def forward(self, early: Tensor, final: Tensor, grid: tuple[int, int]) -> Tensor:
         """Early and final patch tokens, B x N x D each -> HSMF, B x C x r*h x r*w."""

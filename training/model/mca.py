@@ -15,7 +15,8 @@ def aggregate_plugin(qkv: Sequence[Tensor], num_heads: int, num_class_tokens: in
 
     Args, returns: as `aggregate_explicit`.
     """
-    return attention_aggregation(list(qkv), num_heads, num_class_tokens, scale)
+    gca: Tensor = attention_aggregation(list(qkv), num_heads, num_class_tokens, scale)
+    return gca
 
 
 AGGREGATE = {"explicit": aggregate_explicit, "streamed": aggregate_streamed, "plugin": aggregate_plugin}

@@ -46,7 +46,8 @@ def start_mimetic(model: EMRAProxy, generator: torch.Generator) -> None:
 
 
 def _noise(width: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(width, width, generator=generator) / width**0.5
+    noise: Tensor = torch.randn(width, width, generator=generator) / width**0.5
+    return noise
 
 
 def _factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:

@@ -132,13 +132,11 @@ def _from_file(path: Path) -> dict[str, Tensor]:
 def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
     """The tensors by timm's names: without a checkpoint's nesting and DistributedDataParallel's prefix."""
     if isinstance(loaded, Mapping):
-        for nesting in NESTINGS:
-            if isinstance(loaded.get(nesting), Mapping):
-                loaded = loaded[nesting]
-                break
+        nested = (loaded[nesting] for nesting in NESTINGS if isinstance(loaded.get(nesting), Mapping))
+        named: Mapping[object, object] = next(nested, loaded)
         tensors = {
             key.removeprefix("module."): value
-            for key, value in loaded.items()
+            for key, value in named.items()
             if isinstance(key, str) and isinstance(value, Tensor)
         }
         if tensors:

@@ -75,7 +75,7 @@ def test_a_split_that_is_not_there(tmp_path):
 def test_one_file_that_is_one_tile_twice(tmp_path):
     make_dubai(tmp_path)
     Image.fromarray(picture(0, 31, 41)).save(tmp_path / "images" / "tile1_part001.png")
-    with pytest.raises(EmraError, match=r"tile1_part001.jpg and tile1_part001.png are one tile twice"):
+    with pytest.raises(EmraError, match=r"tile1_part001.jpg and tile1_part001.png name the same tile"):
         open_dataset("dubai", tmp_path, "train")
 
 
