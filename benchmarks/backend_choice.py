@@ -13,13 +13,14 @@ import argparse
 import json
 import math
 import statistics
-import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from emra_deploy.host.command import command
+from benchmarks.reporting.command import start
+from benchmarks.runtime import output_of
 from emra_deploy.host.extras import need
 
 EXTRAS = {"onnxruntime": "runtime", "openvino": "openvino"}
@@ -47,10 +48,7 @@ print(json.dumps({"load": loaded, "runs": runs, "facts": backend.describe()}))
 def measure(model: Path, candidate: str, threads: int, tiles: int) -> dict[str, Any]:
     """Load and run once, in a fresh process."""
     command = [sys.executable, "-c", _CHILD, str(model), candidate, str(threads), str(tiles), repr(time.time())]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(done.stderr.strip().splitlines()[-1])
-    found: dict[str, Any] = json.loads(done.stdout)
+    found: dict[str, Any] = json.loads(output_of(command))
     return found
 
 
@@ -61,16 +59,22 @@ def break_even(load: tuple[float, float], tile: tuple[float, float]) -> str:
     return f"from tile {max(1, math.ceil((load[1] - load[0]) / (tile[0] - tile[1])))} on"
 
 
-@command()
-def main() -> int:
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="backend_choice.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = made.add_argument
+    add("models", type=Path, nargs="+", metavar="MODEL.onnx")
+    add("--rounds", type=int, default=5, help="fresh processes of each (5)")
+    add("--tiles", type=int, default=4, help="measured runs of each process (4)")
+    add("--threads", type=int, default=0, help="threads of one run (0: the backend's choice)")
+    add("--candidates", default=",".join(CANDIDATES), help="backends; the others are compared with the first")
+    return made
+
+
+def run(options: argparse.Namespace) -> int:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", type=Path, nargs="+", metavar="MODEL.onnx")
-    parser.add_argument("--rounds", type=int, default=5, help="fresh processes of each (5)")
-    parser.add_argument("--tiles", type=int, default=4, help="measured runs of each process (4)")
-    parser.add_argument("--threads", type=int, default=0, help="of one run (0: the backend's choice)")
-    parser.add_argument("--candidates", default=",".join(CANDIDATES), help="backends, the first is compared with")
-    options = parser.parse_args()
     names = options.candidates.split(",")
     for name in names:
         library = name.partition(":")[0]
@@ -84,7 +88,9 @@ def main() -> int:
         print(f"{model.name}, {options.rounds} rounds, threads {options.threads or 'by the backend'}")
         for clock, title in enumerate(("wall clock", "processor time")):
             load = {name: statistics.median(one["load"][clock] for one in found[name]) for name in names}
-            tile = {name: statistics.median(run[clock] for one in found[name] for run in one["runs"]) for name in names}
+            tile = {
+                name: statistics.median(tile[clock] for one in found[name] for tile in one["runs"]) for name in names
+            }
             first = names[0]
             for name in names:
                 ratio = statistics.geometric_mean(
@@ -98,6 +104,11 @@ def main() -> int:
                     f" {ratio:5.2f} x of {first} {even}"
                 )
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    return start(parser(), run, argv)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ without a GPU or nvcc.
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 import tempfile
@@ -32,12 +31,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.gpu.library import PROJECT
 from benchmarks.gpu.rows import Row, exit_status, format_table
-from benchmarks.reporting.provenance import describe_file, describe_run, scrub
+from benchmarks.reporting.command import start
+from benchmarks.reporting.provenance import describe_file, describe_run
+from benchmarks.reporting.results import write_json
 from emra_deploy.backends.tensorrt.cuda_unusable import meaning, number_of
 from emra_deploy.errors import EmraError
-from emra_deploy.host.command import command
 from emra_deploy.host.extras import install_command
-from emra_deploy.host.files import atomic_output, check_output
+from emra_deploy.host.files import check_all_outputs
 
 SECTIONS = ("accuracy", "speed", "blocks", "model", "engine", "sanitizer")
 SIZES = (1031, 4103)
@@ -245,19 +245,18 @@ def run_sections(job: Job, parts: Mapping[str, Callable[[], list[Row]]]) -> list
     return rows
 
 
-def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments.
-
-    Raises:
-        EmraError: An unknown section, a missing file, or an output that cannot be written.
-    """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", metavar="FILE", help="write all rows there")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
-    parser.add_argument("--seed", type=int, help="of the random inputs (the time of day)")
-    parser.add_argument("--only", metavar="NAMES", default=",".join(SECTIONS), help=f"of {', '.join(SECTIONS)} (all)")
-    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile, which takes a minute")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(
+        prog="gpu_suite.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = made.add_argument
+    add("--json", metavar="FILE", help="write all rows there")
+    add("--overwrite", action="store_true", help="replace an existing output")
+    add("--seed", type=int, help="seed of the random inputs (the time of day)")
+    add("--only", metavar="NAMES", default=",".join(SECTIONS), help=f"some of {', '.join(SECTIONS)} (all)")
+    add("--no-compile", action="store_true", help="leave out torch.compile, which takes a minute")
+    add(
         "--wheels",
         nargs="+",
         type=Path,
@@ -265,17 +264,23 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="PATH",
         help="TensorRT-RTX for machines without a network: wheels, their parts, or folders of them",
     )
-    parser.add_argument("--model", type=Path, metavar="FILE.onnx", help="built as an engine (the shipped FP32 model)")
-    arguments = parser.parse_args(argv)
-    arguments.argv = sys.argv[1:] if argv is None else list(argv)
+    add("--model", type=Path, metavar="FILE.onnx", help="built as an engine (the shipped FP32 model)")
+    return made
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Check the arguments, and fill in the defaults.
+
+    Raises:
+        EmraError: An unknown section, a missing file, or an output that cannot be written.
+    """
     names = arguments.only.split(",")
     unknown = [name for name in names if name not in SECTIONS]
     if unknown:
         cause = f"No section {unknown[0]!r}, expected some of {', '.join(SECTIONS)}"
         raise EmraError("section-unknown", cause, "Correct --only")
     arguments.only = [name for name in SECTIONS if name in names]
-    if arguments.json:
-        check_output(arguments.json, overwrite=arguments.overwrite)
+    check_all_outputs([arguments.json], overwrite=arguments.overwrite)
     if arguments.model is None:
         arguments.model = next((PROJECT / name for name in MODELS if (PROJECT / name).is_file()), None)
     elif not arguments.model.is_file():
@@ -283,16 +288,16 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for place in arguments.wheels:
         if not place.exists():
             raise EmraError("wheels", "There is no such file or folder", "Correct --wheels", place)
-    return arguments
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Build, measure, write, print.
 
     Raises:
-        EmraError: No GPU, no nvcc, or sources that do not compile.
+        EmraError: A wrong argument, no GPU, no nvcc, or sources that do not compile.
     """
     started = time.monotonic()
+    _check(arguments)
     gpu = device()
     seed = time.time_ns() % 2**31 if arguments.seed is None else arguments.seed
     with tempfile.TemporaryDirectory(prefix="emra-gpu-suite-") as folder:
@@ -320,17 +325,15 @@ def run(arguments: argparse.Namespace) -> int:
             "models": [describe_file(arguments.model)] if used else [],
             "rows": [row.to_dict() for row in rows],
         }
-        with atomic_output(arguments.json, overwrite=arguments.overwrite) as part:
-            Path(part).write_text(json.dumps(scrub(report), indent=1) + "\n")
+        write_json(arguments.json, report, overwrite=arguments.overwrite)
     print(f"{gpu['name']}, torch {gpu['torch']}, seed {seed}, {seconds:.0f} s")
     print(format_table(rows))
     return exit_status(rows)
 
 
-@command()
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
-    return run(parse(argv))
+    """Run the command; the exit status."""
+    return start(parser(), run, argv)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -27,21 +26,8 @@ COPY_BYTES = 256 * 2**20
 REPEATS = 7
 
 
-@dataclass(frozen=True)
-class Ceiling:
-    """The best measured rate.
-
-    Attributes:
-        per_second: Bytes or operations.
-        by: The library that reached it.
-    """
-
-    per_second: float
-    by: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
-        return asdict(self)
+Ceiling = dict[str, Any]
+"""JSON values: ``per_second``, bytes or operations, and ``by``, the library that reached it."""
 
 
 def measure_host(threads: int | None = None, side: int = SIDE, copy_bytes: int = COPY_BYTES) -> dict[str, Any]:
@@ -60,13 +46,13 @@ def measure_host(threads: int | None = None, side: int = SIDE, copy_bytes: int =
     compute: dict[str, Ceiling] = {}
     for precision, by, run in _products(side, count):
         best = 2 * side**3 / _best(run)
-        if precision not in compute or best > compute[precision].per_second:
-            compute[precision] = Ceiling(best, by)
+        if precision not in compute or best > compute[precision]["per_second"]:
+            compute[precision] = {"per_second": best, "by": by}
     return {
         "device": "processor",
         "threads": count,
-        "bandwidth": _copy(copy_bytes, count).to_dict(),
-        "compute": {name: ceiling.to_dict() for name, ceiling in compute.items()},
+        "bandwidth": _copy(copy_bytes, count),
+        "compute": compute,
     }
 
 
@@ -89,19 +75,19 @@ def measure_gpu(side: int = 8192, copy_bytes: int = 2**30) -> dict[str, Any] | N
 
     source = torch.empty(copy_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    bandwidth = Ceiling(2 * copy_bytes / timed(lambda: target.copy_(source)), "torch copy_")
+    bandwidth = {"per_second": 2 * copy_bytes / timed(lambda: target.copy_(source)), "by": "torch copy_"}
     compute = {}
     torch.backends.cuda.matmul.allow_tf32 = False
     for name, kind in (("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)):
         first, second = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
-        compute[name] = Ceiling(2 * side**3 / timed(partial(torch.matmul, first, second)), "torch matmul")
+        compute[name] = {"per_second": 2 * side**3 / timed(partial(torch.matmul, first, second)), "by": "torch matmul"}
     first, second = (torch.randint(-127, 128, (side, side), device=device, dtype=torch.int8) for _ in range(2))
-    compute["int8"] = Ceiling(2 * side**3 / timed(lambda: torch._int_mm(first, second)), "torch _int_mm")
+    compute["int8"] = {"per_second": 2 * side**3 / timed(lambda: torch._int_mm(first, second)), "by": "torch _int_mm"}
     return {
         "device": torch.cuda.get_device_name(device),
         "threads": None,
-        "bandwidth": bandwidth.to_dict(),
-        "compute": {name: ceiling.to_dict() for name, ceiling in compute.items()},
+        "bandwidth": bandwidth,
+        "compute": compute,
     }
 
 
@@ -127,7 +113,7 @@ def _copy(size: int, threads: int) -> Ceiling:
             # NumPy lets go of the interpreter while it copies.
             list(pool.map(lambda part: np.copyto(target[part], source[part]), parts))
 
-        return Ceiling(2 * source.nbytes / _best(run), f"NumPy copy, {threads} threads")
+        return {"per_second": 2 * source.nbytes / _best(run), "by": f"NumPy copy, {threads} threads"}
 
 
 def _products(side: int, threads: int) -> Iterator[tuple[str, str, Callable[[], Any]]]:

@@ -175,16 +175,16 @@ def make_result(
     not_measured: Sequence[Mapping[str, Any]] = (),
     state: Mapping[str, Any] | None = None,
 ) -> Result:
-    """Assemble a result.
+    """Assemble a result of this machine.
 
     Args:
         kind: One of `KINDS`.
         script: Name of the command's file.
         argv: Its arguments.
-        content: The figures.
-        models: Descriptions by `benchmarks.reporting.provenance.describe_file`, with the facts of the Manifests.
-        failures: Candidates that failed.
-        not_measured: Figures that this machine cannot give, the reason, and a command that measures them.
+        content: As in `Result`.
+        models: As in `Result`.
+        failures: As in `Result`.
+        not_measured: As in `Result`.
         state: The machine's state before and after, where it was read.
     """
     machine = describe_machine()

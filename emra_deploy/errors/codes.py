@@ -271,7 +271,7 @@ _KINDS: Mapping[str, Mapping[str, str]] = {
         "export-check-failed": "A file that was just written failed a check, so it was not kept.",
         "export-failed": "An export command that a benchmark ran failed.",
         "nvcc-failed": "The CUDA sources did not compile.",
-        "probe-failed": "The process that measures memory failed.",
+        "probe-failed": "A process that a benchmark started failed.",
     },
 }
 

@@ -10,7 +10,6 @@ same requirements.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -19,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import stream_soak
-from benchmarks.reporting.provenance import describe_file, describe_machine, describe_run, scrub
-from emra_deploy.host.command import command
+from benchmarks.reporting.command import start
+from benchmarks.reporting.provenance import describe_file, describe_machine, describe_run
+from benchmarks.reporting.results import write_json
 from emra_deploy.host.extras import need
-from emra_deploy.host.files import atomic_output, check_output
+from emra_deploy.host.files import check_all_outputs
 from emra_deploy.segmenting.segmenter import Segmenter
 from tests.onnx_models import build_model
 from tests.reliability.board import Row, counted, print_board
@@ -162,62 +162,61 @@ def _say(line: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="tests.reliability", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
     names = list(PARTS)
-    parser.add_argument("--only", nargs="+", choices=names, default=names, help="parts to measure (all)")
-    parser.add_argument("--skip", nargs="+", choices=names, default=[], help="parts to leave out")
-    parser.add_argument("--seed", type=int, default=0, help="seed of all random choices (0)")
-    parser.add_argument("--planted", type=int, default=12, help="readers that fail on purpose (12, of 6 kinds)")
-    parser.add_argument("--files", type=int, default=10_000, help="damaged models, sidecars, checkpoints (10000)")
-    parser.add_argument("--images", type=int, default=5_000, help="damaged images and rasters (5000)")
-    parser.add_argument("--case", type=int, nargs="+", default=[], help="run only these damaged files")
-    parser.add_argument("--processes", type=int, default=1, help="workers that read damaged files (1)")
-    parser.add_argument("--limit", type=float, default=20.0, help="seconds after which a file counts as hung (20)")
-    parser.add_argument("--keep", type=Path, default=None, metavar="FOLDER", help="keep damaged files that failed")
-    parser.add_argument("--kills", type=int, default=200, help="jobs to kill (200)")
-    parser.add_argument("--raster", type=int, default=1000, help="side of the raster of these jobs (1000)")
-    parser.add_argument("--fault-step", type=int, default=1, help="let every n-th write and sync fail (1)")
-    parser.add_argument("--threads", type=int, default=8, help="threads on one Segmenter (8)")
-    parser.add_argument("--thread-images", type=int, default=1000, help="pictures for each of them (1000)")
-    parser.add_argument(
-        "--model", type=Path, default=None, help="model of threads and streams (default: a small one, the shipped one)"
-    )
-    parser.add_argument("--backend", default="auto", help="backend of the threads (auto)")
-    parser.add_argument("--frames", type=int, default=21_600, help="frames of the soak (21600)")
-    parser.add_argument("--cuts", type=int, default=50, help="times to kill the RTSP server (50)")
-    parser.add_argument("--stalls", type=int, default=20, help="times to stop it (20)")
-    parser.add_argument("--slow-results", type=int, default=300, help="results of the slow consumer (300)")
-    parser.add_argument("--stops", type=int, default=100, help="times to send SIGTERM (100)")
-    parser.add_argument(
-        "--leak", type=int, default=4096, help="bytes that the planted leak loses with each result (4096)"
-    )
-    parser.add_argument("--scratch", type=Path, default=None, metavar="FOLDER", help="folder for temporary files")
-    parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write all results there")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing FILE")
+    add("--only", nargs="+", choices=names, default=names, help="parts to measure (all)")
+    add("--skip", nargs="+", choices=names, default=[], help="parts to leave out")
+    add("--seed", type=int, default=0, help="seed of all random choices (0)")
+    add("--planted", type=int, default=12, help="readers that fail on purpose (12, of 6 kinds)")
+    add("--files", type=int, default=10_000, help="damaged models, sidecars, checkpoints (10000)")
+    add("--images", type=int, default=5_000, help="damaged images and rasters (5000)")
+    add("--case", type=int, nargs="+", default=[], help="run only these damaged files")
+    add("--processes", type=int, default=1, help="workers that read damaged files (1)")
+    add("--limit", type=float, default=20.0, help="seconds after which a file counts as hung (20)")
+    add("--keep", type=Path, metavar="FOLDER", help="keep damaged files that failed")
+    add("--kills", type=int, default=200, help="jobs to kill (200)")
+    add("--raster", type=int, default=1000, help="side of the raster of these jobs (1000)")
+    add("--fault-step", type=int, default=1, help="let every n-th write and sync fail (1)")
+    add("--threads", type=int, default=8, help="threads on one Segmenter (8)")
+    add("--thread-images", type=int, default=1000, help="pictures for each of them (1000)")
+    add("--model", type=Path, help="model of threads and streams (default: a small one, the shipped one)")
+    add("--backend", default="auto", help="backend of the threads (auto)")
+    add("--frames", type=int, default=21_600, help="frames of the soak (21600)")
+    add("--cuts", type=int, default=50, help="times to kill the RTSP server (50)")
+    add("--stalls", type=int, default=20, help="times to stop it (20)")
+    add("--slow-results", type=int, default=300, help="results of the slow consumer (300)")
+    add("--stops", type=int, default=100, help="times to send SIGTERM (100)")
+    add("--leak", type=int, default=4096, help="bytes that the planted leak loses with each result (4096)")
+    add("--scratch", type=Path, metavar="FOLDER", help="folder for temporary files")
+    add("--json", type=Path, metavar="FILE", help="write all results there")
+    add("--overwrite", action="store_true", help="replace an existing FILE")
     return parser
 
 
-@command()
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the parts, print the scoreboard and write the result file."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    options = _parser().parse_args(words)
-    if options.json is not None:
-        # Hours of work come before the file is written.
-        check_output(options.json, overwrite=options.overwrite)
+def run(options: argparse.Namespace) -> int:
+    """Run the parts, print the scoreboard and write the result file; returns 1 if a goal is missed."""
+    # Hours of work come before the file is written.
+    check_all_outputs([options.json], overwrite=options.overwrite)
     found, board = measure(options)
     print_board(board)
     if options.json is not None:
         content = {
-            **describe_run("tests.reliability", words),
+            **describe_run("tests.reliability", options.argv),
             "machine": describe_machine(),
             "model": None if options.model is None else describe_file(options.model),
             "board": [row.to_dict() for row in board],
             "parts": found,
         }
-        with atomic_output(options.json, overwrite=options.overwrite) as part:
-            part.write_text(json.dumps(scrub(content), indent=1) + "\n", encoding="utf-8")
+        write_json(options.json, content, overwrite=options.overwrite)
     return 0 if all(row.met for row in board) else 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    return start(_parser(), run, argv)
 
 
 if __name__ == "__main__":

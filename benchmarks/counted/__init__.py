@@ -1,0 +1,1 @@
+"""Costs counted on graphs, and the ceilings of the machine that they are compared with."""

@@ -1,0 +1,1 @@
+"""Results: the record, its files, tables, charts and reports, and the ends of the commands that make them."""
