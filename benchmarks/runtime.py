@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import hashlib
 import json
 import os
 import platform
@@ -26,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from emra_deploy.host.command import command
+from emra_deploy.host.digest import file_sha256
 from emra_deploy.host.extras import need
 from emra_deploy.host.files import atomic_output, check_all_outputs
 
@@ -261,7 +261,7 @@ def measure(
     """
     report: dict[str, Any] = {
         # Names and hashes, not paths: a result file is published, and a path says nothing about a model.
-        "model": {"name": model.name, "sha256": hashlib.sha256(model.read_bytes()).hexdigest()},
+        "model": {"name": model.name, "sha256": file_sha256(model)},
         "date": datetime.date.today().isoformat(),
         "machine": {
             "system": f"{platform.system()} {platform.machine()}",

@@ -21,6 +21,7 @@ from emra_deploy.backends.base import Backend
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile, check_bands, check_classes
 from emra_deploy.host.command import command
+from emra_deploy.host.digest import file_sha256
 from emra_deploy.host.extras import script_imports
 from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.pictures.inputs import open_input
@@ -33,7 +34,6 @@ with script_imports(__name__, "quant"):
     from export.compare.runners import open_pair
     from export.compare.tiles import images_below
     from export.compare.worst_picture import draw_difference
-    from export.graphs.model_file import file_sha256
     from training.data import KINDS, open_dataset
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from emra_deploy.errors import EmraError
 from emra_deploy.host.command import command
+from emra_deploy.host.digest import file_sha256
 from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.model_file.manifest import Manifest
@@ -26,7 +27,7 @@ with script_imports(__name__, "quant"):
     from export.compare.tiles import conversion_tiles
     from export.graphs.aggregation_forms import to_plugin_form, to_streamed_form, with_body
     from export.graphs.function_body import DOMAIN, OPERATOR, aggregation_nodes, drop_body
-    from export.graphs.model_file import file_sha256, has_half, read_model, tool_versions, write_model
+    from export.graphs.model_file import has_half, read_model, tool_versions, write_model
 
 FORMS = ("plugin", "streamed")
 

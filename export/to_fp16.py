@@ -19,6 +19,7 @@ import numpy as np
 
 from emra_deploy.errors import EmraError
 from emra_deploy.host.command import command
+from emra_deploy.host.digest import file_sha256
 from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import atomic_output, check_all_outputs
 from emra_deploy.host.slow_steps import step
@@ -33,7 +34,7 @@ with script_imports(__name__, "quant"):
     from export.compare.reference import Parent
     from export.compare.runners import OnnxRunner
     from export.compare.tiles import conversion_tiles
-    from export.graphs.model_file import OPSET, file_sha256, has_half, read_model, tool_versions, write_model
+    from export.graphs.model_file import OPSET, has_half, read_model, tool_versions, write_model
     from export.half.audit import DtypeAudit
     from export.half.convert import LAYER_NORMS, MIN_OPSET, convert_to_half
     from export.half.rounding import with_rounding

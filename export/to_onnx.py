@@ -6,7 +6,6 @@ python -m export.to_onnx --checkpoint runs/dubai/best --output model.onnx --size
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ import numpy as np
 from emra_deploy import __version__
 from emra_deploy.errors import EmraError
 from emra_deploy.host.command import command
+from emra_deploy.host.digest import file_sha256
 from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.host.slow_steps import step
@@ -142,7 +142,7 @@ def to_onnx(
         heads=tuple(head for head in HEADS if head in heads),
         bands=tuple(loaded.meta.get("bands", ("red", "green", "blue"))),
         gsd=loaded.meta.get("gsd"),
-        parent_sha256=_sha256(loaded.folder / WEIGHTS),
+        parent_sha256=file_sha256(loaded.folder / WEIGHTS),
         tools=_tools(),
         evidence=_evidence(loaded.folder),
         golden=GoldenTile.encode(image, labels, GOLDEN_TOLERANCE),
@@ -231,14 +231,6 @@ def _check_arguments(output: Path, batch: int | None, heads: Sequence[str], inpu
         raise EmraError("export-argument", f"weights are {weights!r}, expected float32 or float16", "Change --weights")
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _tools() -> dict[str, str]:
     tools = {"emra-deploy": __version__}
     for package in ("torch", "timm", "onnx", "onnxscript", "onnxruntime"):
@@ -265,7 +257,7 @@ def _evidence(folder: Path) -> dict[str, Any]:
             path,
         ) from error
     # Measured on these very weights, or not evidence.
-    if evidence.get("model_sha256") != _sha256(folder / WEIGHTS):
+    if evidence.get("model_sha256") != file_sha256(folder / WEIGHTS):
         raise EmraError(
             "evaluation-stale",
             "the evaluation is of other weights than the checkpoint's",

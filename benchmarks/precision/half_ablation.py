@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from emra_deploy.host.command import command
+from emra_deploy.host.digest import file_sha256
 from emra_deploy.host.extras import install_command, need, script_imports
 from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.host.slow_steps import step
@@ -33,7 +34,7 @@ with script_imports(__name__, "quant"):
     from export.compare.comparison import compare
     from export.compare.runners import OnnxRunner
     from export.compare.tiles import real_tiles
-    from export.graphs.model_file import file_sha256, read_model
+    from export.graphs.model_file import read_model
     from export.half import rules as half_rules
     from export.half.audit import DtypeAudit
     from export.half.convert import fold_constants, prepare, rewrite

@@ -20,6 +20,7 @@ from benchmarks.results_file import make_result, write_result
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
 from emra_deploy.host.command import command
+from emra_deploy.host.digest import file_sha256
 from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import atomic_output, check_all_outputs
 from emra_deploy.model_file.manifest import Manifest
@@ -36,7 +37,7 @@ with script_imports(__name__, "quant", "bench"):
         measure_times,
     )
     from benchmarks.precision.report import Row, Table, as_markdown
-    from export.graphs.model_file import file_sha256, read_model
+    from export.graphs.model_file import read_model
     from export.int8.calibration import DEFAULT_COUNT
     from export.int8.file import read_parent
     from export.optimize import open_labelled

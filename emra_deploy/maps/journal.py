@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from emra_deploy._version import __version__
 from emra_deploy.errors import EmraError
+from emra_deploy.host.digest import file_sha256
 from emra_deploy.pictures.windows import Window
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def describe_job(
     file = Path(input).stat()
     return {
         "input": [os.path.realpath(input), file.st_size, file.st_mtime_ns],
-        "model": hashlib.sha256(Path(model).read_bytes()).hexdigest(),
+        "model": file_sha256(model),
         "backend": segmenter.backend.describe(),
         "batch": segmenter.batch_size,
         "halo": segmenter.halo,

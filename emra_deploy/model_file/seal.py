@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from emra_deploy.errors import EmraError
+from emra_deploy.host.digest import stream_sha256
 
 JSON_KEY = "seal"
 """Member of a JSON object that holds the sum of the others."""
@@ -50,7 +51,7 @@ def seal_model(path: str | os.PathLike[str]) -> None:
         stream.flush()
         end = stream.tell()
         stream.seek(0)
-        digest = _digest(stream, end)
+        digest = stream_sha256(stream, end)
         stream.seek(end)
         stream.write(_entry(MODEL_KEYS[1], digest.encode()))
 
@@ -72,7 +73,7 @@ def check_model_seal(path: str | os.PathLike[str]) -> bool:
                     raise _damaged(path, "its seal is damaged or not at its end")
                 return False
             stream.seek(0)
-            digest = _digest(stream, size - _SEAL_SIZE)
+            digest = stream_sha256(stream, size - _SEAL_SIZE)
     except OSError:
         return False
     if digest.encode() != seal[-_DIGITS:]:
@@ -102,15 +103,6 @@ def _json_digest(content: dict[str, Any]) -> str:
     # One form for what means the same; lone surrogates, which UTF-8 does not know, stay escapes.
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _digest(stream: Any, size: int) -> str:
-    """Of the next ``size`` bytes."""
-    digest = hashlib.sha256()
-    while size and (part := stream.read(min(size, 2**20))):
-        digest.update(part)
-        size -= len(part)
-    return digest.hexdigest()
 
 
 def _damaged(path: str | os.PathLike[str], what: str) -> EmraError:

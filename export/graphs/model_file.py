@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -113,15 +112,6 @@ def tool_versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             tools[package] = version(package)
     return tools
-
-
-def file_sha256(path: str | Path) -> str:
-    """Hex sha256 of a file."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _unreadable(path: Path, error: Exception) -> EmraError:

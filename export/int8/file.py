@@ -19,13 +19,14 @@ from emra_deploy import __version__
 from emra_deploy.backends.opening import open_backend
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
+from emra_deploy.host.digest import file_sha256
 from emra_deploy.host.extras import install_command
 from emra_deploy.host.files import atomic_output
 from emra_deploy.model_file.golden import GoldenTile
 from emra_deploy.model_file.manifest import Manifest
 from export.compare.comparison import TOLERANCES, Comparison, compare
 from export.compare.runners import OnnxRunner
-from export.graphs.model_file import file_sha256, read_model, write_model
+from export.graphs.model_file import read_model, write_model
 from export.int8.calibration import CalibrationSet
 from export.int8.linears import Linear
 from export.int8.qdq import insert_qdq

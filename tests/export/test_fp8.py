@@ -16,7 +16,7 @@ from emra_deploy.backends.tensorrt.precision import parse_layer_lines, realised
 from emra_deploy.backends.tensorrt.sidecar import Flags
 from emra_deploy.scenes import generate
 from export.compare.comparison import compare
-from export.compare.runners import BackendRunner, OnnxRunner
+from export.compare.runners import OnnxRunner
 from export.engine.builder import Request, build, make_profile
 from export.engine.progress import BuildProgress
 from export.engine.source import read_source
@@ -82,6 +82,6 @@ def test_the_builder_makes_fp8_kernels_and_the_labels_stay(small_file: Path, tmp
 
     tiles = np.stack([generate(seed, 64, 64).image for seed in range(20, 28)])
     other = OpenVinoBackend(path, LoadOptions(precision="fp32"))
-    found = compare(OnnxRunner(single, manifest), BackendRunner(other, other.manifest), tiles)
+    found = compare(OnnxRunner(single, manifest), other, tiles)
     # Three bits of fraction where INT8 has up to seven.
     assert 0.98 <= found.agreement < 1

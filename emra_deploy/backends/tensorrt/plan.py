@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,12 +73,3 @@ def read_header(path: str | os.PathLike[str]) -> PlanHeader:
             path,
         )
     return header
-
-
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """The hex sha256 of a file, read in parts."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as stream:
-        while part := stream.read(2**20):
-            digest.update(part)
-    return digest.hexdigest()

@@ -8,7 +8,6 @@ another library. A library that somebody else may write to is not protected by a
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from emra_deploy.errors import EmraError
+from emra_deploy.host.digest import stream_sha256
 from emra_deploy.host.files import instead_of_file
 
 CREATORS = "getCreators"
@@ -92,7 +92,7 @@ def check_plugin_library(
         raise EmraError("plugin-hash", f"{sha256!r} is no sha256, expected 64 hexadecimal digits", "Mend it", path)
     try:
         with library.open("rb") as stream:
-            found = _hash(stream)
+            found = stream_sha256(stream)
             if sha256 is not None and found != sha256.lower():
                 raise EmraError(
                     "plugin-hash",
@@ -147,13 +147,6 @@ def load_plugins(
             path,
         )
     return library, handle
-
-
-def _hash(stream: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while block := stream.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _check_header(stream: BinaryIO, path: str | os.PathLike[str], machine: str) -> None:
