@@ -24,7 +24,7 @@ class Backend(Protocol):
 
     @property
     def manifest(self) -> Manifest:
-        """What the model says about itself."""
+        """The model's description of itself: classes, input, precision, golden tile."""
         ...
 
     @property
@@ -33,7 +33,7 @@ class Backend(Protocol):
         ...
 
     def describe(self) -> dict[str, str]:
-        """What runs the model, for people: library, version, device, threads."""
+        """Library, version, device and threads, for people."""
         ...
 
     def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:

@@ -1,4 +1,4 @@
-"""Seals: sha256 sums inside files, by which a damaged copy is told from a whole one.
+"""Seals: sha256 sums inside files, which tell a damaged copy from a whole one.
 
 The self-test notices a model that computes something else on its golden tile. One flipped bit among millions of weights
 may change other pixels only, and one in a class's name changes none at all: only a sum over all bytes notices these.
@@ -57,7 +57,7 @@ def seal_model(path: str | os.PathLike[str]) -> None:
 
 
 def check_model_seal(path: str | os.PathLike[str]) -> bool:
-    """Whether an ONNX file has a seal; whoever loads it says what is wrong with one that cannot be read.
+    """Whether an ONNX file has a seal. False for a file that cannot be read; loading it reports why.
 
     Raises:
         EmraError: ``model-damaged`` when it has one and was changed since.
