@@ -6,7 +6,6 @@ python -m benchmarks.accuracy model.onnx --data DIR --split val
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from emra_deploy.backends.options import LoadOptions
 from emra_deploy.cli.flags import add_flags, read_flags
 from emra_deploy.evaluation.command import add_arguments, check_outputs, exit_status, score
+from emra_deploy.host.digest import file_sha256
 from emra_deploy.segmenting.segmenter import Segmenter
 from training.data import KINDS, open_dataset
 
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> None:
         manifest = segmenter.manifest
         model = {
             "path": str(path),
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "sha256": file_sha256(path),
             "name": manifest.name,
             "precision": manifest.precision,
             "parent_sha256": manifest.parent_sha256,

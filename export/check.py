@@ -21,8 +21,9 @@ from emra_deploy.backends.base import Backend
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile, check_bands, check_classes
 from emra_deploy.host.command import command
+from emra_deploy.host.digest import file_sha256
 from emra_deploy.host.extras import script_imports
-from emra_deploy.host.files import atomic_output, check_output, file_sha256
+from emra_deploy.host.files import atomic_output, check_output
 from training.data.scenes import generate
 
 with script_imports(__name__, "quant"):

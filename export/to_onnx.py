@@ -17,8 +17,9 @@ import numpy as np
 
 from emra_deploy.errors import EmraError
 from emra_deploy.host.command import command
+from emra_deploy.host.digest import file_sha256
 from emra_deploy.host.extras import need, script_imports
-from emra_deploy.host.files import atomic_output, check_output, file_sha256
+from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.host.slow_steps import step
 from emra_deploy.model_file.golden import GoldenTile
 from emra_deploy.model_file.manifest import Manifest

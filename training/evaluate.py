@@ -6,13 +6,13 @@ python -m training.evaluate --checkpoint runs/dubai/best --data DIR --split val 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from emra_deploy.evaluation.command import add_arguments, check_outputs, exit_status, score
 from emra_deploy.evaluation.report import write_json
+from emra_deploy.host.digest import file_sha256
 from emra_deploy.host.extras import script_imports
 from emra_deploy.host.files import check_output
 from emra_deploy.segmenting.segmenter import Segmenter
@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> None:
     backend = checkpoint_backend(checkpoint, folder.name or "checkpoint", size, arguments.device)
     segmenter = Segmenter(backend, halo=arguments.halo, batch_size=arguments.batch, blend=arguments.blend)
     data = open_dataset(arguments.kind, arguments.data, arguments.split)
-    digest = hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    digest = file_sha256(folder / WEIGHTS)
     model = {"path": str(folder), "sha256": digest, "name": segmenter.manifest.name}
     content = score(segmenter, data, model, arguments)
     if arguments.record:

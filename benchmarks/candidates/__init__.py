@@ -1,1 +1,1 @@
-"""What can be measured: model files through the runtime's backends, checkpoints and peers through PyTorch."""
+"""Things to measure: model files through the runtime's backends, checkpoints and peers through PyTorch."""

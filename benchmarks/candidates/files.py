@@ -146,7 +146,11 @@ class TimedCuda:
 
 
 def open_file(spec: Spec, check: bool = True) -> TimedBackend:
-    """Load a file and, unless told otherwise, run its self-test: a fast wrong answer is no benchmark.
+    """Load a file and run its self-test: a fast wrong answer is no benchmark.
+
+    Args:
+        spec: Names the file and its backend.
+        check: Whether to run the self-test.
 
     Raises:
         EmraError: Those of the backend, ``model-size``, ``model-batch``, ``self-test-failed``, ``backend-option``.

@@ -44,7 +44,7 @@ def open_candidate(spec: Spec, check: bool = True) -> TimedBackend:
 
 
 def describe_manifest(spec: Spec, backend: TimedBackend) -> dict[str, Any] | None:
-    """What a model file says of itself that belongs beside its figures; None for what is no model file."""
+    """The part of a model file's Manifest that belongs beside its figures; None for other models."""
     if spec.kind not in _FILES:
         return None
     manifest = backend.manifest

@@ -1,4 +1,4 @@
-"""What a user would pick instead: models of other libraries, at any size of picture."""
+"""Alternatives that a user might pick: models of other libraries, at any size of picture."""
 
 from __future__ import annotations
 

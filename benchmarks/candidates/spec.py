@@ -1,4 +1,4 @@
-"""What the command line asks for: models, backends, batches and sizes, made into a list of candidates."""
+"""The list of candidates, from the command line's models, backends, batches and sizes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OPTIONS = {
     "torch": ("bf16", "fp16", "graph"),
     "torch-compile": ("bf16", "fp16", "graph"),
 }
-"""What may follow a backend's name and a colon: its precision, its device, or CUDA graphs."""
+"""Words that may follow a backend's name and a colon: its precision, its device, or CUDA graphs."""
 
 _PRECISIONS = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 """OpenVINO's names, by which results of earlier runs are found, and the runtime's."""
@@ -73,7 +73,7 @@ class Spec:
     threads: int | None = None
 
     def load_options(self) -> LoadOptions:
-        """How a file is opened.
+        """The options of opening the file.
 
         Raises:
             EmraError: Those of `LoadOptions`.
@@ -83,7 +83,7 @@ class Spec:
 
     @property
     def key(self) -> str:
-        """What tells candidates of a run apart, and finds them again in another run."""
+        """Identifies a candidate within a run and across runs."""
         runner = self.backend if self.option is None else f"{self.backend} {self.option}"
         size = "own size" if self.size is None else f"{self.size[0]}x{self.size[1]}"
         return f"{self.name} | {runner} | b{self.batch} | {size}"
@@ -119,7 +119,7 @@ def make_specs(
     sizes: Sequence[tuple[int, int]] = (),
     threads: int | None = None,
 ) -> list[Spec]:
-    """Every combination that makes sense.
+    """Every valid combination.
 
     Args:
         models: Files and checkpoints' folders.

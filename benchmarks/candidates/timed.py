@@ -51,7 +51,7 @@ class TimedBackend(Backend, Protocol):
 
     @property
     def precision(self) -> str:
-        """What it computes in, for people."""
+        """Precision of the computation, for people."""
         ...
 
     def profile(self, batch: Batch, runs: int) -> list[LayerTime] | None:

@@ -89,7 +89,7 @@ class TimedTorch(TorchBackend):
 
     @property
     def precision(self) -> str:
-        """What it computes in."""
+        """Precision of the computation."""
         return "fp32" if self._half is None else f"fp32 weights, autocast to {self._spec.option}"
 
     def _context(self) -> AbstractContextManager[Any]:

@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 
 from emra_deploy.host.command import command
+from emra_deploy.host.digest import file_sha256
 from emra_deploy.host.extras import install_command, need, script_imports
-from emra_deploy.host.files import atomic_output, check_output, file_sha256
+from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.host.slow_steps import step
 from emra_deploy.model_file.manifest import Manifest
 

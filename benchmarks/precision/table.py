@@ -18,8 +18,9 @@ from benchmarks.reporting.results import make_result, write_result
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
 from emra_deploy.host.command import command
+from emra_deploy.host.digest import file_sha256
 from emra_deploy.host.extras import need, script_imports
-from emra_deploy.host.files import atomic_output, check_all_outputs, file_sha256
+from emra_deploy.host.files import atomic_output, check_all_outputs
 from emra_deploy.model_file.manifest import Manifest
 from training.data.scenes import generate
 

@@ -33,7 +33,7 @@ class Backend(Protocol):
         ...
 
     def describe(self) -> dict[str, str]:
-        """What runs the model, for people: library, version, device, threads."""
+        """Library, version, device and threads, for people."""
         ...
 
     def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:

@@ -1,4 +1,4 @@
-"""Which backend suits a file and this machine, and why: what ``auto`` stands for.
+"""The choice of ``auto``: the backend that suits a file and this machine, with its reasons.
 
 The rules and what was measured for them are in docs/decisions/0016-choosing-a-backend.md.
 """
@@ -117,7 +117,7 @@ def _available() -> list[str]:
 
         return list(onnxruntime.get_available_providers())
     except Exception:
-        # A wheel for another machine fails in ways of its own; whoever loads the model says so.
+        # A wheel for another machine fails in ways of its own. Loading the model reports them.
         return []
 
 

@@ -1,4 +1,4 @@
-"""What every graph has to be like, whatever runs it: its inputs and outputs, as its Manifest says.
+"""The contract of every graph: inputs and outputs as its Manifest says.
 
 Backends describe their graph as `Value`s, and are checked, fed and read alike.
 """
@@ -38,7 +38,7 @@ class Value:
 
 
 def check_graph(inputs: Sequence[Value], outputs: Sequence[Value], manifest: Manifest) -> None:
-    """Refuse a graph that is not as its Manifest says.
+    """Refuse a graph that contradicts its Manifest.
 
     Raises:
         EmraError: ``model-mismatch``, ``class-count``.
@@ -92,7 +92,7 @@ def _check_outputs(outputs: Sequence[Value], manifest: Manifest) -> None:
 
 
 def feed(batch: npt.NDArray[np.uint8], manifest: Manifest) -> npt.NDArray[Any]:
-    """What the graph takes for uint8 B×H×W×3: the same, or normalised float32 B×3×H×W."""
+    """The graph's input for uint8 B×H×W×3: the same, or normalised float32 B×3×H×W."""
     if manifest.input_kind == "uint8":
         return np.ascontiguousarray(batch)
     mean = np.asarray(manifest.mean, np.float32)

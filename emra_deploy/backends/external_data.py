@@ -1,4 +1,4 @@
-"""Which other files an ONNX file says its weights are in, found without the onnx package.
+"""The other files that hold an ONNX file's weights, found without the onnx package.
 
 ONNX Runtime 1.23, the last for Python 3.10, reads such files anywhere, and even takes one name for an address in
 memory. Later ones confine them to the model's folder, symbolic links followed, but a hard link in that folder to a file
@@ -36,7 +36,7 @@ _MAX_DEPTH = 128
 def check_external_data(path: Path) -> None:
     """Refuse a model whose weights lie outside its folder, in a file that is not there or has other names.
 
-    Damaged files pass: whoever loads them says what is wrong.
+    Damaged files pass; loading reports them.
 
     Raises:
         EmraError: ``model-external-data``.

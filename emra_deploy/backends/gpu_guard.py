@@ -23,8 +23,8 @@ class GpuGuard:
 
     Args:
         title: What runs them, for errors.
-        needed: Bytes that a batch takes in all, None where nobody knows.
-        free: Memory that is free now, None where nobody knows.
+        needed: Bytes that a batch takes in all; None where unknown.
+        free: Memory that is free now; None where unknown.
     """
 
     def __init__(self, title: str, needed: Callable[[int], int | None], free: Callable[[], FreeMemory | None]) -> None:

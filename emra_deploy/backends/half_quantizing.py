@@ -64,7 +64,7 @@ def version_of(library: Any) -> tuple[int, ...]:
 
 
 def quantizes_half(model: Path | bytes) -> bool:
-    """Whether a QuantizeLinear of the graph takes FP16; damaged files do not: whoever loads them says what is wrong."""
+    """Whether a QuantizeLinear of the graph takes FP16. False for damaged files, which loading reports."""
     try:
         if isinstance(model, bytes):
             return _in_model(model)

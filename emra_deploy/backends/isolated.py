@@ -75,24 +75,24 @@ class IsolatedBackend:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection[Any, Any] | None = None
         try:
-            told = self._start()
+            answer = self._start()
         except _LostError as error:
             self.close()
             raise self._gone(f"while it loaded the model: {error}") from error
         except BaseException:
             self.close()
             raise
-        self.manifest = Manifest.from_json(told["manifest"])
-        self.name = str(told["name"])
+        self.manifest = Manifest.from_json(answer["manifest"])
+        self.name = str(answer["name"])
         if options.backend == "auto":
-            # The next process shall run the same: a GPU that is gone is an error, and no reason to go on slowly.
+            # The next process must run the same: a lost GPU is an error, no reason to continue slowly.
             chosen = "tensorrt" if self.name.startswith("tensorrt") else self.name
             builds = chosen in PROVIDERS and PROVIDERS[chosen].builder
             cache = options.engine_cache if builds else None
             self._options = replace(self._options, backend=chosen, engine_cache=cache)
-        batch, height, width = told["input_shape"]
+        batch, height, width = answer["input_shape"]
         self._shape: tuple[int | None, int, int] = (batch, height, width)
-        self._facts: dict[str, str] = told["facts"]
+        self._facts: dict[str, str] = answer["facts"]
 
     @property
     def input_shape(self) -> tuple[int | None, int, int]:
@@ -101,7 +101,7 @@ class IsolatedBackend:
 
     @property
     def restarts(self) -> int:
-        """How many processes were replaced so far."""
+        """Number of processes replaced so far."""
         return self._restarts
 
     @property
@@ -110,7 +110,7 @@ class IsolatedBackend:
         return None if self._process is None else self._process.pid
 
     def describe(self) -> dict[str, str]:
-        """As the backend describes itself."""
+        """The facts of the backend in the process, and that it is isolated."""
         return {**self._facts, "isolated": "yes"}
 
     def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
@@ -126,7 +126,7 @@ class IsolatedBackend:
             if self._closed:
                 raise EmraError("model-run", "The backend is closed", "Open it again", self._path)
             if self._waiting:
-                # The last one was interrupted, by Ctrl-C perhaps; its answer shall not pass for the next one's.
+                # The last run was interrupted, perhaps by Ctrl-C; its answer must not pass for this one's.
                 self._kill()
             for _ in range(2):
                 if self._losses >= MOST_LOSSES:
@@ -211,10 +211,10 @@ class IsolatedBackend:
         if "bug" in answer:
             raise RuntimeError(f"in the process that runs the model:\n{answer['bug']}")
         if "error" in answer:
-            told = EmraError(**answer["error"])
-            if told.code == LOST:
-                raise _LostError(told.cause) from told
-            raise told
+            failure = EmraError(**answer["error"])
+            if failure.code == LOST:
+                raise _LostError(failure.cause) from failure
+            raise failure
         return answer
 
     def _how_it_ended(self) -> str:

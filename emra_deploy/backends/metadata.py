@@ -14,7 +14,7 @@ _METADATA_PROPS, _KEY, _VALUE = 14, 1, 2
 
 
 def peek_manifest(path: Path) -> Manifest | None:
-    """What a file says about itself, None where that cannot be read: whoever loads the file says why."""
+    """The Manifest of a file, None where it cannot be read; loading the file reports why."""
     entries: dict[str, str] = {}
     try:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:

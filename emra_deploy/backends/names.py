@@ -1,4 +1,4 @@
-"""The names of the backends, for the command line's help, which shall not wait for libraries."""
+"""The names of the backends, in a module that loads no library: the command line's help stays fast."""
 
 from __future__ import annotations
 
@@ -9,4 +9,4 @@ BACKENDS = ("onnxruntime", *GPU_PROVIDERS, "openvino", "tensorrt")
 """All names besides ``"auto"``."""
 
 PRECISIONS = ("fp32", "bf16", "fp16")
-"""What OpenVINO can be asked to compute in."""
+"""Precisions that OpenVINO can be asked for."""

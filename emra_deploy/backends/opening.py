@@ -41,8 +41,8 @@ def open_backend(path: str | os.PathLike[str], options: LoadOptions = DEFAULTS, 
         **changes: Attributes of `LoadOptions` that differ from ``options``.
 
     Raises:
-        EmraError: ``model-format``, ``backend-option`` and ``backend-precision`` for what the backend does not know,
-            and those of `LoadOptions` and the backend.
+        EmraError: ``model-format``, ``backend-option`` and ``backend-precision`` for options that the backend does not
+            have, and those of `LoadOptions` and the backend.
     """
     options = replace(options, **changes)
     if options.isolate:
@@ -86,7 +86,7 @@ def open_auto(path: str | os.PathLike[str], options: LoadOptions = DEFAULTS, **c
 
 
 def soonest(path: str | os.PathLike[str]) -> str:
-    """The name of the backend that loads a file soonest, for who only wants to look at it; nothing is loaded.
+    """The name of the backend that loads a file fastest, for a look at it. Nothing is loaded.
 
     Raises:
         EmraError: ``model-format``.
@@ -96,7 +96,7 @@ def soonest(path: str | os.PathLike[str]) -> str:
 
 
 def explain(path: str | os.PathLike[str]) -> str:
-    """What ``"auto"`` comes to for a file and many tiles, and why, one line. Nothing is loaded.
+    """One line: the backend that ``"auto"`` chooses for a file and many tiles, and why. Nothing is loaded.
 
     Raises:
         EmraError: ``model-format``.

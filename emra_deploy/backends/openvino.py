@@ -135,7 +135,7 @@ def open_core() -> openvino.Core:
             "backend-missing", "openvino is not installed", f"Run: {install_command('openvino')}"
         ) from error
     core = openvino.Core()
-    # Any property of a device loads its plugin. What goes wrong there is reported by whoever compiles a model.
+    # Any property of a device loads its plugin. Compiling a model reports what goes wrong there.
     loader = threading.Thread(target=_load_plugin, args=(core,))
     loader.start()
     loader.join()

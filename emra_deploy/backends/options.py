@@ -1,4 +1,4 @@
-"""How a model file is opened: one object, handed on unchanged from the command line to the backend."""
+"""The options of opening a model file: one object, handed on from the command line to the backend."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_BATCH, MAX_THREADS, MAX_DEVICE, MAX_TILES = 4096, 1024, 63, 2**40
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How to open a model file.
+    """The options of opening a model file.
 
     Each attribute is a flag of the command line, with its text here as the help; see `emra_deploy.cli.flags`.
 

@@ -207,7 +207,7 @@ def one_line(error: Exception) -> str:
 
 
 def _values(nodes: list[Any]) -> list[contract.Value]:
-    """What ONNX Runtime says of its inputs or outputs; open sizes have names there."""
+    """The inputs or outputs of a session; ONNX Runtime gives open sizes a name."""
     return [
         contract.Value(
             node.name,

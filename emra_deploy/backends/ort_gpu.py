@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 DEFAULT_LARGEST = 1
-"""Largest batch that an engine is built for where the model leaves it open and nobody says."""
+"""Largest batch that an engine is built for where neither model nor options say."""
 
 
 class OnnxRuntimeGpuBackend(OnnxRuntimeBackend):
@@ -71,23 +71,23 @@ class OnnxRuntimeGpuBackend(OnnxRuntimeBackend):
         self._largest = (self.manifest.input_shape[0] or options.batch or DEFAULT_LARGEST) if chosen.builder else None
         if options.engine_cache is not None:
             _make_folder(options.engine_cache)
-        told = provider_options(chosen, self.manifest, options, self._largest or 1)
-        self._session = self._open(library, devices, told)
+        settings = provider_options(chosen, self.manifest, options, self._largest or 1)
+        self._session = self._open(library, devices, settings)
         self._check_in_use(library)
         self._guard = GpuGuard(chosen.title, self._needed, lambda: free_memory(None))
 
-    def _open(self, library: Any, devices: list[Any], told: dict[str, str]) -> onnxruntime.InferenceSession:
+    def _open(self, library: Any, devices: list[Any], settings: dict[str, str]) -> onnxruntime.InferenceSession:
         chosen = self._provider
         options = self._session_options()
-        # Which provider runs each node, told by 1.24 and later.
+        # Reports which provider runs each node, from 1.24 on.
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         try:
             if devices:
-                told.pop("device_id")
-                options.add_provider_for_devices([devices[self._device]], told)
+                settings.pop("device_id")
+                options.add_provider_for_devices([devices[self._device]], settings)
                 return make_session(self._path, options)
             _load_libraries(library, chosen)
-            providers: list[Any] = [(chosen.ep, told)]
+            providers: list[Any] = [(chosen.ep, settings)]
             if chosen.builder and PROVIDERS["onnxruntime-cuda"].ep in library.get_available_providers():
                 # For nodes that TensorRT does not know.
                 providers.append((PROVIDERS["onnxruntime-cuda"].ep, {"device_id": str(self._device)}))
@@ -241,7 +241,7 @@ def _load_libraries(library: Any, provider: Provider) -> None:
 
 
 def _count_nodes(session: Any) -> Counter[str]:
-    """How many nodes each provider runs; empty where ONNX Runtime does not tell."""
+    """The number of nodes that each provider runs; empty where ONNX Runtime does not report it."""
     counts: Counter[str] = Counter()
     ask = getattr(session, "get_provider_graph_assignment_info", None)
     for part in () if ask is None else ask():

@@ -1,4 +1,4 @@
-"""ONNX Runtime's execution providers for NVIDIA GPUs: what each is called, needs and is told, and how to get it.
+"""ONNX Runtime's execution providers for NVIDIA GPUs: names, needs, options, and how to get each.
 
 The names of the options are those of the providers' sources (microsoft/onnxruntime,
 ``core/providers/{cuda,tensorrt,nv_tensorrt_rtx}``). Nothing here loads a library.

@@ -1,4 +1,4 @@
-"""Where arrays lie in the memory that `isolated` and its `worker` share."""
+"""The layout of the memory that `isolated` and its `worker` share."""
 
 from __future__ import annotations
 

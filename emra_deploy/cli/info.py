@@ -56,7 +56,7 @@ def describe(path: str, manifest_of: str | None = None) -> dict[str, Any]:
         EmraError: Whatever is wrong with the file.
     """
     from emra_deploy.backends.opening import ENGINES, explain
-    from emra_deploy.host.files import file_sha256
+    from emra_deploy.host.digest import file_sha256
 
     if Path(path).suffix.lower() in ENGINES:
         from emra_deploy.backends.tensorrt.about import about_engine

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from emra_deploy.errors import EmraError
 
@@ -40,20 +38,6 @@ def check_input(path: str | os.PathLike[str]) -> Path:
     if not os.access(found, os.R_OK):
         raise EmraError("input-unreadable", "you may not read this file", "Change its permissions", path)
     return found
-
-
-def file_sha256(path: str | os.PathLike[str]) -> str:
-    """The hex sha256 of a file, read in parts."""
-    with Path(path).open("rb") as stream:
-        return stream_sha256(stream)
-
-
-def stream_sha256(stream: BinaryIO) -> str:
-    """The hex sha256 of the rest of an open file."""
-    digest = hashlib.sha256()
-    while part := stream.read(1 << 20):
-        digest.update(part)
-    return digest.hexdigest()
 
 
 def check_output(

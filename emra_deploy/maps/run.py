@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy._version import __version__
+from emra_deploy.host.digest import file_sha256
 from emra_deploy.host.throttling import ThrottleWatch
 from emra_deploy.maps.estimate import MapEstimate, estimate
 from emra_deploy.maps.job import MapJob
@@ -163,7 +163,7 @@ class PreparedMap:
             return nullcontext()
         settings = {
             "input": source.identity,
-            "model": hashlib.sha256(Path(segmenter.path).read_bytes()).hexdigest(),
+            "model": file_sha256(segmenter.path),
             "backend": segmenter.backend.describe(),
             "batch": segmenter.batch_size,
             "halo": segmenter.halo,

@@ -1,1 +1,1 @@
-"""What a model file says about itself: Manifest, classes, golden tile, seal."""
+"""The description inside a model file: Manifest, classes, golden tile, seal."""

@@ -1,4 +1,4 @@
-"""What a model file says about itself.
+"""The Manifest: a model file's description of itself.
 
 The Manifest travels as JSON in the ``metadata_props`` of an ONNX file and beside an engine. It is read from
 files that anyone may have made, so every field is checked before anything is built from it.

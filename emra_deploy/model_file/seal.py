@@ -1,4 +1,4 @@
-"""Seals: sha256 sums inside files, by which a damaged copy is told from a whole one.
+"""Seals: sha256 sums inside files, which tell a damaged copy from a whole one.
 
 The self-test notices a model that computes something else on its golden tile. One flipped bit among millions of weights
 may change other pixels only, and one in a class's name changes none at all: only a sum over all bytes notices these.
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from emra_deploy.errors import EmraError
+from emra_deploy.host.digest import stream_sha256
 
 JSON_KEY = "seal"
 """Member of a JSON object that holds the sum of the others."""
@@ -50,13 +51,13 @@ def seal_model(path: str | os.PathLike[str]) -> None:
         stream.flush()
         end = stream.tell()
         stream.seek(0)
-        digest = _digest(stream, end)
+        digest = stream_sha256(stream, end)
         stream.seek(end)
         stream.write(_entry(MODEL_KEYS[1], digest.encode()))
 
 
 def check_model_seal(path: str | os.PathLike[str]) -> bool:
-    """Whether an ONNX file has a seal; whoever loads it says what is wrong with one that cannot be read.
+    """Whether an ONNX file has a seal. False for a file that cannot be read; loading it reports why.
 
     Raises:
         EmraError: ``model-damaged`` when it has one and was changed since.
@@ -72,7 +73,7 @@ def check_model_seal(path: str | os.PathLike[str]) -> bool:
                     raise _damaged(path, "its seal is damaged or not at its end")
                 return False
             stream.seek(0)
-            digest = _digest(stream, size - _SEAL_SIZE)
+            digest = stream_sha256(stream, size - _SEAL_SIZE)
     except OSError:
         return False
     if digest.encode() != seal[-_DIGITS:]:
@@ -102,15 +103,6 @@ def _json_digest(content: dict[str, Any]) -> str:
     # One form for what means the same; lone surrogates, which UTF-8 does not know, stay escapes.
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _digest(stream: Any, size: int) -> str:
-    """Of the next ``size`` bytes."""
-    digest = hashlib.sha256()
-    while size and (part := stream.read(min(size, 2**20))):
-        digest.update(part)
-        size -= len(part)
-    return digest.hexdigest()
 
 
 def _damaged(path: str | os.PathLike[str], what: str) -> EmraError:

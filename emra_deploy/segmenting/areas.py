@@ -1,4 +1,4 @@
-"""How much of a picture each class covers."""
+"""The area that each class covers in a picture."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class Segmentation:
         return int(self.labels.shape[1])
 
     def areas(self, pixel_area_m2: float | None = None) -> tuple[ClassArea, ...]:
-        """How much each class covers, in label order.
+        """The area that each class covers, in label order.
 
         Args:
             pixel_area_m2: Ground area of a pixel in square metres, or None when unknown.

@@ -148,7 +148,7 @@ class Segmenter:
 
     @property
     def manifest(self) -> Manifest:
-        """What the model says about itself."""
+        """The model's Manifest."""
         return self.backend.manifest
 
     @property
@@ -168,7 +168,7 @@ class Segmenter:
         return self.segment_source(ArraySource(image))
 
     def segment_source(self, source: ImageSource) -> Segmentation:
-        """As `segment`, of anything that can be read by windows and whose label map fits into memory."""
+        """Segment anything that can be read by windows and whose label map fits into memory."""
         labels = np.empty((source.height, source.width), np.uint8)
         confidence: npt.NDArray[Any] | None = None
         for window, part, certain in self._results(source):
@@ -197,7 +197,7 @@ class Segmenter:
     def segment_rows(
         self, source: ImageSource, start: int = 0, watch: Watch | None = None
     ) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
-        """As `segment_tiles`, in windows of the picture's full width, from top to bottom.
+        """Segment a source of any size, in windows of its full width, from top to bottom.
 
         Args:
             source: Where the pixels come from.

@@ -11,7 +11,7 @@ from onnx import inliner
 from emra_deploy.backends.tensorrt.flavour import Flavour
 from emra_deploy.backends.tensorrt.precision import asked_products, check_asked
 from emra_deploy.errors import EmraError
-from emra_deploy.host.files import file_sha256
+from emra_deploy.host.digest import file_sha256
 from emra_deploy.model_file.manifest import Manifest
 from export.graphs.function_body import DOMAIN, drop_body
 from export.graphs.model_file import read_model

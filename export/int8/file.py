@@ -13,7 +13,8 @@ import onnx
 from emra_deploy.backends.base import Backend
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile
-from emra_deploy.host.files import atomic_output, file_sha256
+from emra_deploy.host.digest import file_sha256
+from emra_deploy.host.files import atomic_output
 from emra_deploy.model_file.manifest import Manifest
 from export.compare import verify
 from export.compare.comparison import compare

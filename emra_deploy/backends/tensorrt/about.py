@@ -10,7 +10,7 @@ from emra_deploy.backends.tensorrt.manifests import manifest_of_onnx, onnx_besid
 from emra_deploy.backends.tensorrt.plan import read_header
 from emra_deploy.backends.tensorrt.sidecar import Sidecar, check_digest, read_sidecar, sidecar_path
 from emra_deploy.errors import EmraError
-from emra_deploy.host.files import file_sha256
+from emra_deploy.host.digest import file_sha256
 from emra_deploy.model_file.manifest import Manifest
 
 

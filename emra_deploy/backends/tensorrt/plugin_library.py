@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from emra_deploy.errors import EmraError
-from emra_deploy.host.files import instead_of_file, stream_sha256
+from emra_deploy.host.digest import stream_sha256
+from emra_deploy.host.files import instead_of_file
 
 CREATORS = "getCreators"
 """What TensorRT, and `trtexec --staticPlugins` and `--dynamicPlugins`, call to find a library's plugins."""
