@@ -22,7 +22,7 @@ from emra_deploy.host.extras import install_command
 from emra_deploy.host.slow_steps import step
 from export.compare.reference import Expected
 from export.compare.runners import OnnxRunner, half_quantizers_fail, open_session
-from export.graphs.model_file import OPSET, with_logits
+from export.graphs.model_file import OPSET, opset_of, with_logits
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def check_structure(path: Path) -> str:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise failed(f"the ONNX checker refuses the file: {str(error).splitlines()[0]}") from error
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    opset = opset_of(model)
     kinds = Counter(node.op_type for node in model.graph.node)
     dynamic = sorted(DYNAMIC_OPERATORS & set(kinds))
     if opset > OPSET:
