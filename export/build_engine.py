@@ -1,4 +1,4 @@
-"""ONNX file -> TensorRT engine and its sidecar, checked before they get their names. Needs no PyTorch.
+"""Build a TensorRT engine and its sidecar from an ONNX file, and check them before they are named. Needs no PyTorch.
 
 python -m export.build_engine model.fp16.onnx --output model.fp16.engine --max-batch 4
 """
@@ -54,12 +54,12 @@ _MAX_TIMINGS = 512 * 2**20
 
 @dataclass(frozen=True)
 class Engine:
-    """What `build_engine` made.
+    """An engine that was written and checked.
 
     Attributes:
         path: The engine.
-        sidecar: What is written beside it.
-        lines: What was checked, one line each, in order.
+        sidecar: Its sidecar.
+        lines: One line per check, in order.
     """
 
     path: Path
@@ -68,8 +68,8 @@ class Engine:
 
 
 @dataclass(frozen=True)
-class _Tried:
-    """What the GPU here said of the engine."""
+class _Trial:
+    """Result of running the engine on the GPU of this machine."""
 
     self_test: SelfTest
     layers: str | None = None
@@ -90,24 +90,24 @@ def build_engine(
     ignore_memory: bool = False,
     overwrite: bool = False,
 ) -> Engine:
-    """Build, check, and only then give the files their names.
+    """Build and check an engine; the files get their names only after all checks.
 
     Args:
         model: The ONNX file, with a Manifest.
-        output: The engine to write; its sidecar gets the same name and ``.json``.
-        flavour: ``"tensorrt"`` or ``"rtx"``; None takes the first that is here.
+        output: The engine to write; its sidecar has the same name and ``.json``.
+        flavour: ``"tensorrt"`` or ``"rtx"``; None takes the first that is installed.
         plugin: Library that runs the operators of the domain ``emra``.
-        min_batch: Smallest batch, 1 unless given.
-        opt_batch: Batch to tune for, the largest unless given.
-        max_batch: Largest batch, 1 unless given.
-        flags: How to build.
-        timing_cache: File of timings, read where it exists, and written.
-        ignore_memory: Whether to build though the engine is not expected to fit.
+        min_batch: Smallest batch; None for 1.
+        opt_batch: Batch to tune for; None for the largest.
+        max_batch: Largest batch; None for 1.
+        flags: Builder flags.
+        timing_cache: File of timings, read if it exists, and written.
+        ignore_memory: Whether to build even if the engine is not expected to fit into memory.
         overwrite: Whether existing outputs may be replaced.
 
     Raises:
-        EmraError: A bad argument or file, what this machine lacks, or a check that failed; no file is left then.
-        KeyboardInterrupt: When it was stopped; no file is left then.
+        EmraError: A bad argument or file, a missing library or device, or a failed check; no file is left.
+        KeyboardInterrupt: When the build was stopped; no file is left.
     """
     output, flags = Path(output), flags or Flags()
     _check_outputs(output, model, overwrite)
@@ -131,10 +131,10 @@ def build_engine(
     built = run_shown(lambda: build(source, request, library, progress), progress)
     lines.append(f"{library.title}: a strongly typed network of {built.layers} layers, {len(built.plan) / 1e6:.1f} MB")
     plugins = () if found_plugin is None else (found_plugin,)
-    tried = _try_out(built, source, library, cuda, plugins) if cuda else _Tried(SelfTest(NOT_RUN, reason=without))
-    precision = _read_precision(built, tried, source, library)
-    activations = tried.activations or built.messages.sizes.get("activations")
-    lines += [_memory_line(built, activations, forecast), _precision_line(precision), _self_test_line(tried.self_test)]
+    trial = _try_out(built, source, library, cuda, plugins) if cuda else _Trial(SelfTest(NOT_RUN, reason=without))
+    precision = _read_precision(built, trial, source, library)
+    activations = trial.activations or built.messages.sizes.get("activations")
+    lines += [_memory_line(built, activations, forecast), _precision_line(precision), _self_test_line(trial.self_test)]
 
     command = equivalent_command(
         source,
@@ -160,7 +160,7 @@ def build_engine(
             activations,
             forecast.graph.io,
         ),
-        self_test=tried.self_test,
+        self_test=trial.self_test,
         onnx_sha256=source.sha256,
         command=command,
         tools=tool_versions("onnx", "numpy"),
@@ -174,11 +174,8 @@ def _check_outputs(output: Path, model: str | Path, overwrite: bool) -> None:
         raise EmraError(
             "export-argument", f"the output's name does not end in {', '.join(SUFFIXES)}", "Name it FILE.engine", output
         )
-    place = check_output(output, overwrite=overwrite, inputs=(model,))
+    check_output(output, overwrite=overwrite, inputs=(model,))
     check_output(sidecar_path(output), overwrite=overwrite, inputs=(model,))
-    if not os.access(place.parent, os.W_OK | os.X_OK):
-        # Told now, not after a build of minutes.
-        raise EmraError("output-unwritable", f"you may not write to {place.parent}", "Choose another folder", output)
 
 
 def _check_room(output: Path, source: InputModel) -> None:
@@ -208,7 +205,7 @@ def _read_timings(path: Path) -> bytes:
 
 
 def _cuda() -> tuple[Cuda | None, str]:
-    """CUDA, or None and why it cannot be used: TensorRT-RTX builds without."""
+    """CUDA, or None and the reason; TensorRT-RTX builds without it."""
     try:
         return open_cuda(), ""
     except EmraError as error:
@@ -217,7 +214,7 @@ def _cuda() -> tuple[Cuda | None, str]:
         return None, error.cause
 
 
-def _try_out(built: Built, source: InputModel, library: Flavour, cuda: Cuda, plugins: tuple[Plugin, ...]) -> _Tried:
+def _try_out(built: Built, source: InputModel, library: Flavour, cuda: Cuda, plugins: tuple[Plugin, ...]) -> _Trial:
     """Run the golden tile through the engine."""
     from emra_deploy.backends.tensorrt.backend import TensorRTBackend
     from emra_deploy.segmenting.selftest import self_test
@@ -227,20 +224,24 @@ def _try_out(built: Built, source: InputModel, library: Flavour, cuda: Cuda, plu
     except EmraError as error:
         if library.name != RTX or error.code != "model-unreadable":
             raise
-        # TensorRT-RTX builds for its GPUs on any machine, also on one whose GPU is none of them.
-        return _Tried(SelfTest(NOT_RUN, reason=f"the GPU here cannot run it: {error.cause}"[:1000]))
+        # TensorRT-RTX builds on any machine, also on one whose GPU it does not support.
+        return _Trial(SelfTest(NOT_RUN, reason=f"the GPU here cannot run it: {error.cause}"[:1000]))
     try:
         different = self_test(backend)
         result = SelfTest(NO_GOLDEN) if different is None else SelfTest(PASSED, different)
-        return _Tried(result, backend.layers(), backend.memory())
+        return _Trial(result, backend.layers(), backend.memory())
     finally:
         backend.close()
 
 
-def _read_precision(built: Built, tried: _Tried, source: InputModel, library: Flavour) -> Precision:
-    """What the engine computes in; an error when it is not what the file asks for."""
+def _read_precision(built: Built, trial: _Trial, source: InputModel, library: Flavour) -> Precision:
+    """The precision that the engine computes in.
+
+    Raises:
+        EmraError: ``precision-not-realised`` when it is not the one that the file asks for.
+    """
     sources = (
-        ("engine inspector", parse_inspector(tried.layers or "")),
+        ("engine inspector", parse_inspector(trial.layers or "")),
         ("builder's layer list", parse_layer_lines(built.messages.layers)),
     )
     for name, layers in sources:
@@ -252,9 +253,9 @@ def _read_precision(built: Built, tried: _Tried, source: InputModel, library: Fl
 
 
 def _memory_line(built: Built, activations: int | None, forecast: Forecast) -> str:
-    """What the engine takes by its own account, against the forecast."""
+    """The engine's reported memory beside the forecast."""
     if activations is None:
-        return "memory of the engine: it does not say"
+        return "memory of the engine: not reported"
     weights = built.messages.sizes.get("weights")
     known = "" if weights is None else f"weights {weights / 1e6:.1f} MB, "
     return (
@@ -265,7 +266,7 @@ def _memory_line(built: Built, activations: int | None, forecast: Forecast) -> s
 
 def _precision_line(precision: Precision) -> str:
     if not precision.counts:
-        return f"precision: {precision.asked} asked; the engine does not say what it computes in"
+        return f"precision: {precision.asked} asked; the engine does not report its own"
     counts = ", ".join(f"{count} in {name}" for name, count in sorted(precision.counts.items()))
     return f"precision: {precision.asked} asked; matrix products and convolutions: {counts} ({precision.source})"
 
@@ -277,8 +278,8 @@ def _self_test_line(result: SelfTest) -> str:
 
 
 def _write(output: Path, built: Built, sidecar: str, timings: tuple[bytes, Path] | None, overwrite: bool) -> None:
-    # The sidecar gets its name first: alone it names an engine that is not there, and beside an old one its sha256 is
-    # wrong. A new engine never stands without it.
+    # The sidecar is named first: alone it refers to a missing engine, and beside an old engine its sha256 does not fit.
+    # A new engine never exists without it.
     with atomic_output(output, overwrite=overwrite) as part:
         part.write_bytes(built.plan)
         with atomic_output(sidecar_path(output), overwrite=overwrite) as beside:
@@ -296,20 +297,20 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("model", metavar="MODEL.onnx", help="file that to_onnx, to_fp16 or to_int8 wrote")
     add("--output", required=True, metavar="MODEL.engine", help="file to write; MODEL.engine.json is written beside it")
-    add("--flavor", choices=FLAVOURS, help="tensorrt or rtx, TensorRT-RTX (the first that is here)")
-    add("--plugin", metavar="LIB.so", help="library that runs the attention aggregation, in place of the graph's form")
+    add("--flavor", choices=FLAVOURS, help="tensorrt or rtx, TensorRT-RTX (the first that is installed)")
+    add("--plugin", metavar="LIB.so", help="library that runs the attention aggregation, instead of the graph's form")
     add("--min-batch", type=int, metavar="N", help="smallest batch (1)")
     add("--opt-batch", type=int, metavar="N", help="batch to tune for (the largest)")
     add("--max-batch", type=int, metavar="N", help="largest batch (1)")
     add("--workspace", type=float, metavar="MIB", help="most scratch memory of a layer (no limit)")
-    add("--timing-cache", metavar="FILE", help="timings of earlier builds; made where it is not there")
+    add("--timing-cache", metavar="FILE", help="timings of earlier builds; created if missing")
     add("--hardware-compatible", action="store_true", help="run on other GPUs of the Ampere generation and later")
     add("--version-compatible", action="store_true", help="run with later TensorRT of the same major version")
-    add("--dla", action="store_true", help="run what it can on the deep learning accelerator")
+    add("--dla", action="store_true", help="run supported layers on the deep learning accelerator")
     add("--no-tf32", action="store_true", help="compute FP32 products in full FP32")
-    add("--ignore-memory", action="store_true", help="build though it is not expected to fit into memory")
+    add("--ignore-memory", action="store_true", help="build even if the engine is not expected to fit into memory")
     add("--overwrite", action="store_true", help="replace existing outputs")
-    add("--verbose", action="store_true", help="print all that the builder says")
+    add("--verbose", action="store_true", help="print the builder's log")
     return made
 
 

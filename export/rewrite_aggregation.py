@@ -1,4 +1,4 @@
-"""One ONNX file -> the same model with its class attention in another form, checked against the first.
+"""Rewrite the class attention of an ONNX file into another form, and check the result against the original.
 
 python -m export.rewrite_aggregation model.onnx --to plugin --output model.plugin.onnx
 """
@@ -31,7 +31,7 @@ with script_imports(__name__, "quant"):
 FORMS = ("plugin", "streamed")
 
 EVIDENCE = "aggregation"
-"""Key of the Manifest's evidence that holds what was measured here."""
+"""Key of this comparison in the Manifest's evidence."""
 
 
 def rewrite_aggregation(
@@ -43,18 +43,18 @@ def rewrite_aggregation(
     check_data: str | Path | None = None,
     overwrite: bool = False,
 ) -> WrittenModel:
-    """Rewrite, check, and only then give the file its name.
+    """Rewrite and check a file; the result gets its name only after all checks.
 
     Args:
         model: File of any precision, in the streamed or the plugin form.
         output: File to write, ``.onnx``.
         to: The form to write, of `FORMS`.
-        function_body: Whether the plugin form's node carries its meaning in standard operators; see `export.to_onnx`.
-        check_data: Folder of images to compare both files on, besides the golden tile and generated scenes.
+        function_body: Whether the plugin form's node has a function body of standard operators; see `export.to_onnx`.
+        check_data: Folder of images on which both files are compared, besides the golden tile and generated scenes.
         overwrite: Whether an existing output may be replaced.
 
     Raises:
-        EmraError: A bad argument, a graph that is not of a form known here, or a check that failed; no file is left.
+        EmraError: A bad argument, a graph of an unknown form, or a failed check; no file is left.
     """
     source, output = Path(model), Path(output)
     check_output(output, overwrite=overwrite, inputs=(source,))
@@ -106,10 +106,11 @@ def rewrite_aggregation(
 def _forms(
     model: onnx.ModelProto, manifest: Manifest, to: str, function_body: bool
 ) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """The model as ONNX Runtime can run it, and in the wanted form, with its function body.
+    """The model as ONNX Runtime can run it, and in the requested form, with its function body.
 
     Raises:
-        EmraError: ``aggregation-form`` when nothing is to be done, ``aggregation-unrecognised``, ``graph-types``.
+        EmraError: ``aggregation-form`` when the file has the form already, ``aggregation-unrecognised``,
+            ``graph-types``.
     """
     if not aggregation_nodes(model):
         if to == manifest.aggregation == "streamed":
@@ -141,7 +142,7 @@ def _check_arguments(output: Path, to: str, function_body: bool) -> None:
         raise EmraError("export-argument", f"form {to!r}, expected {' or '.join(FORMS)}", "Change --to")
     if not function_body and to != "plugin":
         raise EmraError(
-            "export-argument", f"the {to} form has no function body to leave out", "Leave --no-function-body out"
+            "export-argument", f"the {to} form has no function body to leave out", "Omit --no-function-body"
         )
 
 
@@ -150,14 +151,18 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="rewrite_aggregation.py",
         description="Rewrite the class attention of a model file to one node for TensorRT's plugin, or back, and check"
-        " the new file against the first.",
+        " the new file against the original.",
     )
     add = made.add_argument
     add("model", metavar="MODEL.onnx", help="file that to_onnx, to_fp16 or to_int8 wrote")
     add("--to", required=True, choices=FORMS, help="plugin: one node; streamed: standard operators alone")
     add("--output", required=True, metavar="FILE.onnx", help="file to write")
-    add("--no-function-body", action="store_true", help="with plugin: the file for TensorRT before 10.7, for it alone")
-    add("--check-data", metavar="DIR", help="images to compare both files on, besides generated scenes")
+    add(
+        "--no-function-body",
+        action="store_true",
+        help="with plugin: a file for TensorRT with the plugin alone",
+    )
+    add("--check-data", metavar="DIR", help="images on which both files are compared, besides generated scenes")
     add("--overwrite", action="store_true", help="replace an existing output")
     return made
 

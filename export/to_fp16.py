@@ -34,7 +34,7 @@ with script_imports(__name__, "quant"):
     from export.compare.report import LIMITS, Limits, Report
     from export.compare.runners import OnnxRunner
     from export.compare.tiles import conversion_tiles
-    from export.graphs.model_file import OPSET, has_half, read_model, tool_versions, write_model
+    from export.graphs.model_file import OPSET, has_half, opset_of, read_model, tool_versions, write_model
     from export.half.audit import DtypeAudit
     from export.half.convert import LAYER_NORMS, MIN_OPSET, convert_to_half
     from export.half.rounding import with_rounding
@@ -212,7 +212,7 @@ def _check_source(model: onnx.ModelProto, manifest: Manifest, path: Path) -> Non
         what = f"of precision {manifest.precision}, and computes in FP16 already"
         remedy = "Give the FP32 file that export.to_onnx wrote, or the INT8 file of export.to_int8 without FP16"
         raise EmraError("half-unsupported", f"the file is {what}", remedy, path)
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    opset = opset_of(model)
     if not MIN_OPSET <= opset <= OPSET:
         raise EmraError(
             "model-opset",

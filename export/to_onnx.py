@@ -1,4 +1,4 @@
-"""PyTorch checkpoint -> one ONNX file that carries its Manifest and has been checked against PyTorch.
+"""Export a PyTorch checkpoint to one ONNX file with a Manifest, checked against PyTorch.
 
 python -m export.to_onnx --checkpoint runs/dubai/best --output model.onnx --size 512 512
 """
@@ -39,7 +39,7 @@ with script_imports(__name__, "train", "export"):
 
 GOLDEN_TOLERANCE = 0.005
 """Share of the golden tile's pixels that may differ on a device. Two FP32 libraries differ in less than 1e-4 of them,
-TF32 in a few times that; the wrong results this is to catch differ in a good part of the picture."""
+TF32 in a few times that; the faults that this has to catch change a large part of the picture."""
 
 RANDOM_TILES = 2
 EVALUATION = "evaluation.json"
@@ -61,28 +61,29 @@ def to_onnx(
     overwrite: bool = False,
     name: str | None = None,
 ) -> WrittenModel:
-    """Export, check, and only then give the file its name.
+    """Export and check a checkpoint; the file gets its name only after all checks.
 
     Args:
         checkpoint: Folder that training wrote.
         output: File to write, ``.onnx``.
         size: (height, width) of the input, multiples of 16; None keeps the checkpoint's.
-        batch: The one batch size the file takes, None for any.
-        aggregation: ``"streamed"``, ``"explicit"``, or ``"plugin"`` for one node that TensorRT has a plugin for; None
+        batch: Fixed batch size, or None for any.
+        aggregation: ``"streamed"``, ``"explicit"``, or ``"plugin"`` for one node that TensorRT runs by a plugin; None
             keeps the checkpoint's.
-        function_body: Whether that node carries its meaning in standard operators, for who has no plugin. Without it
-            nothing but TensorRT with the plugin reads the file; TensorRT before 10.7 takes the plugin only then.
+        function_body: Whether the plugin's node has a function body of standard operators, for runtimes without the
+            plugin. Without it only TensorRT with the plugin reads the file; TensorRT before 10.7 uses the plugin only
+            then.
         heads: Outputs, of ``"classes"``, ``"logits"``, ``"confidence"``.
         input_kind: ``"uint8"`` or ``"float"`` (normalised by the caller).
         weights: ``"float32"``, or ``"float16"`` for a file of half the size whose weights are rounded; it still
             computes in FP32.
-        golden: Image whose middle becomes the golden tile; None takes a generated scene.
-        check_data: Folder of images to compare PyTorch and the file on, besides the golden tile and noise.
+        golden: Image whose centre becomes the golden tile; None takes a generated scene.
+        check_data: Folder of images on which PyTorch and the file are compared, besides the golden tile and noise.
         overwrite: Whether an existing output may be replaced.
-        name: What people will call the model; None takes the output's.
+        name: Name of the model; None takes the output's.
 
     Raises:
-        EmraError: A bad argument, a bad checkpoint, or a check that failed; no file is left then.
+        EmraError: A bad argument, a bad checkpoint, or a failed check; no file is left.
     """
     output = Path(output)
     check_output(output, overwrite=overwrite, inputs=(Path(checkpoint) / WEIGHTS,))
@@ -152,12 +153,12 @@ def run_checks(path: Path, reference: TorchBackend, tiles: np.ndarray, batch: in
 
     Args:
         path: The finished file.
-        reference: PyTorch's side.
+        reference: PyTorch's results.
         tiles: uint8 K x H x W x 3.
         batch: The one batch size the file takes, None for any.
 
     Raises:
-        EmraError: Of the first check that fails.
+        EmraError: From the first check that fails.
     """
     return (
         verify.check_structure(path),
@@ -201,7 +202,7 @@ def _evidence(folder: Path) -> dict[str, Any]:
             "Write it again with python -m training.evaluate --record, or remove it",
             path,
         ) from error
-    # Measured on these very weights, or not evidence.
+    # Only an evaluation of these weights is evidence.
     if evidence.get("model_sha256") != file_sha256(folder / WEIGHTS):
         raise EmraError(
             "evaluation-stale",
@@ -231,13 +232,17 @@ def parser() -> argparse.ArgumentParser:
     add("--output", required=True, metavar="FILE.onnx", help="file to write")
     add("--size", nargs=2, type=int, metavar=("H", "W"), help="input in pixels, multiples of 16 (the checkpoint's)")
     add("--batch", type=_batch, default=None, metavar="N|dynamic", help="fixed batch, or dynamic (dynamic)")
-    add("--aggregation", choices=AGGREGATIONS, help="how class attention is computed (the checkpoint's)")
-    add("--no-function-body", action="store_true", help="with plugin: the file for TensorRT before 10.7, for it alone")
+    add("--aggregation", choices=AGGREGATIONS, help="form of class attention (the checkpoint's)")
+    add(
+        "--no-function-body",
+        action="store_true",
+        help="with plugin: a file for TensorRT with the plugin alone",
+    )
     add("--heads", default="classes", metavar="LIST", help="classes,logits,confidence or some of them (classes)")
     add("--input", choices=("uint8", "float"), default="uint8", help="uint8: BxHxWx3 RGB; float: normalised Bx3xHxW")
     add("--weights", choices=("float32", "float16"), default="float32", help="float16 halves the file (float32)")
-    add("--golden", metavar="IMAGE", help="picture for the self-test that the file carries (a generated scene)")
-    add("--check-data", metavar="DIR", help="images to compare PyTorch and the file on, besides noise")
+    add("--golden", metavar="IMAGE", help="picture for the self-test in the file (a generated scene)")
+    add("--check-data", metavar="DIR", help="images on which PyTorch and the file are compared, besides noise")
     add("--name", help="name of the model (the output's)")
     add("--overwrite", action="store_true", help="replace an existing output")
     return made

@@ -25,7 +25,7 @@ from emra_deploy.model_file.manifest import Manifest
 from export.compare.comparison import compare
 from export.compare.report import Limits, Report
 from export.compare.runners import OnnxRunner, half_quantizers_fail
-from export.graphs.model_file import OPSET, read_model, with_logits, write_model
+from export.graphs.model_file import OPSET, opset_of, read_model, with_logits, write_model
 
 SAME_PRECISION = Limits(0.9999, logit_error=1e-4, confidence_error=1e-3)
 """Of two libraries that compute the same in FP32."""
@@ -67,7 +67,7 @@ def check_structure(path: Path) -> str:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise failed(f"the ONNX checker refuses the file: {str(error).splitlines()[0]}") from error
-    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    opset = opset_of(model)
     kinds = Counter(node.op_type for node in model.graph.node)
     dynamic = sorted(DYNAMIC_OPERATORS & set(kinds))
     if opset > OPSET:

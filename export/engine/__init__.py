@@ -1,1 +1,1 @@
-"""TensorRT engines: the source they are built of, the build, its progress, and trtexec's command for the same."""
+"""Building of TensorRT engines: the input model, the build, its progress, and the equivalent trtexec command."""

@@ -1,4 +1,4 @@
-"""TensorRT's builder: one strongly typed path for TensorRT 10.3 to 11.x and TensorRT-RTX."""
+"""Use of TensorRT's builder: one strongly typed path for TensorRT 10.3 to 11.x and TensorRT-RTX."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _PROFILE_ELSE = "Change --min-batch, --opt-batch and --max-batch"
 
 @dataclass(frozen=True)
 class Request:
-    """What to build.
+    """Options of a build.
 
     Attributes:
         profile: Shapes of the input.
-        flags: How to build.
+        flags: Builder flags.
         plugin: Library that runs the operators of the domain ``emra``, or None for their bodies.
-        timing_cache: Timings of earlier builds to start from: the bytes and the file they came of, or None.
+        timing_cache: Timings of earlier builds to start from: the bytes and the file they were read from, or None.
     """
 
     profile: Profile
@@ -39,11 +39,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Built:
-    """What came out.
+    """Result of a build.
 
     Attributes:
-        plan: The engine.
-        messages: What the library said meanwhile.
+        plan: The serialised engine.
+        messages: Log of the library during the build.
         timings: Timings for later builds, or None.
         layers: Number of layers of the network.
     """
@@ -55,16 +55,16 @@ class Built:
 
 
 def make_profile(source: InputModel, low: int | None, middle: int | None, high: int | None) -> Profile:
-    """The shapes of a build.
+    """The optimisation profile of a build.
 
     Args:
-        source: The model.
+        source: The input model.
         low: Smallest batch, None for 1.
         middle: Batch to tune for, None for the largest.
         high: Largest batch, None for the larger of the others.
 
     Raises:
-        EmraError: ``batch-size`` for numbers out of order, or other than the one that the graph takes.
+        EmraError: ``batch-size`` for sizes out of order, or other than the fixed one of the graph.
     """
     fixed = source.manifest.input_shape[0]
     if fixed is not None:
@@ -72,7 +72,7 @@ def make_profile(source: InputModel, low: int | None, middle: int | None, high: 
             raise EmraError(
                 "batch-size",
                 f"The model takes batches of {fixed} and no other",
-                "Leave the options of the batch out, or export with --batch dynamic",
+                "Omit the batch options, or export with --batch dynamic",
                 source.path,
             )
         low = middle = high = fixed
@@ -90,36 +90,38 @@ def make_profile(source: InputModel, low: int | None, middle: int | None, high: 
 
 
 def check_request(flavour: Flavour, flags: Flags, *, timing_cache: bool) -> None:
-    """Refuse what a flavour does not have, before anything is built.
+    """Refuse options that a flavour lacks, before the build.
 
     Raises:
         EmraError: ``build-option``.
     """
     if timing_cache and not flavour.keeps_timing_cache:
-        raise _option(flavour, "keeps no timing cache", "Leave --timing-cache out; its builds take seconds")
+        raise _option(flavour, "keeps no timing cache", "Omit --timing-cache; its builds take seconds")
     if flags.hardware_compatible and not flavour.has_compatibility:
         raise _option(
-            flavour, "has no hardware compatibility", "Leave --hardware-compatible out: its engines run on all its GPUs"
+            flavour, "has no hardware compatibility", "Omit --hardware-compatible: its engines run on all its GPUs"
         )
     if flags.version_compatible and not flavour.has_compatibility:
-        raise _option(flavour, "has no version compatibility", "Leave --version-compatible out, and build anew")
+        raise _option(
+            flavour, "has no version compatibility", "Omit --version-compatible, and build again for each version"
+        )
     if flags.dla and not flavour.knows_dla:
-        raise _option(flavour, "has no DLA", "Leave --dla out, or use TensorRT 10.3 to 10.7, or 11.4.1 and later")
+        raise _option(flavour, "has no DLA", "Omit --dla, or use TensorRT 10.3 to 10.7, or 11.4.1 and later")
 
 
 def build(source: InputModel, request: Request, flavour: Flavour, progress: BuildProgress) -> Built:
     """Parse and build.
 
     Args:
-        source: The model.
-        request: What to build.
+        source: The input model.
+        request: Options of the build.
         flavour: The library.
-        progress: Told how far it is; it can stop the build.
+        progress: Receives the progress; it can stop the build.
 
     Raises:
         EmraError: ``operator-unsupported`` naming the node, ``model-unreadable``, ``timing-cache``, ``plugin-…``,
             ``dla``, ``build-failed``.
-        KeyboardInterrupt: When it was stopped.
+        KeyboardInterrupt: When the build was stopped.
     """
     trt, messages = flavour.module, Messages()
     logger = make_logger(trt, messages)
@@ -134,7 +136,7 @@ def build(source: InputModel, request: Request, flavour: Flavour, progress: Buil
         raise _parse_error(parser, messages, source, flavour)
     _check_input(network, source, flavour)
     config = builder.create_builder_config()
-    with _no_hints():
+    with _no_deprecations():
         _configure(builder, config, request, source, flavour, messages)
         config.progress_monitor = make_monitor(trt, progress)
         plan = builder.build_serialized_network(network, config)
@@ -152,7 +154,7 @@ def _configure(
     builder: Any, config: Any, request: Request, source: InputModel, flavour: Flavour, messages: Messages
 ) -> None:
     trt, flags = flavour.module, request.flags
-    # Without the details neither the layer list nor the inspector tells types.
+    # Without the details neither the layer list nor the inspector shows types.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if source.manifest.input_shape[0] is None:
         shapes = builder.create_optimization_profile()
@@ -169,7 +171,7 @@ def _configure(
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     if flags.dla:
         if not builder.num_DLA_cores:
-            raise EmraError("dla", "This machine has no DLA", "Leave --dla out")
+            raise EmraError("dla", "This machine has no DLA", "Omit --dla")
         config.default_device_type = trt.DeviceType.DLA
         config.DLA_core = 0
         config.set_flag(trt.BuilderFlag.GPU_FALLBACK)
@@ -181,9 +183,9 @@ def _use_timings(config: Any, data: bytes, path: Path, messages: Messages) -> No
     errors, warned = len(messages.errors), len(messages.warnings)
     cache = config.create_timing_cache(data)
     said = messages.errors[errors:] + messages.warnings[warned:]
-    # A damaged cache is answered with a message and none, or an empty one; another machine's with a refusal.
+    # For a damaged cache the library logs a message and returns none, or an empty one; it refuses another machine's.
     if cache is None or (data and said):
-        raise _timings("is damaged or no timing cache", path, said)
+        raise _timings("is damaged or is not a timing cache", path, said)
     if not config.set_timing_cache(cache, ignore_mismatch=False):
         raise _timings("was made on another GPU or with another version of TensorRT", path, said)
 
@@ -191,7 +193,10 @@ def _use_timings(config: Any, data: bytes, path: Path, messages: Messages) -> No
 def _timings(what: str, path: Path, said: list[str]) -> EmraError:
     reason = f" ({said[-1][:200]})" if said else ""
     return EmraError(
-        "timing-cache", f"The timing cache {what}{reason}", "Remove the file, or name another; it is made anew", path
+        "timing-cache",
+        f"The timing cache {what}{reason}",
+        "Remove the file, or name another; it will be written again",
+        path,
     )
 
 
@@ -213,12 +218,12 @@ def _parse_error(parser: Any, messages: Messages, source: InputModel, flavour: F
         if not operator:
             continue
         domain = next((node.domain for node in source.model.graph.node if node.name == name), "")
-        told = " ".join(str(error.desc()).split())[:200]
+        reason = " ".join(str(error.desc()).split())[:200]
         full = f"{domain}::{operator}" if domain else operator
         return EmraError(
             "operator-unsupported",
-            f"{flavour.title} cannot read operator {full} of node {name!r} ({told})",
-            "Give --plugin the library that brings it, or export without --no-function-body"
+            f"{flavour.title} cannot read operator {full} of node {name!r} ({reason})",
+            "Give --plugin the library that has it, or export without --no-function-body"
             if domain
             else "Use a newer TensorRT, or export without this operator",
             source.path,
@@ -235,11 +240,11 @@ def _build_error(messages: Messages, request: Request, source: InputModel, flavo
     reason = messages.reason()
     limit = request.flags.workspace
     if limit is not None and "workspace" in reason.lower():
-        remedy = f"Give more than --workspace {limit // 2**20}, or leave it out"
+        remedy = f"Give more than --workspace {limit // 2**20}, or omit it"
     elif "memory" in reason.lower():
         remedy = "Free memory, or build with a smaller --max-batch or of a smaller --size"
     else:
-        remedy = "Try another version of TensorRT; `--verbose` prints all that the builder says"
+        remedy = "Try another version of TensorRT; `--verbose` prints the builder's log"
     return EmraError("build-failed", f"{flavour.title} built no engine ({reason})", remedy, source.path)
 
 
@@ -248,8 +253,8 @@ def _option(flavour: Flavour, what: str, remedy: str) -> EmraError:
 
 
 @contextmanager
-def _no_hints() -> Iterator[None]:
-    """Keep deprecation hints about the library's own attributes off the terminal."""
+def _no_deprecations() -> Iterator[None]:
+    """Suppress the library's deprecation warnings about its own attributes."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield

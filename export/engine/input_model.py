@@ -1,4 +1,4 @@
-"""The ONNX file that an engine is built of: read, checked, and made ready for TensorRT's parser."""
+"""The ONNX file that an engine is built from, checked and prepared for TensorRT's parser."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from emra_deploy.errors import EmraError
 from emra_deploy.host.digest import file_sha256
 from emra_deploy.model_file.manifest import Manifest
 from export.graphs.function_body import DOMAIN, drop_body
-from export.graphs.model_file import read_model
+from export.graphs.model_file import opset_of, read_model
 
 _AGAIN = "Copy the file again and compare its size, or export it again with python -m export.to_onnx"
 
@@ -25,13 +25,13 @@ class InputModel:
 
     Attributes:
         path: The file.
-        model: The graph for the parser: every node has a name of its own, and the operators of ``emra`` have their
-            bodies in place, or none when a plugin is to run them.
-        manifest: What the file says about itself.
-        sha256: Of the file.
-        asked: What the graph asks of each matrix product; see `emra_deploy.backends.tensorrt.precision`.
-        operators: Operators of ``emra`` that are left for a plugin.
-        has_body: Whether the file defines operators of ``emra`` in terms of standard ones.
+        model: The graph for the parser: node names are unique, and operators of ``emra`` are replaced by their bodies,
+            or kept without bodies for a plugin.
+        manifest: Manifest of the file.
+        sha256: Hash of the file.
+        asked: Precision that the graph asks of each matrix product; see `emra_deploy.backends.tensorrt.precision`.
+        operators: Operators of ``emra`` that a plugin is to run.
+        has_body: Whether the file defines operators of ``emra`` by function bodies.
     """
 
     path: Path
@@ -48,7 +48,7 @@ def read_input_model(path: str | Path, flavour: Flavour, *, plugin: bool) -> Inp
 
     Args:
         path: The ONNX file.
-        flavour: The library that is to read it.
+        flavour: The library that will parse it.
         plugin: Whether a plugin runs the operators of ``emra``.
 
     Raises:
@@ -70,7 +70,7 @@ def read_input_model(path: str | Path, flavour: Flavour, *, plugin: bool) -> Inp
 
 
 def name_nodes(model: onnx.ModelProto) -> None:
-    """Give every node a name of its own, in place: engines tell by it what their layers came of."""
+    """Make node names unique, in place: an engine's layers refer to them."""
     seen: set[str] = set()
     for index, node in enumerate(model.graph.node):
         if not node.name or node.name in seen:
@@ -80,7 +80,7 @@ def name_nodes(model: onnx.ModelProto) -> None:
 
 
 def _check_opset(model: onnx.ModelProto, flavour: Flavour) -> None:
-    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    version = opset_of(model)
     low, high = flavour.opsets
     if not low <= version <= high:
         raise EmraError(
@@ -91,17 +91,16 @@ def _check_opset(model: onnx.ModelProto, flavour: Flavour) -> None:
 
 
 def _settle_functions(model: onnx.ModelProto, plugin: bool) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """Put function bodies in place of the operators that they define, or drop those that a plugin runs.
+    """Inline the function bodies, or drop those whose operators a plugin runs.
 
-    Whether TensorRT prefers a plugin or a body depends on its version (from 10.7 on the plugin), so nothing is left to
-    its choice.
+    TensorRT's choice between a plugin and a body depends on its version, so the file leaves it none.
     """
     used = {node.op_type for node in model.graph.node if node.domain == DOMAIN}
     if plugin and not used:
         raise EmraError(
             "plugin-unused",
             "The model has no operator for a plugin to run",
-            "Leave --plugin out, or export with --aggregation plugin",
+            "Omit --plugin, or export with --aggregation plugin",
         )
     if plugin:
         _note_shapes(model)
@@ -117,7 +116,7 @@ def _settle_functions(model: onnx.ModelProto, plugin: bool) -> tuple[onnx.ModelP
 
 
 def _note_shapes(model: onnx.ModelProto) -> None:
-    """Note, in place, the shapes that the operators' bodies give, for nothing knows them without the bodies."""
+    """Record, in place, the output shapes of operators that are about to lose the bodies that define them."""
     if not model.functions:
         return
     try:

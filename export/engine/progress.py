@@ -1,4 +1,4 @@
-"""How far a build has come, and how to stop it: TensorRT's progress monitor on one side, a terminal on the other."""
+"""Progress and cancellation of a build, between TensorRT's progress monitor and the terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 _T = TypeVar("_T")
 
 REFRESH = 0.1
-"""Seconds between two looks at a build, which runs in a thread of its own."""
+"""Seconds between updates of the display; the build runs in a thread of its own."""
 
 
 @dataclass
@@ -21,15 +21,14 @@ class _Phase:
     steps: int
     done: int = 0
     ended: int = 0
-    """Phases within the current step that are over."""
+    """Finished phases within the current step."""
 
 
 class BuildProgress:
-    """Keeps the phases of a build; its builder's threads and the terminal's may call at once.
+    """The phases of a build; safe to call from the builder's threads and the terminal's.
 
-    A phase has steps, and while it runs a step it may start phases of its own, whose progress is a part of that step.
-    How many these will be is not known before: the first counts half of the step, the second half of the rest, and so
-    on.
+    A phase has steps. During a step it may start phases of its own, whose progress is a part of that step. Their number
+    is not known in advance: the first counts as half of the step, the second as half of the rest, and so on.
     """
 
     def __init__(self) -> None:
@@ -40,14 +39,18 @@ class BuildProgress:
         self.phase = ""
 
     def start(self, name: str, parent: str | None, steps: int) -> None:
-        """A phase has begun."""
+        """Record the start of a phase."""
         with self._lock:
             self._phases[name] = _Phase(name, parent, max(1, steps))
             self.phase = name
             self._update()
 
     def step(self, name: str, step: int) -> bool:
-        """A phase has done a step, counted from 0; the answer is whether to go on."""
+        """Record a finished step of a phase, counted from 0.
+
+        Returns:
+            Whether the build is to continue.
+        """
         with self._lock:
             phase = self._phases.get(name)
             if phase is not None:
@@ -57,7 +60,7 @@ class BuildProgress:
             return not self._cancelled
 
     def finish(self, name: str) -> None:
-        """A phase is over."""
+        """Record the end of a phase."""
         with self._lock:
             ended = self._phases.pop(name, None)
             parent = None if ended is None or ended.parent is None else self._phases.get(ended.parent)
@@ -66,18 +69,18 @@ class BuildProgress:
                 self.phase = parent.name
 
     def cancel(self) -> None:
-        """Make the builder stop at its next step."""
+        """Ask the builder to stop at its next step."""
         with self._lock:
             self._cancelled = True
 
     @property
     def cancelled(self) -> bool:
-        """Whether the build was told to stop."""
+        """Whether `cancel` was called."""
         return self._cancelled
 
     @property
     def fraction(self) -> float:
-        """Share of the build that is done, 0 to 1; it never goes back."""
+        """Share of the build that is done, 0 to 1; it never decreases."""
         return self._fraction
 
     def _update(self) -> None:
@@ -93,10 +96,11 @@ class BuildProgress:
 
 
 def make_monitor(trt: Any, progress: BuildProgress) -> Any:
-    """A monitor of the library's own kind that reports to ``progress``."""
+    """A monitor for the library that reports to ``progress``."""
 
-    class Monitor(trt.IProgressMonitor):
-        """The base class is known only once the library is loaded."""
+    # The base class is known only when the library is loaded.
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        """Forwards the library's calls to ``progress``."""
 
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
@@ -114,18 +118,18 @@ def make_monitor(trt: Any, progress: BuildProgress) -> Any:
 
 
 def run_shown(work: Callable[[], _T], progress: BuildProgress) -> _T:
-    """Run a build in a thread while the terminal shows how far it is.
+    """Run a build in a thread while the terminal shows its progress.
 
-    The builder holds no lock of Python's while it works, so this thread stays free to see Ctrl-C, which makes the
-    builder stop at its next step.
+    The builder releases Python's interpreter lock, so this thread receives Ctrl-C, which stops the builder at its next
+    step.
 
     Args:
         work: The build.
-        progress: What it reports to.
+        progress: Receives its progress.
 
     Raises:
-        KeyboardInterrupt: After the build has stopped; a second one while it is stopping comes through at once.
-        Exception: Whatever the build raised.
+        KeyboardInterrupt: After the build has stopped; at once for a second Ctrl-C while it is stopping.
+        Exception: Any exception of the build.
     """
     result: list[_T] = []
     failure: list[BaseException] = []

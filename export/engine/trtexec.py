@@ -1,4 +1,4 @@
-"""The command that builds the same engine: that of TensorRT's own tool, or ours where there is none."""
+"""The equivalent command of a build: trtexec's, or ours where TensorRT has no such tool."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def equivalent_command(
     plugins: tuple[Plugin, ...] = (),
     timing_cache: Path | None = None,
 ) -> str:
-    """The command line, to be pasted into a shell. It replaces an engine that is there.
+    """The command line, ready for a shell. It overwrites an existing engine.
 
     For TensorRT it is ``trtexec``, with options that its releases from 10.3 to 11.1 all take (NVIDIA/TensorRT,
-    ``samples/common/sampleOptions.cpp``). For TensorRT-RTX it is `export.build_engine`: its packages hold no tool, and
-    the options of the one in NVIDIA's download, ``tensorrt_rtx``, are not published as source.
+    ``samples/common/sampleOptions.cpp``). For TensorRT-RTX it is `export.build_engine`: its packages contain no tool,
+    and the source of ``tensorrt_rtx``, the tool in NVIDIA's download, is not published.
 
     Args:
-        source: The model.
+        source: The input model.
         output: The engine.
         flavour: The library.
         profile: Shapes of the input.
-        flags: How to build.
+        flags: Builder flags.
         plugins: Libraries to load.
         timing_cache: File of timings to read and write.
     """
@@ -65,13 +65,13 @@ def equivalent_command(
         words.append("--versionCompatible")
     if flags.dla:
         words += ["--useDLACore=0", "--allowGPUFallback"]
-    # Not --staticPlugins, which only opens a library: the one that build_engine takes does not register itself.
+    # Not --staticPlugins, which only opens a library: ours does not register its plugins by itself.
     words += [f"--dynamicPlugins={plugin.path}" for plugin in plugins]
     return before + shlex.join(words)
 
 
 def _own_words(source: InputModel, output: Path, profile: Profile, flags: Flags) -> list[str]:
-    """What TensorRT-RTX can be asked for; `export.engine.builder.check_request` refuses the rest."""
+    """The options that TensorRT-RTX has; `export.engine.builder.check_request` refuses the others."""
     words = ["python", "-m", "export.build_engine", str(source.path), "--output", str(output), "--flavor", RTX]
     if source.manifest.input_shape[0] is None:
         for name, shape in (("min", profile.minimum), ("opt", profile.optimum), ("max", profile.maximum)):

@@ -1,11 +1,13 @@
-"""Class attention in an ONNX graph, from one form to the other: many nodes, or one that TensorRT has a plugin for."""
+"""Conversion of class attention in an ONNX graph between many standard nodes and the one node of TensorRT's plugin."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from export.graphs.aggregation_reader import END, Block, Reader, unlike
+from export.graphs.aggregation_reader import END, AggregationReader, AttentionBlock, unlike
 from export.graphs.function_body import (
     DOMAIN,
     DOMAIN_VERSION,
@@ -20,18 +22,18 @@ from export.graphs.view import GraphView
 SINGLE, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 MAX_HALF_TOKENS = 8192
-"""Attention shared out over more keys than this is 1/N below 1.2e-4, too close to FP16's smallest normal number
-(6.1e-5) to average."""
+"""Most keys of an attention that is averaged in FP16: with more, weights of 1/N are below 1.2e-4, too close to FP16's
+smallest normal number (6.1e-5)."""
 
 
 def to_plugin_form(model: ModelProto) -> ModelProto:
-    """A copy in which one node, with its function body, stands for the nodes of the streamed form.
+    """A copy in which one node with its function body replaces the nodes of the streamed form.
 
     Raises:
         EmraError: ``aggregation-unrecognised``, or ``graph-types`` when types cannot be inferred.
     """
     view = GraphView(model)
-    found = Reader(view).streamed()
+    found = AggregationReader(view).streamed()
     packed = [block.packed for block in found.blocks]
     kinds = {view.type(name) for name in packed}
     if not kinds <= {SINGLE, HALF} or len(kinds) > 1:
@@ -58,10 +60,10 @@ def to_plugin_form(model: ModelProto) -> ModelProto:
 
 
 def to_streamed_form(model: ModelProto) -> ModelProto:
-    """A copy in which the nodes of the streamed form stand for the operator's node.
+    """A copy in which the nodes of the streamed form replace the operator's node.
 
     Args:
-        model: With the operator's function body, or without.
+        model: A model with one node of the operator, with or without its function body.
 
     Raises:
         EmraError: ``aggregation-unrecognised``, or ``graph-types`` when types cannot be inferred.
@@ -69,9 +71,9 @@ def to_streamed_form(model: ModelProto) -> ModelProto:
     whole = with_body(model)
     [node] = aggregation_nodes(whole)
     view = GraphView(whole)
-    blocks = Reader(view).blocks(node.input)
+    blocks = AggregationReader(view).blocks(node.input)
     classes = next(helper.get_attribute_value(a) for a in node.attribute if a.name == "num_class_tokens")
-    writer = _Writer(view)
+    writer = _StreamedWriter(view)
     writer.streamed(blocks, classes, node.output[0])
     drop_body(whole)
     copy = _replaced(whole, {node.output[0]: writer.nodes})
@@ -94,16 +96,16 @@ def with_body(model: ModelProto) -> ModelProto:
     copy = ModelProto()
     copy.CopyFrom(model)
     if not any((body.domain, body.name) == (DOMAIN, OPERATOR) for body in copy.functions):
-        # The head width is of no consequence for what the body computes, and the same for all blocks.
-        widths = [shape[-1] for shape in Reader.shapes_of_heads(copy, nodes[0].input[0])]
+        # The head width does not affect the body's result, and is the same for all blocks.
+        widths = [shape[-1] for shape in AggregationReader.shapes_of_heads(copy, nodes[0].input[0])]
         if not widths:
             raise unlike(f"{nodes[0].input[0]} is not split into heads anywhere")
         add_body(copy, widths[0])
     return copy
 
 
-class _Writer:
-    """Nodes of the streamed form, in the types that `export.to_fp16` gives them."""
+class _StreamedWriter:
+    """Writes the nodes of the streamed form, in the types that `export.to_fp16` chooses."""
 
     def __init__(self, view: GraphView) -> None:
         self._view = view
@@ -112,8 +114,8 @@ class _Writer:
         self.nodes: list[NodeProto] = []
         self.constants: list[TensorProto] = []
 
-    def streamed(self, blocks: tuple[Block, ...], classes: int, output: str) -> None:
-        """Write them all; the last gives the tensor ``output``, FP32."""
+    def streamed(self, blocks: tuple[AttentionBlock, ...], classes: int, output: str) -> None:
+        """Write all nodes; the last makes the tensor ``output``, FP32."""
         zero, one, two = self._integers(0), self._integers(1), self._integers(2)
         count, end = self._integers(classes), self._integers(END)
         total = ""
@@ -152,7 +154,7 @@ class _Writer:
     def _type(self, name: str) -> int:
         return self._types.get(name) or self._view.type(name)
 
-    def _add(self, operator: str, *inputs: str, **attributes: object) -> str:
+    def _add(self, operator: str, *inputs: str, **attributes: Any) -> str:
         name = self._name(operator)
         self.nodes.append(helper.make_node(operator, inputs, [name], name=f"node_{name}", **attributes))
         self._types[name] = self._type(inputs[0])
@@ -175,7 +177,7 @@ class _Writer:
 
 
 def _replaced(model: ModelProto, new: dict[str, list[NodeProto]]) -> ModelProto:
-    """A copy in which other nodes make some tensors, without what nothing reads any more."""
+    """A copy in which other nodes make some tensors, without nodes and constants that are no longer read."""
     copy = ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph

@@ -1,8 +1,8 @@
-"""Finding class attention in an ONNX graph by what its nodes compute, not by their names.
+"""Recognition of class attention in an ONNX graph by what its nodes compute, not by their names.
 
-The streamed form is what `deployed.Streamed` traces to, as it is, after `export.half` (casts among the nodes) or
-with quantised linears around it. What is not exactly that is refused: a graph that was understood by half would be
-another model.
+The streamed form is the traced `deployed.StreamedAggregation`: as it is, with the casts of `export.half`, or with
+quantised linears around it. Any other graph is refused, because rewriting a partly recognised one would change the
+model.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from emra_deploy.errors import EmraError
 from export.graphs.view import GraphView
 
 END = np.iinfo(np.int64).max
-"""Where a Slice ends that goes to the end."""
+"""End of a Slice that runs to the end of its axis."""
 
 
 @dataclass(frozen=True)
-class Block:
-    """What one block gives to the aggregation.
+class AttentionBlock:
+    """The tensors of one block's attention that the aggregation reads.
 
     Attributes:
-        packed: As its qkv linear wrote it, B x T x 3D.
+        packed: Output of the qkv linear, B x T x 3D.
         q: Queries times the scale, B x heads x T x d.
         k: Keys, B x heads x d x T.
         tokens: T.
-        heads: Of the attention.
-        width: d.
-        scale: Factor of the queries.
+        heads: Number of heads.
+        width: Head width d.
+        scale: Factor on the queries.
     """
 
     packed: str
@@ -45,16 +45,16 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Streamed:
-    """The streamed form in a graph.
+class StreamedForm:
+    """The tensors of the streamed form in a graph.
 
     Attributes:
-        blocks: P of them, oldest first.
-        classes: C.
-        gca: The tensor that comes out, B x C x N.
+        blocks: The P blocks, oldest first.
+        classes: Number of classes C.
+        gca: The result, B x C x N.
     """
 
-    blocks: tuple[Block, ...]
+    blocks: tuple[AttentionBlock, ...]
     classes: int
     gca: str
 
@@ -63,24 +63,28 @@ def unlike(what: str) -> EmraError:
     """The error of a graph that cannot be rewritten."""
     return EmraError(
         "aggregation-unrecognised",
-        f"the graph's class attention is not of the form that this rewrites: {what}",
+        f"the graph's class attention is not of the form that can be rewritten: {what}",
         "Export the checkpoint again, with python -m export.to_onnx --aggregation plugin or streamed",
     )
 
 
 class _Unlike(Exception):
-    """A tensor is not what was looked for."""
+    """A tensor does not match the pattern."""
 
 
-class Reader:
-    """Finds what computes what, past the casts between FP32 and FP16."""
+class AggregationReader:
+    """Matches a graph against the form, looking through casts between FP32 and FP16."""
 
     def __init__(self, view: GraphView) -> None:
         self._view = view
         self._constants = _constants(view.model)
 
-    def streamed(self) -> Streamed:
-        """The form, or an error that says what is missing."""
+    def streamed(self) -> StreamedForm:
+        """Find the streamed form.
+
+        Raises:
+            EmraError: ``aggregation-unrecognised``, with the part that is missing.
+        """
         rows: dict[str, tuple[str, str]] = {}
         spreads: dict[str, tuple[str, str, str]] = {}
         classes: set[int] = set()
@@ -104,8 +108,8 @@ class Reader:
         except _Unlike as error:
             raise unlike(str(error)) from error
 
-    def blocks(self, packed: Iterable[str]) -> tuple[Block, ...]:
-        """What the blocks' own attention makes of these tensors."""
+    def blocks(self, packed: Iterable[str]) -> tuple[AttentionBlock, ...]:
+        """Find the queries and keys that the blocks' own attention makes of packed qkv tensors."""
         queries, keys = {}, {}
         for node in self._view.nodes:
             try:
@@ -122,12 +126,12 @@ class Reader:
             if source not in queries or source not in keys:
                 raise unlike(f"no queries and keys are made of {name}")
             q, tokens, heads, width, scale = queries[source]
-            found.append(Block(source, q, keys[source], tokens, heads, width, scale))
+            found.append(AttentionBlock(source, q, keys[source], tokens, heads, width, scale))
         return tuple(found)
 
     @staticmethod
     def shapes_of_heads(model: onnx.ModelProto, packed: str) -> list[list[int]]:
-        """The shapes that the parts of a packed tensor are brought to: batch, T, heads, head width."""
+        """The shapes that the parts of a packed tensor are reshaped to: batch, T, heads, head width."""
         constants = _constants(model)
         parts = {
             name
@@ -144,7 +148,7 @@ class Reader:
 
     def _streamed(
         self, rows: dict[str, tuple[str, str]], spreads: dict[str, tuple[str, str, str]], classes: set[int]
-    ) -> Streamed:
+    ) -> StreamedForm:
         if len(classes) != 1:
             raise _Unlike(f"class rows of {sorted(classes)} classes")
         [count] = classes
@@ -163,11 +167,11 @@ class Reader:
             packed, tokens, heads, width, scale = self._queries(q)
             if self._keys(k) != packed:
                 raise _Unlike(f"{q} and {k} are not of one qkv tensor")
-            blocks.append(Block(packed, q, k, tokens, heads, width, scale))
+            blocks.append(AttentionBlock(packed, q, k, tokens, heads, width, scale))
         if len({(b.tokens, b.heads, b.width, b.scale) for b in blocks}) != 1:
             raise _Unlike("the blocks differ in tokens, heads, width or scale")
         blocks.sort(key=lambda block: self._view.producer(block.packed) or 0)
-        return Streamed(tuple(blocks), count, gca)
+        return StreamedForm(tuple(blocks), count, gca)
 
     def _mean_over_heads(self, node: NodeProto) -> NodeProto:
         if len(node.input) < 2 or self._integers(node.input[1]) != [1] or _attribute(node, "keepdims", 1) != 0:
@@ -195,7 +199,7 @@ class Reader:
         return self._made_by(softmax.input[0], "MatMul")
 
     def _values_factor(self, name: str, rows: set[str], classes: int) -> float:
-        """From what is shared out back to the sum of class rows; the factor between them."""
+        """The constant factor between the sum of class rows and the values of the second attention."""
         factor, seen = 1.0, set()
         while True:
             node = self._made_by(name, "Unsqueeze", "Pad", "Transpose", "Div", "Mul", "Slice", "Add", "ReduceMean")
@@ -217,7 +221,7 @@ class Reader:
         return factor
 
     def _result(self, spreads: set[str], classes: int) -> tuple[str, float]:
-        """From the shared-out rows on to GCA, and the factor between them."""
+        """The tensor of GCA, and the constant factor between it and the sum of the second attentions."""
         name = next(iter(spreads))
         while (follower := self._only_reader(name)) is not None and follower.op_type in ("Add", "Cast"):
             name = follower.output[0]
@@ -244,7 +248,7 @@ class Reader:
         return name, factor
 
     def _terms(self, name: str) -> set[str]:
-        """The tensors that a sum adds up; the tensor itself where it is none."""
+        """The terms of a sum of tensors; the tensor itself if it is not a sum."""
         node = self._made_by(name, "Add", "ReduceMean")
         if node.op_type != "Add":
             return {node.output[0]}
@@ -284,10 +288,10 @@ class Reader:
         return node
 
     def _source(self, name: str) -> str:
-        """A tensor before casts between floating types."""
+        """The tensor before any casts between floating types."""
         while (index := self._view.producer(name)) is not None:
             node = self._view.nodes[index]
-            if node.op_type != "Cast" or not (self._view.is_float(node.input[0]) and self._view.is_float(name)):
+            if not self._view.is_float_cast(node):
                 break
             name = node.input[0]
         return name

@@ -1,15 +1,15 @@
-"""The deployed form of a trained EMRA-proxy: what `to_onnx` traces.
+"""The deployed form of a trained EMRA-proxy, which `to_onnx` traces.
 
-It holds the same weights as `training.model.EMRAProxy` and computes the same values, written so that the traced graph
-is one a device's compiler likes: no shape is computed at run time, the batch never appears in a reshape except as -1,
-class tokens join the sequence by padding instead of a broadcast copy, and attention is plain MatMul and Softmax.
-Whether the two agree is not argued but measured, by `export.compare.verify`, for every file that is written.
+It holds the weights of `training.model.EMRAProxy` and computes the same values, in a form that compilers of devices
+handle well: no shape is computed at run time, the batch appears in a reshape only as -1, class tokens join the sequence
+by padding instead of a broadcast copy, and attention is plain MatMul and Softmax. `export.compare.verify` measures the
+agreement of the two for every file that is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +25,11 @@ HEADS = ("classes", "logits", "confidence")
 """Outputs a deployed model may have, in the order in which they are written."""
 
 HALF_FROM_BYTES = 1024
-"""With half-precision weights, tensors up to this many FP32 bytes stay FP32: they weigh nothing, and biases matter."""
+"""With half-precision weights, tensors up to this many FP32 bytes stay FP32: they save nothing, and biases matter."""
 
 
 def round_weights(model: EMRAProxy) -> None:
-    """Round, in place, every weight that is stored as FP16, so that PyTorch computes with what the file holds.
+    """Round, in place, every weight that is stored as FP16, so that PyTorch computes with the weights of the file.
 
     The class tokens only ever appear as the sum with their positions, which the deployed graph stores as one table;
     that sum is formed first, or it would be rounded twice.
@@ -53,6 +53,12 @@ class Deployed(nn.Module):
         input_kind: ``"uint8"``, B x H x W x 3 RGB, or ``"float"``, B x 3 x H x W already normalised.
         heads: Outputs, some of `HEADS`; they come in the order of `HEADS`.
     """
+
+    pixel_scale: Tensor
+    pixel_shift: Tensor
+    table: Tensor
+    shifts: Tensor
+    outside: Tensor
 
     def __init__(
         self,
@@ -103,7 +109,8 @@ class Deployed(nn.Module):
 
     def quarter_logits(self, image: Tensor) -> Tensor:
         """B x 3 x H x W, normalised and enlarged -> B x C x H/4 x W/4."""
-        model, backbone = self.model, self.model.backbone
+        model = self.model
+        backbone: Any = model.backbone  # It holds timm's modules, which have no types.
         c = model.config.num_classes
         patches = backbone.patch_embed.proj(image).flatten(2).transpose(1, 2)
         # The class rows are the same for every image: zeros plus the table, where a concatenation would need the batch.
@@ -117,10 +124,11 @@ class Deployed(nn.Module):
                 early = x[:, c:]
         hsmf = self.hsmf(early, backbone.norm(x)[:, c:])
         gca = aggregation.result().reshape(-1, c, *self.grid)
-        return model.fusion(hsmf, gca)
+        logits: Tensor = model.fusion(hsmf, gca)
+        return logits
 
-    def block(self, block: nn.Module, x: Tensor, aggregation: Streamed | Explicit | Plugin | None) -> Tensor:
-        """One transformer block, B x T x D -> B x T x D; its attention is shown to the aggregation."""
+    def block(self, block: Any, x: Tensor, aggregation: Aggregation | None) -> Tensor:
+        """One of timm's transformer blocks, B x T x D -> B x T x D; its attention is added to the aggregation."""
         attention = block.attn
         tokens, width = x.shape[1], x.shape[2]
         heads, head_width = attention.num_heads, attention.head_dim
@@ -130,10 +138,11 @@ class Deployed(nn.Module):
         k = k.permute(0, 2, 3, 1)
         share = (q @ k).softmax(dim=-1)
         if aggregation is not None:
-            aggregation.see(Seen(packed, q, k, share))
+            aggregation.add(BlockAttention(packed, q, k, share))
         attended = (share @ v.transpose(1, 2)).transpose(1, 2).reshape(-1, tokens, width)
         x = x + block.ls1(attention.proj(attended))
-        return x + block.ls2(block.mlp(block.norm2(x)))
+        x = x + block.ls2(block.mlp(block.norm2(x)))
+        return x
 
     def hsmf(self, early: Tensor, final: Tensor) -> Tensor:
         """Early and final patch tokens, B x N x D -> HSMF, B x C x 4h x 4w."""
@@ -153,11 +162,11 @@ class Deployed(nn.Module):
         return F.pixel_shuffle(cells, CELLS)
 
 
-class Seen(NamedTuple):
-    """What one block shows of its attention.
+class BlockAttention(NamedTuple):
+    """The attention of one block, as the aggregation reads it.
 
     Attributes:
-        packed: As the qkv linear wrote it, B x T x 3D.
+        packed: Output of the qkv linear, B x T x 3D.
         q: Queries times the scale, B x heads x T x d.
         k: Keys, B x heads x d x T.
         share: softmax(q k), B x heads x T x T.
@@ -169,7 +178,19 @@ class Seen(NamedTuple):
     share: Tensor
 
 
-class Streamed:
+class Aggregation(Protocol):
+    """Global class attention (GCA) of the last P blocks, traced once for each export."""
+
+    def add(self, block: BlockAttention) -> None:
+        """Add one of the last P blocks, oldest first."""
+        ...
+
+    def result(self) -> Tensor:
+        """GCA, B x C x N."""
+        ...
+
+
+class StreamedAggregation:
     """GCA in O(T) memory: class rows, then ordinary attention whose values are c2p^T."""
 
     def __init__(self, deployed: Deployed) -> None:
@@ -177,8 +198,8 @@ class Streamed:
         self.seen: list[tuple[Tensor, Tensor]] = []
         self.rows: Tensor | None = None
 
-    def see(self, block: Seen) -> None:
-        """One of the last P blocks, oldest first."""
+    def add(self, block: BlockAttention) -> None:
+        """Add the block's class rows; keep its queries and keys."""
         # Not cut out of the block's ``share``: a second reader of it would keep TensorRT from fusing the attention.
         rows = (block.q[:, :, : self.classes] @ block.k).softmax(dim=-1).mean(dim=1)
         self.rows = rows if self.rows is None else self.rows + rows
@@ -199,7 +220,7 @@ class Streamed:
         return total[..., :c].transpose(1, 2) / len(self.seen)
 
 
-class Explicit:
+class ExplicitAggregation:
     """GCA by the formula, from the attention matrices the blocks computed anyway."""
 
     def __init__(self, deployed: Deployed) -> None:
@@ -207,8 +228,8 @@ class Explicit:
         self.blocks = deployed.model.config.mca_blocks
         self.total: Tensor | None = None
 
-    def see(self, block: Seen) -> None:
-        """As `Streamed.see`."""
+    def add(self, block: BlockAttention) -> None:
+        """Add the block's attention, averaged over heads."""
         mean = block.share.mean(dim=1)
         self.total = mean if self.total is None else self.total + mean
 
@@ -220,7 +241,7 @@ class Explicit:
         return attention[:, :c, c:] @ attention[:, c:, c:].transpose(1, 2)
 
 
-class Plugin:
+class PluginAggregation:
     """GCA by one operator over the packed qkv: a node that TensorRT has a plugin for; see `function_body`."""
 
     def __init__(self, deployed: Deployed) -> None:
@@ -229,13 +250,18 @@ class Plugin:
         self.scale = deployed.model.backbone.scale
         self.packed: list[Tensor] = []
 
-    def see(self, block: Seen) -> None:
-        """As `Streamed.see`."""
+    def add(self, block: BlockAttention) -> None:
+        """Add the block's packed qkv."""
         self.packed.append(block.packed)
 
     def result(self) -> Tensor:
         """GCA, B x C x N."""
-        return attention_aggregation(self.packed, self.heads, self.classes, self.scale)
+        gca: Tensor = attention_aggregation(self.packed, self.heads, self.classes, self.scale)
+        return gca
 
 
-AGGREGATION = {"streamed": Streamed, "explicit": Explicit, "plugin": Plugin}
+AGGREGATION: dict[str, Callable[[Deployed], Aggregation]] = {
+    "streamed": StreamedAggregation,
+    "explicit": ExplicitAggregation,
+    "plugin": PluginAggregation,
+}

@@ -1,24 +1,26 @@
-"""The ONNX form of `emra::AttentionAggregation`: one node, and a function body for who has no plugin for it.
+"""The ONNX form of `emra::AttentionAggregation`: one node, and a function body for runtimes without a plugin for it.
 
-The node is what TensorRT's parser looks for in its plugin registry. The body is the streamed form of
+TensorRT's parser looks the node up in its plugin registry. The body is the streamed form of
 `training.model.aggregation` in standard operators, so ONNX Runtime, OpenVINO (after `onnx.inliner`), TensorRT without
 the plugin and TensorRT-RTX compute the same from the same file.
 
 The body defines the operator for any attributes and sizes: it reads heads, class tokens and scale from the node, and
 all sizes from its inputs. Two things are fixed when it is made: P, because ONNX functions have no variadic inputs, and
-the width that the values of the second attention are padded to, which is of no consequence for the result.
+the width that the values of the second attention are padded to, which does not affect the result.
 
-Which of the two a TensorRT takes (`parseNode` of onnx-tensorrt's ModelImporter.cpp):
+Each TensorRT chooses between the two (`parseNode` of onnx-tensorrt's ModelImporter.cpp):
 
-* before 10.7 the body, if there is one, so `drop_body` makes the file for the plugin there;
-* 10.7 to 10.14 a registered plugin of the node's name, version and namespace, else the body;
-* since 10.15 the body, unless the node has an attribute ``plugin_namespace`` and such a plugin is registered. It has;
-* TensorRT-RTX has no plugins: the body.
+* before 10.7 it takes the body if there is one, so `drop_body` makes the file for the plugin there;
+* from 10.7 to 10.14 it takes a registered plugin of the node's name, version and namespace, else the body;
+* since 10.15 it takes the body, unless the node has an attribute ``plugin_namespace``, as ours has, and such a plugin
+  is registered;
+* TensorRT-RTX has no plugins and takes the body.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
@@ -33,12 +35,12 @@ OPSET = 20
 """Of the operators in the body."""
 
 GAIN = 1024.0
-"""The class rows are multiplied by this before, and GCA is divided by it after, the second attention. They are about
-1 / N, which FP16 holds to fewer digits the longer the sequence; times this, and at most it, to all of them."""
+"""Factor on the class rows before the second attention, divided out of GCA after it. The rows are about 1 / N, of which
+FP16 keeps fewer digits the longer the sequence; multiplied by this they keep all, and stay below it."""
 
 
 def schema() -> OpSchema:
-    """The operator as ONNX describes operators."""
+    """The operator's schema in ONNX's terms."""
     return OpSchema(
         OPERATOR,
         DOMAIN,
@@ -61,21 +63,21 @@ def aggregation_nodes(model: ModelProto) -> list[NodeProto]:
 
 
 def mark_for_plugin(model: ModelProto) -> None:
-    """Name, in place, the plugin that TensorRT's parser is to look for; see the head of this file."""
+    """Name, in place, the plugin that TensorRT's parser has to look up; see the top of this file."""
     for number, node in enumerate(aggregation_nodes(model)):
         node.name = f"attention_aggregation_{number}" if number else "attention_aggregation"
         kept = [attribute for attribute in node.attribute if not attribute.name.startswith("plugin_")]
         del node.attribute[:]
-        # In one order, whatever the tracer's was: equal models are equal files.
+        # In a fixed order, so that equal models are equal files.
         node.attribute.extend(sorted([*kept, *_plugin_attributes()], key=lambda attribute: attribute.name))
 
 
 def add_body(model: ModelProto, head_width: int) -> None:
-    """Give the operator, in place, the body for this model's P.
+    """Add, in place, the operator's body for this model's P.
 
     Args:
-        model: With one node of the operator at least, all with equally many inputs.
-        head_width: Of this model's attention.
+        model: A model with at least one node of the operator, all with the same number of inputs.
+        head_width: Head width of the model's attention.
     """
     drop_body(model)
     nodes = aggregation_nodes(model)
@@ -87,14 +89,14 @@ def add_body(model: ModelProto, head_width: int) -> None:
 
 
 def drop_body(model: ModelProto) -> None:
-    """Take the operator's body out, in place: the file is then for who has a plugin."""
+    """Remove the operator's body, in place; the file then needs the plugin."""
     kept = [body for body in model.functions if (body.domain, body.name) != (DOMAIN, OPERATOR)]
     del model.functions[:]
     model.functions.extend(kept)
 
 
 def function_body(num_blocks: int, value_width: int) -> FunctionProto:
-    """The operator in terms of standard ones.
+    """The operator, composed of standard ones.
 
     Inputs are P packed qkv tensors, B x T x 3D, all FP32 or all FP16; the output is GCA, B x C x N, FP32. Class rows,
     means and sums are FP32; the second attention has the inputs' type, so that TensorRT can fuse it.
@@ -151,7 +153,7 @@ def function_body(num_blocks: int, value_width: int) -> FunctionProto:
         body.nodes,
         [helper.make_opsetid("", OPSET)],
         ["num_heads", "num_class_tokens", "scale"],
-        # Of no use in the body; ONNX Runtime refuses nodes with attributes that their function does not list.
+        # The body does not use them; ONNX Runtime refuses nodes with attributes that their function does not list.
         _plugin_attributes(),
     )
     made.doc_string = f"GCA of {num_blocks} blocks in O(T) memory: class rows, then attention whose values are c2p^T."
@@ -159,22 +161,22 @@ def function_body(num_blocks: int, value_width: int) -> FunctionProto:
 
 
 class _Body:
-    """Nodes in the order in which they run, with names that no graph around them has.
+    """The body's nodes in execution order, with names that no surrounding graph has.
 
-    TensorRT before 10.8 mistakes a name inside a function for one outside that is spelt the same.
+    TensorRT before 10.8 confuses a name inside a function with the same name outside.
     """
 
     def __init__(self) -> None:
         self.nodes: list[NodeProto] = []
 
-    def several(self, operator: str, outputs: int, *inputs: str, **attributes: object) -> list[str]:
-        """A node; the names of its outputs."""
+    def several(self, operator: str, outputs: int, *inputs: str, **attributes: Any) -> list[str]:
+        """Append a node and return the names of its outputs."""
         names = [f"{DOMAIN}_{operator}_{len(self.nodes)}_{place}" for place in range(outputs)]
         self.nodes.append(helper.make_node(operator, inputs, names, **attributes))
         return names
 
-    def add(self, operator: str, *inputs: str, **attributes: object) -> str:
-        """A node with one output; its name."""
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """Append a node with one output and return its name."""
         return self.several(operator, 1, *inputs, **attributes)[0]
 
     def integers(self, *values: int) -> str:
@@ -186,7 +188,7 @@ class _Body:
         return self.add("Constant", value=numpy_helper.from_array(np.asarray(value, np.float32)))
 
     def attribute(self, name: str, kind: int) -> str:
-        """The value of an attribute of the node that is replaced by the body, as a number."""
+        """The value of an attribute of the node that the body replaces, as a number."""
         output = self.add("Constant")
         reference = self.nodes[-1].attribute.add()
         reference.name = "value_float" if kind == AttributeProto.FLOAT else "value_int"

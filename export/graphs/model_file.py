@@ -1,4 +1,4 @@
-"""Reading an ONNX model file to work on it: whole, with its Manifest, and never from outside its folder."""
+"""Reading and writing of ONNX model files with their Manifest."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class WrittenModel:
 
 
 def read_model(path: str | Path, *, check: bool = True) -> tuple[onnx.ModelProto, Manifest]:
-    """The graph with all its weights, and what the file says about itself.
+    """The graph with all its weights, and the Manifest.
 
     Args:
-        path: An ``.onnx`` file; weights in other files are read from its folder and nowhere else.
-        check: Whether ONNX's checker has to accept the graph.
+        path: An ``.onnx`` file; external weights are read from its folder and nowhere else.
+        check: Whether to run ONNX's checker on the graph.
 
     Raises:
         EmraError: ``model-format``, ``model-unreadable``, ``model-damaged``, ``model-external-data``,
@@ -95,9 +95,9 @@ def write_model(model: onnx.ModelProto, manifest: Manifest, path: Path) -> None:
 
 
 def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with its logits as an output, for checks of a file that does not give them.
+    """The same graph with its logits as an output, for checks of a file that does not have them as one.
 
-    A graph without an ArgMax comes back as it is.
+    A graph without an ArgMax is returned unchanged.
     """
     if any(output.name == "logits" for output in model.graph.output):
         return model
@@ -107,16 +107,21 @@ def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     source = last.input[0]
-    # A cast of FP32 to FP32 is what every library leaves out, so the type need not be known; a graph may well call the
-    # tensor logits already.
+    # Every library removes a cast of FP32 to FP32, so the type need not be known; a graph may already have a tensor
+    # called logits.
     if source != "logits":
         copy.graph.node.append(helper.make_node("Cast", [source], ["logits"], name="logits_cast", to=TensorProto.FLOAT))
     copy.graph.output.append(helper.make_tensor_value_info("logits", TensorProto.FLOAT, None))
     return copy
 
 
+def opset_of(model: onnx.ModelProto) -> int:
+    """Version of the standard operators that a model uses, 0 for none."""
+    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
 def has_half(model: onnx.ModelProto) -> bool:
-    """Whether the graph computes in FP16; weights that are stored so do not count."""
+    """Whether the graph computes in FP16; weights that are only stored in FP16 do not count."""
     constants = {tensor.name for tensor in model.graph.initializer}
     return any(
         node.op_type == "Cast" and node.input[0] not in constants and attribute.i == TensorProto.FLOAT16

@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,12 +54,13 @@ def trace(deployed: Deployed, batch: int | None) -> onnx.ModelProto:
     trim(model)
     if deployed.model.config.aggregation == "plugin":
         function_body.mark_for_plugin(model)
-        function_body.add_body(model, deployed.model.backbone.blocks[0].attn.head_dim)
+        blocks: Any = deployed.model.backbone.blocks
+        function_body.add_body(model, blocks[0].attn.head_dim)
     return model
 
 
 def _aggregation_node(qkv: Sequence[Any], num_heads: int, num_class_tokens: int, scale: float) -> Any:
-    """What the tracer writes for the operator."""
+    """The node that the tracer writes for the operator."""
     from onnxscript.values import Op, Opset
 
     domain = Opset(function_body.DOMAIN, function_body.DOMAIN_VERSION)
@@ -68,7 +69,7 @@ def _aggregation_node(qkv: Sequence[Any], num_heads: int, num_class_tokens: int,
 
 
 def trim(model: onnx.ModelProto) -> None:
-    """Take out, in place, what the tracer noted about source files: it is bulk, and paths of the machine."""
+    """Remove, in place, the tracer's notes on source files: they are bulky and hold paths of the machine."""
     graph = model.graph
     del model.metadata_props[:]
     del graph.metadata_props[:]
@@ -88,7 +89,7 @@ def store_halves(model: onnx.ModelProto) -> int:
     """Store, in place, each large FP32 weight as FP16 and a Cast back to FP32, where that loses nothing.
 
     The model still computes in FP32; runtimes fold the casts when they load it. Weights that
-    `export.graphs.deployed.round_weights` has been over lose nothing.
+    `export.graphs.deployed.round_weights` rounded lose nothing.
 
     Returns:
         How many bytes were saved.
@@ -117,7 +118,7 @@ def store_halves(model: onnx.ModelProto) -> int:
 
 
 @contextlib.contextmanager
-def quiet():
+def quiet() -> Iterator[None]:
     """Keep the tracer's progress and its deprecation warnings about itself off the terminal."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]

@@ -1,4 +1,4 @@
-"""A graph with its types, producers and consumers at hand, for what rewrites it."""
+"""A graph with look-ups of its types, producers and consumers, for rewriting it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class GraphView:
     """Look-ups over a model whose types are inferred once.
 
     Args:
-        model: Every tensor must have a type that ONNX can infer. It is not changed.
+        model: A model whose every tensor has a type that ONNX can infer. It is not changed.
 
     Raises:
         EmraError: ``graph-types`` when inference fails or leaves a tensor without a type.
@@ -24,7 +24,7 @@ class GraphView:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model = model
         self.graph = model.graph
-        self.nodes = list(model.graph.node)
+        self.nodes: list[onnx.NodeProto] = list(model.graph.node)
         try:
             inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True)
         except onnx.shape_inference.InferenceError as error:
@@ -84,6 +84,10 @@ class GraphView:
     def is_float(self, name: str) -> bool:
         """Whether a tensor holds floating-point numbers."""
         return self.type(name) in FLOATS
+
+    def is_float_cast(self, node: onnx.NodeProto) -> bool:
+        """Whether a node only converts between floating types."""
+        return node.op_type == "Cast" and self.is_float(node.input[0]) and self.is_float(node.output[0])
 
     def is_float_node(self, index: int) -> bool:
         """Whether a node reads or writes floating-point numbers."""

@@ -1,1 +1,1 @@
-"""FP16: the conversion, its rules, its audit, and what rounding does."""
+"""Conversion to FP16: its rules, its audit, and an emulation of its rounding."""

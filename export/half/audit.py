@@ -1,4 +1,4 @@
-"""What types a graph computes in: the dtype audit that every converted file comes with."""
+"""Audit of the types that a converted graph computes in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from export.half.rules import MOVES, Kept
 
 @dataclass(frozen=True)
 class DtypeAudit:
-    """What is FP16 and what is FP32 in a converted graph.
+    """Counts of FP16 and FP32 nodes, casts and constants in a converted graph.
 
     Attributes:
         half: Nodes by operator that make FP16 tensors, casts aside.
@@ -42,16 +42,15 @@ class DtypeAudit:
 
     @classmethod
     def measure(cls, before: onnx.ModelProto, after: onnx.ModelProto, kept: Sequence[Kept]) -> DtypeAudit:
-        """Read the types off the graphs themselves; only the reasons are taken on trust."""
+        """Count both graphs; ``kept`` supplies only the reasons."""
         view = GraphView(after)
         half: Counter[str] = Counter()
         single: Counter[str] = Counter()
-        casts = 0
         for node in view.nodes:
             kinds = {view.type(name) for name in node.output}
-            if node.op_type == "Cast" and view.is_float(node.input[0]) and view.is_float(node.output[0]):
-                casts += 1
-            elif TensorProto.FLOAT16 in kinds:
+            if view.is_float_cast(node):
+                continue
+            if TensorProto.FLOAT16 in kinds:
                 half[node.op_type] += 1
             elif TensorProto.FLOAT in kinds:
                 single[node.op_type] += 1
@@ -60,8 +59,8 @@ class DtypeAudit:
             half=dict(sorted(half.items())),
             single=dict(sorted(single.items())),
             kept=tuple(kept),
-            casts=casts,
-            casts_before=_float_casts(before),
+            casts=sum(map(view.is_float_cast, view.nodes)),
+            casts_before=sum(map(GraphView(before).is_float_cast, before.graph.node)),
             half_bytes=sizes[TensorProto.FLOAT16],
             single_bytes=sizes[TensorProto.FLOAT],
             other_bytes=sum(sizes.values()) - sizes[TensorProto.FLOAT16] - sizes[TensorProto.FLOAT],
@@ -69,14 +68,14 @@ class DtypeAudit:
         )
 
     def reasons(self) -> dict[str, list[Kept]]:
-        """The kept nodes by reason, those that hold most nodes first."""
+        """The kept nodes grouped by reason, largest group first."""
         grouped: dict[str, list[Kept]] = {}
         for kept in self.kept:
             grouped.setdefault(kept.reason, []).append(kept)
         return dict(sorted(grouped.items(), key=lambda item: -len(item[1])))
 
     def lines(self) -> list[str]:
-        """The audit for people."""
+        """The audit as text, one fact a line."""
         moved = sum(count for op, count in self.single.items() if op in MOVES)
         found = [
             f"{sum(self.half.values())} nodes compute in FP16, {len(self.kept)} in FP32"
@@ -93,19 +92,12 @@ class DtypeAudit:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values."""
+        """The audit as JSON values."""
         return asdict(self)
-
-
-def _float_casts(model: onnx.ModelProto) -> int:
-    view = GraphView(model)
-    return sum(
-        node.op_type == "Cast" and view.is_float(node.input[0]) and view.is_float(node.output[0]) for node in view.nodes
-    )
 
 
 def _constant_bytes(model: onnx.ModelProto) -> Counter[int]:
     sizes: Counter[int] = Counter()
     for tensor in model.graph.initializer:
-        sizes[tensor.data_type] += len(onnx.numpy_helper.to_array(tensor).tobytes())
+        sizes[tensor.data_type] += onnx.numpy_helper.to_array(tensor).nbytes
     return sizes

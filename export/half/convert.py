@@ -1,8 +1,8 @@
-"""An FP32 graph rewritten so that it computes in FP16, with FP32 where FP16 breaks.
+"""Conversion of an FP32 graph to FP16, with FP32 where FP16 would lose accuracy.
 
-The result is strongly typed: every tensor has the type the graph says, which is how TensorRT 11 takes its precision,
-and TensorRT 10 with the ``--stronglyTyped`` flag. Which nodes stay FP32 is decided in `export.half.rules`; here casts
-are placed, each tensor being cast at most once each way, and constants are stored in the type they are read in.
+The result is strongly typed: TensorRT 11, and TensorRT 10 with ``--stronglyTyped``, compute each tensor in the type
+that the graph states. `export.half.rules` decides which nodes stay FP32. This module places the casts, at most one each
+way for a tensor, and stores constants in the type in which they are read.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from emra_deploy.errors import EmraError
+from export.graphs.model_file import opset_of
 from export.graphs.view import FLOATS, GraphView
 from export.half.audit import DtypeAudit
 from export.half.rules import ALWAYS_SINGLE, HALF, SINGLE, Kept, choose, half_holds, is_mixed, moves
 
 MIN_OPSET = 17
-"""LayerNormalization appeared in it."""
+"""The first opset with LayerNormalization."""
 
 HALF_SCALE_OPSET = 19
-"""QuantizeLinear and DequantizeLinear take FP16 scales from here on."""
+"""The first opset in which QuantizeLinear and DequantizeLinear take FP16 scales."""
 
 LAYER_NORMS = ("single", "stash")
 
@@ -32,22 +33,22 @@ def convert_to_half(
 ) -> tuple[onnx.ModelProto, DtypeAudit]:
     """Rewrite a model's graph to FP16, keeping the types of its inputs and outputs.
 
-    QuantizeLinear and DequantizeLinear pairs are welcome: from opset 19 on their scales become FP16 where the tensors
-    around are, and before that they stay FP32.
+    The scales of QuantizeLinear and DequantizeLinear become FP16 from opset 19 on, where the tensors around them are
+    FP16; before that they stay FP32.
 
     Args:
-        model: FP32, weights in it or stored as FP16 with a Cast to FP32 (see `onnx_file.store_halves`). It is
-            not changed. Its metadata are carried over as they are.
+        model: An FP32 model whose weights are FP32, or FP16 with a Cast to FP32 (see `onnx_file.store_halves`). It is
+            not changed. Its metadata are copied.
         keep: Names of nodes, patterns of names or operators that must stay FP32.
         layer_norm: ``"single"``, FP32 in and out; or ``"stash"``, FP16 in and out with FP32 sums inside, as ONNX's
             ``stash_type`` of 1 asks.
 
     Returns:
-        The rewritten model, and what is in it.
+        The rewritten model, and its audit.
 
     Raises:
         EmraError: ``half-unsupported`` for a graph that is FP16 already, older than opset `MIN_OPSET`, or has
-            subgraphs; ``half-keep`` for a name that is in no node; ``graph-types`` when types cannot be inferred.
+            subgraphs; ``half-keep`` for a name that matches no node; ``graph-types`` when types cannot be inferred.
     """
     if layer_norm not in LAYER_NORMS:
         raise ValueError(f"layer_norm is {layer_norm!r}, expected one of {LAYER_NORMS}")
@@ -56,7 +57,7 @@ def convert_to_half(
 
 
 def prepare(model: onnx.ModelProto) -> GraphView:
-    """A copy of the graph with its constants in FP32, once it is known to be one that can be rewritten.
+    """Check that a graph can be rewritten, and copy it with its constants in FP32.
 
     Raises:
         EmraError: ``half-unsupported`` and ``graph-types`` as in `convert_to_half`.
@@ -71,14 +72,14 @@ def prepare(model: onnx.ModelProto) -> GraphView:
 
 
 def rewrite(model: onnx.ModelProto, view: GraphView, kept: dict[int, str]) -> tuple[onnx.ModelProto, DtypeAudit]:
-    """The graph in FP16 but for these nodes.
+    """The graph in FP16, except for some nodes.
 
     Args:
-        model: That was prepared.
-        view: What `prepare` made of it.
-        kept: Index of each node that computes in FP32, and why, as `export.half.rules.choose` gives them.
+        model: The original model, for the audit.
+        view: Result of `prepare` for it.
+        kept: Index and reason of each node that computes in FP32, from `export.half.rules.choose`.
     """
-    half = _Writer(view, set(kept) | moves(view, kept), _opset(view.model)).write()
+    half = _HalfWriter(view, set(kept) | moves(view, kept), opset_of(view.model)).write()
     reasons = [Kept(view.nodes[i].name, view.nodes[i].op_type, reason) for i, reason in sorted(kept.items())]
     return half, DtypeAudit.measure(model, half, reasons)
 
@@ -115,12 +116,8 @@ def fold_constants(model: onnx.ModelProto) -> None:
     graph.initializer.extend(kept)
 
 
-def _opset(model: onnx.ModelProto) -> int:
-    return next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-
-
 def _check_convertible(model: onnx.ModelProto) -> None:
-    opset = _opset(model)
+    opset = opset_of(model)
     if opset < MIN_OPSET:
         raise _unsupported(f"the graph has opset {opset}, expected {MIN_OPSET} or newer")
     for node in model.graph.node:
@@ -140,8 +137,8 @@ def _unsupported(cause: str) -> EmraError:
     return EmraError("half-unsupported", cause, "Give the FP32 file that export.to_onnx wrote")
 
 
-class _Writer:
-    """Writes the graph anew, node by node, in the types that were decided."""
+class _HalfWriter:
+    """Writes a new graph, node by node, in the types that were decided."""
 
     def __init__(self, view: GraphView, single: set[int], opset: int) -> None:
         self._view = view
@@ -158,7 +155,7 @@ class _Writer:
     def write(self) -> onnx.ModelProto:
         for index, node in enumerate(self._view.nodes):
             if not self._view.is_float_node(index):
-                self._copy(node)
+                self._append(node, [self._plain(name) for name in node.input], {})
             elif node.op_type == "Cast":
                 self._write_cast(index, node)
             elif node.op_type == "QuantizeLinear":
@@ -188,11 +185,11 @@ class _Writer:
 
     def _write_cast(self, index: int, node: onnx.NodeProto) -> None:
         source, made = node.input[0], node.output[0]
-        if self._view.is_float(source) and self._view.is_float(made) and made not in self._outputs:
+        if self._view.is_float_cast(node) and made not in self._outputs:
             self._alias[made] = source
             return
         if self._view.is_float(source):
-            # To whole numbers: whichever type is at hand will do.
+            # To integers: either type will do.
             self._append(node, [self._at_hand(source)], {})
             return
         kind = SINGLE if index in self._single else HALF
@@ -230,7 +227,7 @@ class _Writer:
             if kind is None:
                 continue
             if name in self._outputs and kind == HALF:
-                # The graph's outputs keep their type and name.
+                # The graph's outputs keep their types and names.
                 inner = f"{name}_half"
                 copy.output[place] = inner
                 self._have[inner], self._alias[name] = HALF, inner
@@ -239,13 +236,6 @@ class _Writer:
             else:
                 self._have[name] = kind
         return copy
-
-    def _copy(self, node: onnx.NodeProto) -> None:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        del copy.input[:]
-        copy.input.extend(map(self._plain, node.input))
-        self._nodes.append(copy)
 
     def _source(self, name: str) -> str:
         while name in self._alias:
@@ -257,7 +247,7 @@ class _Writer:
         return self._read(source, self._have.get(source, SINGLE))
 
     def _plain(self, name: str) -> str:
-        """A tensor without floating numbers, as it is."""
+        """The name of a tensor that is not floating-point; its constant is kept."""
         if name and self._view.producer(name) is None:
             self._keep_constant(name)
         return name
@@ -271,7 +261,7 @@ class _Writer:
             self._initialisers.append(tensor)
 
     def _read(self, name: str, kind: int) -> str:
-        """The name under which a floating tensor can be read in this type; casts and constants are made as needed."""
+        """The name of a floating tensor in this type; casts and constants are added as needed."""
         name = self._source(name)
         if self._view.constant(name) is not None and self._view.producer(name) is None:
             return self._constant(name, kind)

@@ -1,8 +1,8 @@
-"""What FP16 does to a model, shown in FP32: every tensor that a graph holds in FP16 is rounded to FP16, and no more.
+"""Emulation of an FP16 graph in FP32: every tensor that the graph holds in FP16 is rounded to FP16 where it is made.
 
-A library on the CPU may compute an FP16 graph in FP32 and round here and there, so its answer says little about the
-graph. Here each FP16 tensor is rounded where it is made, by a Cast to FP16 and back, which ONNX Runtime keeps (tested).
-A GPU that fuses nodes rounds less often and accumulates in FP32 as this does, so this is the graph at its worst.
+Libraries on the CPU may compute an FP16 graph in FP32 and round only some tensors, so their results say little about
+the graph. Here a Cast to FP16 and back rounds each FP16 tensor, and ONNX Runtime keeps these casts (tested). A GPU that
+fuses nodes rounds fewer tensors and accumulates in FP32 as this does, so the emulation is the worst case.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
 def with_rounding(half: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph in FP32, with a rounding wherever the given one makes an FP16 tensor.
+    """The graph in FP32, with each tensor that is FP16 in the given one rounded.
 
     Args:
-        half: What `export.half.convert.convert_to_half` gave. It is not changed.
+        half: A result of `export.half.convert.convert_to_half`. It is not changed.
     """
     view = GraphView(half)
     model = onnx.ModelProto()
@@ -39,7 +39,7 @@ def with_rounding(half: onnx.ModelProto) -> onnx.ModelProto:
         if node.op_type == "Cast":
             attribute = next(a for a in copy.attribute if a.name == "to")
             attribute.i = FLOAT if attribute.i == HALF else attribute.i
-        # What moves values moves rounded ones.
+        # Their inputs are rounded already.
         if node.op_type in MOVES:
             continue
         for place, name in enumerate(node.output):

@@ -1,7 +1,6 @@
-"""Which nodes of a graph compute in FP16 and which stay in FP32, and why: the rules behind `export.half`.
+"""Rules that decide which nodes of a graph compute in FP16 and which stay in FP32.
 
-A rule is here because FP16 breaks something, never because it might. What each one costs and saves is measured in
-``docs/decisions/0006-half-precision.md``.
+Each rule mends an error that was measured. ``docs/decisions/0006-half-precision.md`` has the cost and gain of each.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ from export.graphs.view import GraphView
 
 HALF_MAX = float(np.finfo(np.float16).max)
 HALF_NORMAL = float(np.finfo(np.float16).tiny)
-"""Below this, 6.1e-5, FP16 loses digits with every halving."""
+"""Smallest normal FP16 number, 6.1e-5; below it FP16 loses a digit with every halving."""
 
 HALF_STEP = 2.0**-10
-"""Distance of neighbouring FP16 numbers from 1 to 2: what rounding may move a number by, twice over."""
+"""Distance of neighbouring FP16 numbers from 1 to 2, twice the largest rounding error."""
 
 MOVES = frozenset(
     {
@@ -31,7 +30,7 @@ MOVES = frozenset(
         "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
     }
 )  # fmt: skip
-"""Operators that only move values: they take the type that their neighbours make cheapest."""
+"""Operators that only move values; they take the type that needs the fewest casts."""
 
 ARITHMETIC = frozenset(
     {
@@ -41,10 +40,10 @@ ARITHMETIC = frozenset(
         "Resize", "Sigmoid", "Softmax", "Softplus", "Sqrt", "Sub", "Tanh", "Where",
     }
 )  # fmt: skip
-"""Operators with a half form, all of whose floating tensors have one type (but for those in `ALWAYS_SINGLE`)."""
+"""Operators with an FP16 form, all of whose floating tensors have one type (except those in `ALWAYS_SINGLE`)."""
 
 ALWAYS_SINGLE = frozenset({("Resize", 1), ("Resize", 2)})
-"""Inputs, by operator and place, that stay FP32 whatever the node computes in."""
+"""Inputs, by operator and position, that stay FP32 whatever the node computes in."""
 
 HALF_IN_SINGLE_OUT = frozenset({("emra", "AttentionAggregation")})
 """Operators, by domain and name, that read FP16 and write FP32 sums: see `export.graphs.function_body`."""
@@ -62,9 +61,9 @@ LAYER_NORM = "sums of squares pass FP16's 65504"
 REDUCTION = "a sum over many values"
 AGGREGATION = "class attention: averages of about 1/N, the factor N, and the logits they are multiplied into"
 CLASS_ROWS = "softmax whose rows are averaged: 1/T each"
-NO_HALF = "operator {op} is not known to have a half form"
+NO_HALF = "operator {op} is not known to have an FP16 form"
 LARGE_CONSTANT = "constant {name} holds values beyond FP16's 65504"
-SMALL_CONSTANT = "constant {name} is {value:g}, which FP16 cannot tell from its neighbours"
+SMALL_CONSTANT = "constant {name} is {value:g}, which FP16 cannot represent to its usual digits"
 ASKED = "asked for by --keep"
 
 
@@ -73,9 +72,9 @@ class Kept:
     """A node that computes in FP32.
 
     Attributes:
-        node: Its name.
-        operator: Its kind.
-        reason: Why.
+        node: Name of the node.
+        operator: Its operator.
+        reason: Reason that it stays FP32.
     """
 
     node: str
@@ -92,10 +91,10 @@ def choose(view: GraphView, keep: Sequence[str] = (), layer_norm: str = "single"
         layer_norm: ``"single"`` for FP32 in and out, ``"stash"`` for FP16 in and out with FP32 inside.
 
     Returns:
-        Index of each kept node that computes (not of those that only move values), and the reason.
+        Index and reason of each kept node that computes; nodes that only move values are left out.
 
     Raises:
-        EmraError: ``half-keep`` for a name that is in no node.
+        EmraError: ``half-keep`` for a name that matches no node.
     """
     kept: dict[int, str] = {}
 
@@ -172,7 +171,7 @@ def _pixels(view: GraphView) -> set[int]:
 
 
 def _aggregation(view: GraphView) -> tuple[set[int], set[int]]:
-    """What follows an average of attention rows, and the softmaxes that serve nothing but such an average."""
+    """The nodes downstream of an average of attention rows, and the softmaxes that only such an average reads."""
     rows, seeds = set(), []
     for index, node in enumerate(view.nodes):
         if is_mixed(node):
@@ -182,7 +181,7 @@ def _aggregation(view: GraphView) -> tuple[set[int], set[int]]:
         followers = view.consumers(node.output[0])
         means = [f for f in followers if view.nodes[f].op_type in ("ReduceMean", "ReduceSum")]
         seeds += means
-        # Rows that also weigh values are left alone: a type of their own would cut the fused attention in two.
+        # Softmaxes that also weight values are left in FP16: another type would split the fused attention.
         if means and len(means) == len(followers):
             rows.add(index)
     region: set[int] = set()
@@ -196,7 +195,7 @@ def _aggregation(view: GraphView) -> tuple[set[int], set[int]]:
 
 
 def _spreads(view: GraphView, index: int) -> bool:
-    """Whether a node is attention that shares class weights out over the patches: large, and of values within FP16."""
+    """Whether a node is the second attention, class weights over the patches: large, with values in FP16's range."""
     node = view.nodes[index]
     if node.op_type != "MatMul":
         return False
@@ -222,13 +221,13 @@ def _bad_constant(view: GraphView, node: onnx.NodeProto) -> str | None:
 
 
 def half_holds(values: np.ndarray) -> bool:
-    """Whether each value keeps FP16's ten binary digits when it is rounded; zero does."""
+    """Whether rounding to FP16 leaves each value its ten binary digits; zero counts as such."""
     rounded = values.astype(np.float16).astype(np.float64)
     return bool(np.all(np.abs(rounded - values) <= HALF_STEP * np.abs(values)))
 
 
 def moves(view: GraphView, kept: dict[int, str]) -> set[int]:
-    """Nodes that only move values and lie among kept nodes alone, so they stay FP32 rather than be cast for nothing."""
+    """Nodes that only move values between kept nodes; they stay FP32, which saves the casts."""
     open_nodes = {i for i, node in enumerate(view.nodes) if node.op_type in MOVES and view.is_float_node(i)}
     single: set[int] = set()
     while open_nodes:
@@ -241,7 +240,7 @@ def moves(view: GraphView, kept: dict[int, str]) -> set[int]:
 
 
 def _group(view: GraphView, among: set[int]) -> tuple[set[int], set[int]]:
-    """One connected group of moving nodes, and the computing nodes around it."""
+    """One connected group of value-moving nodes, and the computing nodes around it."""
     start = min(among)
     group, border, queue = {start}, set(), [start]
     while queue:

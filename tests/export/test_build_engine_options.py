@@ -128,7 +128,7 @@ def test_the_precision_is_read_from_the_inspector(make: Make) -> None:
 def test_an_engine_that_says_nothing_is_written_and_that_is_said(make: Make) -> None:
     engine = make().build()
     assert engine.sidecar.precision.source == "not readable"
-    assert any("does not say what it computes in" in line for line in engine.lines)
+    assert any("does not report its own" in line for line in engine.lines)
 
 
 def test_options_reach_the_builder(make: Make) -> None:
