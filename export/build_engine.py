@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from emra_deploy.backends.names import ENGINES
 from emra_deploy.backends.tensorrt.cuda import UNUSABLE, Cuda, open_cuda
 from emra_deploy.backends.tensorrt.device import describe_machine, free_memory
 from emra_deploy.backends.tensorrt.flavour import FLAVOURS, RTX, Flavour, load_flavour, version_text
 from emra_deploy.backends.tensorrt.forecast import Forecast, check_fits
 from emra_deploy.backends.tensorrt.graph_memory import measure_graph
-from emra_deploy.backends.tensorrt.plan import SUFFIXES
 from emra_deploy.backends.tensorrt.plugins import inspect_plugin
 from emra_deploy.backends.tensorrt.precision import check_realised, parse_inspector, parse_layer_lines, realised
 from emra_deploy.backends.tensorrt.sidecar import (
@@ -170,9 +170,9 @@ def build_engine(
 
 
 def _check_outputs(output: Path, model: str | Path, overwrite: bool) -> None:
-    if output.suffix.lower() not in SUFFIXES:
+    if output.suffix.lower() not in ENGINES:
         raise EmraError(
-            "export-argument", f"the output's name does not end in {', '.join(SUFFIXES)}", "Name it FILE.engine", output
+            "export-argument", f"the output's name does not end in {', '.join(ENGINES)}", "Name it FILE.engine", output
         )
     check_output(output, overwrite=overwrite, inputs=(model,))
     check_output(sidecar_path(output), overwrite=overwrite, inputs=(model,))

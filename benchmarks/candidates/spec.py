@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
+from emra_deploy.backends.names import ENGINES
 from emra_deploy.backends.options import MAX_BATCH, LoadOptions
 from emra_deploy.errors import EmraError
 
@@ -44,7 +45,6 @@ PEERS = {
 them, accuracy does."""
 
 _MODULES = {"tensorrt": ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"), "torch-compile": ("torch",)}
-_ENGINES = (".engine", ".plan", ".trt")
 MAX_SIDE = 8192
 
 
@@ -100,11 +100,11 @@ def kind_of(path: Path) -> str:
         return "checkpoint"
     if suffix == ".onnx":
         return "onnx"
-    if suffix in _ENGINES:
+    if suffix in ENGINES:
         return "engine"
     raise EmraError(
         "model-format",
-        f"The name of the model ends in {suffix!r}, expected .onnx, {', '.join(_ENGINES)} or a checkpoint's folder",
+        f"The name of the model ends in {suffix!r}, expected .onnx, {', '.join(ENGINES)} or a checkpoint's folder",
         "Give one of these",
         path,
     )

@@ -1,4 +1,4 @@
-"""The names of the backends, in a module that loads no library: the command line's help stays fast."""
+"""The names of backends and their files, in a module that loads no library: the command line's help stays fast."""
 
 from __future__ import annotations
 
@@ -10,3 +10,6 @@ BACKENDS = ("onnxruntime", *GPU_PROVIDERS, "openvino", "tensorrt")
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 """Precisions that OpenVINO can be asked for."""
+
+ENGINES = (".engine", ".plan", ".trt")
+"""Endings of the names of TensorRT engines."""

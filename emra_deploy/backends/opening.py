@@ -10,14 +10,11 @@ from typing import Any
 
 from emra_deploy.backends.base import Backend
 from emra_deploy.backends.choose import Choice, choose_on_processor, providers_here
-from emra_deploy.backends.names import BACKENDS, PRECISIONS
+from emra_deploy.backends.names import ENGINES
 from emra_deploy.backends.options import DEFAULTS, LoadOptions
 from emra_deploy.backends.providers import PROVIDERS
 from emra_deploy.errors import EmraError
 from emra_deploy.host.slow_steps import step
-
-ENGINES = (".engine", ".plan", ".trt")
-"""Endings of the names of TensorRT engines."""
 
 _SUITS = {".onnx": ("onnxruntime", "openvino", *PROVIDERS), **dict.fromkeys(ENGINES, ("tensorrt",))}
 """For each ending the backends that run such files."""
@@ -26,8 +23,6 @@ _NOT_HERE = ("backend-missing", "backend-provider", "backend-broken", "backend-o
 """Codes of errors that speak against a backend on this machine, not against the file."""
 
 _ENGINE = Choice("tensorrt", "which runs engines")
-
-__all__ = ["BACKENDS", "ENGINES", "PRECISIONS", "Backend", "Choice", "explain", "open_auto", "open_backend", "soonest"]
 
 _log = logging.getLogger(__name__)
 

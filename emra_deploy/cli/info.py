@@ -55,7 +55,8 @@ def describe(path: str, manifest_of: str | None = None) -> dict[str, Any]:
     Raises:
         EmraError: Whatever is wrong with the file.
     """
-    from emra_deploy.backends.opening import ENGINES, explain
+    from emra_deploy.backends.names import ENGINES
+    from emra_deploy.backends.opening import explain
     from emra_deploy.host.digest import file_sha256
 
     if Path(path).suffix.lower() in ENGINES:

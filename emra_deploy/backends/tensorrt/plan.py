@@ -10,9 +10,6 @@ from emra_deploy.backends.tensorrt.flavour import RTX, TENSORRT, TITLES, version
 from emra_deploy.errors import EmraError
 from emra_deploy.host.files import instead_of_file
 
-SUFFIXES = (".engine", ".plan", ".trt")
-"""Endings of the names of engine files."""
-
 # The tag and the place of the version are those that trtexec --getPlanVersionOnly reads (NVIDIA/TensorRT,
 # samples/common/sampleEngines.cpp); TensorRT-RTX 1.7 writes another tag and puts its version at the same place (tried).
 _TAGS = {b"ftrt": TENSORRT, b"vtrt": RTX}
