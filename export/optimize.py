@@ -60,10 +60,10 @@ class Settings:
         budget: The accuracy that may be lost.
         target: One of `export.int8.cost.TARGETS`.
         high: Precision of the other parts, or None for the one that suits the target.
-        split: Of the data set that accuracy is measured on.
+        split: Split of the data set that accuracy is measured on.
         windows: Number of labelled windows that the search compares choices on.
         count: Calibration tiles.
-        method: Of the ranges.
+        method: Calibration method of the ranges.
         percentile: For the method of that name.
         curve: Points of the frontier that are evaluated in any case.
         tries: Linears that are tried on top of the frontier's point.

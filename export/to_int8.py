@@ -125,7 +125,7 @@ def to_int8(
         calibration: Folder of images, or a data set whose training pictures are used.
         output: File to write, ``.onnx``.
         method: One of `METHODS`.
-        percentile: Of the magnitudes, in per cent, for the method of that name.
+        percentile: Percentile of the magnitudes, in per cent, for the method of that name.
         high_precision: Precision of the other parts, ``"fp32"`` or ``"fp16"``.
         count: Calibration tiles.
         exclude: Linears, blocks or endings of names that stay in high precision.

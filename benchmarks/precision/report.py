@@ -121,8 +121,8 @@ def as_markdown(table: Table, run: Mapping[str, Any], machine: Mapping[str, Any]
 
     Args:
         table: The measurements.
-        run: As `benchmarks.reporting.provenance.describe_run` gives it.
-        machine: As `benchmarks.reporting.provenance.describe_machine` gives it.
+        run: Result of `benchmarks.reporting.provenance.describe_run`.
+        machine: Result of `benchmarks.reporting.provenance.describe_machine`.
     """
     rows = table.rows
     notes: list[str] = []

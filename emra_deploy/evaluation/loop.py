@@ -42,7 +42,7 @@ class ImageScore:
     """Scores of one picture.
 
     Attributes:
-        name: Of the picture.
+        name: Name of the picture.
         miou: Mean IoU over the classes that occur in it, NaN without any label.
         accuracy: Fraction of right pixels, NaN without any label.
         pixels: Labelled pixels.

@@ -27,8 +27,8 @@ class Scores:
         names: The C classes.
         iou: Intersection over union of each class.
         f1: Harmonic mean of precision and recall of each class.
-        precision: Of the pixels labelled so, the fraction that is right.
-        recall: Of the pixels that are so, the fraction that was found.
+        precision: Fraction of the pixels with the label that is right.
+        recall: Fraction of the pixels of the class that was found.
         support: Ground-truth pixels of each class.
         miou: Mean of ``iou`` over classes that occur in truth or prediction.
         mf1: Mean of ``f1`` over the same.

@@ -205,7 +205,7 @@ img { display: block; width: 100%; image-rendering: auto; }
 <h2>The {{ shown | length }} worst pictures</h2>
 <div class="key">{% for name in scores.names %}<span><i style="background: {{ palette[loop.index0] }}"></i>{{ name }}
 </span>{% endfor %}</div>
-<div class="key"><span>Right and wrong, in colours that colour-blind eyes tell apart:</span>
+<div class="key"><span>Right and wrong, in colours that colour-blind eyes can distinguish:</span>
 {% for name, colour in verdicts %}<span><i style="background: {{ colour }}"></i>{{ name }}</span>{% endfor %}</div>
 {% for entry in shown %}<section>
 <h3>{{ entry.score.name }}<small>mIoU {{ entry.score.miou | percent }} % · right

@@ -77,7 +77,7 @@ class PictureReport:
     """Two models on one picture.
 
     Attributes:
-        name: Of the picture.
+        name: Name of the picture.
         pixels: Those that hold data.
         agreeing: Those with equal labels.
         logits: Their differences, None where the two models do not both give logits of the same tiles.
@@ -103,7 +103,7 @@ class Report:
     """Result of `export.compare.comparison.compare`; the first model is the reference.
 
     Attributes:
-        classes: Of both models.
+        classes: Classes of both models.
         pictures: One entry for each picture, in order; at least one.
         runners: Facts about the backend of either model.
         matrix_a: Counts against the ground truth, None where the pictures have none.

@@ -70,8 +70,8 @@ def golden_image(path: str | Path | None, height: int, width: int) -> npt.NDArra
 
     Args:
         path: A picture whose middle is used, or None for a generated scene.
-        height: Of the model's input.
-        width: Likewise.
+        height: Height of the model's input.
+        width: Width of the model's input.
 
     Returns:
         uint8 height x width x 3.
@@ -87,7 +87,8 @@ def golden_image(path: str | Path | None, height: int, width: int) -> npt.NDArra
         Image.fromarray(reduced).save(stream, format="PNG", optimize=True)
         if stream.tell() <= GOLDEN_BYTES:
             break
-    return np.ascontiguousarray(reduced)
+    # A copy: Pillow's pixels are read-only, and PyTorch warns of such.
+    return np.array(reduced)
 
 
 def real_tiles(folder: str | Path | None, height: int, width: int) -> npt.NDArray[np.uint8]:

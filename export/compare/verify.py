@@ -186,9 +186,9 @@ class Engine:
 
     Attributes:
         title: The library and its version.
-        layers: Of the network.
-        bytes: Of the engine.
-        counts: How many matrix products and convolutions run in which precision; empty when it does not say.
+        layers: Layers of the network.
+        bytes: Size of the engine.
+        counts: Matrix products and convolutions by the precision they run in; empty when it is not reported.
     """
 
     title: str

@@ -32,8 +32,8 @@ def draw_difference(a: Backend, b: Backend, source: ImageSource, names: tuple[st
         a: The reference.
         b: The model that is compared with it.
         source: The picture; it is read whole.
-        names: Of both models, for the headings.
-        title: Of the picture.
+        names: Names of both models, for the headings.
+        title: Name of the picture.
 
     Returns:
         uint8 H x W x 3.

@@ -51,8 +51,8 @@ class CalibrationSet:
 
     Attributes:
         tiles: uint8 K x H x W x 3, RGB.
-        origins: Of each tile, the file's name and the window's top and left.
-        class_shares: Of all pixels, the share that the model gives to each of the C classes.
+        origins: File name, and top and left of the window, of each tile.
+        class_shares: Share of all pixels that the model gives to each of the C classes.
         candidates: Windows that the choice was made from.
         images: Files that the tiles come from.
     """

@@ -64,7 +64,7 @@ class Recipe:
     Attributes:
         linears: The model's candidates.
         quantized: Those that become INT8, at least one.
-        ranges: Of their inputs.
+        ranges: Ranges of their inputs.
         method: The calibration method of the ranges, as the Manifest names it.
         calibration: The tiles they were measured on.
         high: Precision of the rest, one of `HIGH_PRECISIONS`.

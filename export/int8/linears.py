@@ -36,7 +36,7 @@ class Linear:
         weight: Name of the constant: K x N for a MatMul, N x C x kh x kw for a Conv.
         inputs: K, products summed for one output (C * kh * kw of a Conv).
         outputs: N.
-        rows: Output rows (tokens or pixels) of one picture, 0 where shape inference cannot tell.
+        rows: Output rows (tokens or pixels) of one picture, 0 where shape inference finds none.
     """
 
     name: str

@@ -120,7 +120,7 @@ def entropy_threshold(counts: np.ndarray) -> int:
     wins. Source: Migacz, 8-bit inference with TensorRT, GTC 2017.
 
     Args:
-        counts: Of magnitudes, from 0 up, the last one not empty.
+        counts: Histogram of magnitudes, from 0 up, the last one not empty.
     """
     step = -(-len(counts) // ENTROPY_BINS)
     padded = np.concatenate([counts, np.zeros(-len(counts) % step, counts.dtype)])

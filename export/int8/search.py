@@ -151,7 +151,7 @@ def search(
     """Find the cheapest choice within a budget.
 
     Args:
-        divergences: Damage of each linear alone, by name; at least 0.
+        divergences: Divergence that each linear causes alone, by name; at least 0.
         savings: Seconds a picture that INT8 saves, by the same names.
         evaluate: Measures a choice on labelled tiles.
         budget: The accuracy that may be lost.
@@ -206,7 +206,7 @@ def _solve(
 def knapsack(divergences: Mapping[str, float], savings: Mapping[str, float], capacity: float) -> set[str]:
     """The linears that save most while their divergences add up to a capacity at most.
 
-    The 0/1 knapsack by dynamic programming over savings, of which `LEVELS` are told apart: at most one level of
+    The 0/1 knapsack by dynamic programming over savings, of which it distinguishes `LEVELS`: at most one level of
     the total is lost for each linear.
 
     Args:
@@ -226,11 +226,17 @@ def knapsack(divergences: Mapping[str, float], savings: Mapping[str, float], cap
 
 
 def _refine(run: _Search, best: Point, left: Sequence[str], budget: Budget, tries: int) -> Point:
-    """Add linears that were left out, the largest saving first, as long as the budget holds."""
+    """Try linears that were left out, the largest saving first: on top of the best, and alone where that saves more.
+
+    The longest prefix and the next linear together save at least as much as any choice within the budget, so the
+    better of the two saves at least half of it.
+    """
     for name in sorted(left, key=lambda name: (-run.savings[name], name))[:tries]:
-        point = run.look(sorted({*best.linears, name}), "refine")
-        if point.outcome.within(budget):
-            best = point
+        for names in ({*best.linears, name}, {name}):
+            if sum(run.savings[one] for one in names) > best.saving:
+                point = run.look(sorted(names), "refine")
+                if point.outcome.within(budget):
+                    best = point
     return best
 
 
@@ -238,8 +244,8 @@ def pareto(costs: Sequence[float], drops: Sequence[float]) -> list[int]:
     """Indices of the points that no other beats: none costs less and loses less, or equals it in one.
 
     Args:
-        costs: Of each point.
-        drops: Of each point.
+        costs: Cost of each point.
+        drops: Drop of each point.
     """
     order = sorted(range(len(costs)), key=lambda index: (costs[index], drops[index]))
     kept: list[int] = []

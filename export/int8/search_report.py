@@ -40,8 +40,8 @@ class SearchReport:
         savings: Seconds a picture that INT8 saves in each linear.
         found: The search's result.
         chosen: The choice in the file: the search's, or a more careful one that all pictures demanded.
-        timings: Of whole graphs, by the linears that are quantised; some of the points, and always FP32.
-        comparison: Of the chosen graph with FP32 on all pictures, or None when there is no such graph.
+        timings: Times of whole graphs, by the linears that are quantised; some of the points, and always FP32.
+        comparison: Comparison of the chosen graph with FP32 on all pictures, or None when there is no such graph.
         windows: Number of windows that the search compared choices on.
     """
 

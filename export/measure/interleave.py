@@ -36,7 +36,7 @@ class Plan:
         warmup: Iterations of each candidate before the first round, thrown away.
         rounds: Visits to each candidate; more make intervals narrower, and visits shorter.
         settle: Iterations thrown away at the start of each visit: caches and threads come back from another candidate.
-        seed: Of the order within rounds.
+        seed: Seed of the order within rounds.
 
     Raises:
         EmraError: ``iterations``: a value is out of range.

@@ -118,7 +118,7 @@ def paired_ratio(first: Sequence[float], second: Sequence[float], *, seed: int =
     Args:
         first: One positive number a round, such as a block's median.
         second: The same rounds of the other.
-        seed: Of the resampling.
+        seed: Seed of the resampling.
 
     Raises:
         ValueError: Unequal or no rounds, or numbers that are not positive.

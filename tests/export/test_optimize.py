@@ -167,7 +167,8 @@ def test_acceptance_scores_like_the_confusion_matrix_of_torchmetrics(quantizer: 
     assert tiles.shape == (4, 64, 64, 3)
     accept = Acceptance(quantizer, windows)
     metric = MulticlassJaccardIndex(5, average="macro", ignore_index=255)
-    before, after = (quantizer.open(names).run(tiles)["classes"] for names in ((), quantizer.linears))
+    runners = quantizer.open(()), quantizer.open(quantizer.linears)
+    before, after = (np.concatenate([one.run(tile[np.newaxis])["classes"] for tile in tiles]) for one in runners)
     values = [float(metric(torch.from_numpy(labels), torch.from_numpy(truth))) for labels in (before, after)]
     outcome = accept(quantizer.linears)
     assert outcome.drop == pytest.approx(100 * (values[0] - values[1]), abs=1e-3)
