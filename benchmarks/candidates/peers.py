@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +29,8 @@ class PlainViT(nn.Module):
         import timm
 
         super().__init__()
-        self.vit = timm.create_model("vit_base_patch16_224", pretrained=False, img_size=size, num_classes=0)
-        self.head = nn.Linear(self.vit.num_features, num_classes)
+        self.vit: Any = timm.create_model("vit_base_patch16_224", pretrained=False, img_size=size, num_classes=0)
+        self.head = nn.Linear(cast(int, self.vit.num_features), num_classes)
         self.grid = (size[0] // 16, size[1] // 16)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -95,9 +96,12 @@ def _make(name: str, size: tuple[int, int], classes: int) -> nn.Module:
         return PlainViT(size, classes)
     import segmentation_models_pytorch as smp
 
+    model: nn.Module
     if name == "smp-segformer-b2":
-        return smp.Segformer("mit_b2", encoder_weights=None, classes=classes)
-    return smp.Unet(_UNETS[name], encoder_weights=None, classes=classes)
+        model = smp.Segformer("mit_b2", encoder_weights=None, classes=classes)
+    else:
+        model = smp.Unet(_UNETS[name], encoder_weights=None, classes=classes)
+    return model
 
 
 def _read(path: Path) -> dict[str, Tensor]:

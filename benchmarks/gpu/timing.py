@@ -13,7 +13,7 @@ Work = Callable[[], object]
 
 def capture(works: Sequence[Work]) -> torch.cuda.CUDAGraph:
     """One graph that does all the work, warmed up on the side first, as capture demands."""
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(2):
@@ -74,7 +74,7 @@ def _once(graph: torch.cuda.CUDAGraph) -> float:
 
 
 def _replay(graph: torch.cuda.CUDAGraph, count: int) -> list[float]:
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]  # type: ignore[no-untyped-call]
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(count + 1)]
     marks[0].record()
     for mark in marks[1:]:
         graph.replay()

@@ -198,7 +198,7 @@ def write_table(
     if json is not None:
         write_result(json, result, overwrite=overwrite)
     with atomic_output(output, overwrite=overwrite) as part:
-        part.write_text(as_markdown(table, result["run"], result["machine"]), encoding="utf-8")
+        part.write_text(as_markdown(table, result["run"] or {}, result["machine"]), encoding="utf-8")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -118,4 +118,4 @@ def percentile(values: Sequence[float], share: float) -> float | None:
 def reconciles(counters: Counters) -> bool:
     """True if every received frame is counted in exactly one place."""
     parts = ("skipped", "dropped", "expired", "delivered", "left", "waiting")
-    return counters.received == sum(getattr(counters, part) for part in parts)
+    return counters.received == sum(int(getattr(counters, part)) for part in parts)
