@@ -63,7 +63,7 @@ def test_text_that_steers_a_terminal_is_refused(
 
 def test_letters_of_all_languages_are_names(tmp_path: Path) -> None:
     for name in ("Gewässer", "建物", "дорога", "مبنى", "🌳"):
-        _, manifest = open_backend(write(tmp_path / "model.onnx", classes=named(name)))
+        manifest = open_backend(write(tmp_path / "model.onnx", classes=named(name))).manifest
         assert manifest.classes.names[0] == name
 
 
