@@ -148,6 +148,7 @@ _KINDS: Mapping[str, Mapping[str, str]] = {
     },
     "OutputError": {
         "output-busy": "Another process is writing this output.",
+        "output-crs": "The map cannot hold the coordinate reference system of the picture.",
         "output-exists": "The output exists, and may not be replaced.",
         "output-folder-missing": "The folder for the output does not exist.",
         "output-is-folder": "The output is a folder, and a file name was expected.",

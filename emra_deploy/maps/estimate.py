@@ -40,6 +40,7 @@ class MapEstimate:
         output_bytes: The map before compression, which is the most that it can take on the disk beside its overviews.
         model: Name and precision.
         backend: Facts about what runs the model.
+        warnings: What the user should know before the work.
     """
 
     height: int
@@ -55,10 +56,11 @@ class MapEstimate:
     output_bytes: int
     model: dict[str, str]
     backend: dict[str, str]
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values."""
-        return {**self.__dict__, "tile": list(self.tile), "dry_run": True}
+        return {**self.__dict__, "tile": list(self.tile), "warnings": list(self.warnings), "dry_run": True}
 
 
 def estimate(source: ImageSource, segmenter: Segmenter) -> MapEstimate:

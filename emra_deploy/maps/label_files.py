@@ -155,16 +155,7 @@ def _describe(dataset: Any, classes: ClassSet, georeference: GeoReference, tags:
     alpha[IGNORE] = 0
     colours = {value: (*map(int, table[value]), int(alpha[value])) for value in range(256)}
     dataset.write_colormap(1, colours)
-    if georeference.area_or_point is not None:
-        dataset.update_tags(AREA_OR_POINT=georeference.area_or_point)
-    if georeference.gcps:
-        dataset.gcps = (list(georeference.gcps), georeference.gcp_crs)
-    elif georeference.has_transform:
-        dataset.transform = georeference.transform
-    if georeference.crs is not None:
-        dataset.crs = georeference.crs
-    if georeference.rpcs is not None:
-        dataset.rpcs = georeference.rpcs
+    georeference.write_to(dataset)
     names = {f"CLASS_{label}": name for label, name in enumerate(classes.names)}
     dataset.update_tags(EMRA_CLASSES=json.dumps(classes.names, ensure_ascii=False), **names, **tags)
     dataset.set_band_description(1, "classes")

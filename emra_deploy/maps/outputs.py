@@ -19,7 +19,9 @@ from emra_deploy.maps.job import MapJob
 from emra_deploy.maps.label_files import LabelWriter, PngWriter, RasterWriter
 from emra_deploy.maps.polygons import class_labels, load_geopackage_libraries, write_polygons
 from emra_deploy.maps.preview import MAX_SIDE, STREAMED_SIDE, Preview
+from emra_deploy.maps.side_car import SUFFIX
 from emra_deploy.model_file.manifest import Manifest
+from emra_deploy.pictures.georeference import GeoReference
 from emra_deploy.pictures.inputs import OpenPicture
 from emra_deploy.pictures.windows import Window
 from emra_deploy.segmenting.areas import ClassArea, class_areas, count_labels
@@ -39,7 +41,7 @@ def check_files(job: MapJob, model: str | os.PathLike[str] | None) -> None:
         need("raster", "rasterio", purpose="a .tif map, unlike a .png,", code="raster-extra")
     if job.polygons is not None and Path(job.polygons).suffix.lower() == ".gpkg":
         load_geopackage_libraries()
-    outputs = [path for path in (job.output, job.overlay, job.polygons) if path is not None]
+    outputs = [path for path in (job.output, job.overlay, job.polygons, *_files_beside(job)) if path is not None]
     inputs = [job.input] if model is None else [job.input, model]
     check_all_outputs(outputs, overwrite=job.overwrite, inputs=inputs)
     for path in outputs:
@@ -78,6 +80,14 @@ def check_map(job: MapJob, source: OpenPicture, area_note: str | None) -> None:
         raise EmraError("polygon-area", f"no square metres: {area_note}", "Use --min-pixels instead of --min-area")
 
 
+def _files_beside(job: MapJob) -> list[Path]:
+    """Existing files that GDAL takes for parts of the map: they belong to the map that it replaces."""
+    if not job.writes_raster:
+        return []
+    place = os.path.realpath(job.output)
+    return [path for path in (Path(place + suffix) for suffix in (SUFFIX, ".msk", ".ovr")) if path.exists()]
+
+
 class MapOutputs:
     """The output files of a map in the making; a context manager that publishes them unless its block fails.
 
@@ -86,6 +96,7 @@ class MapOutputs:
         source: The picture.
         manifest: Of the model.
         pixel_area: Square metres of a pixel on the ground, or None.
+        place: As `split_place` gives it.
 
     Attributes:
         counts: How often each of the 256 label values occurs so far.
@@ -96,8 +107,16 @@ class MapOutputs:
         EmraError: ``polygon-class`` for a class that the model does not have.
     """
 
-    def __init__(self, job: MapJob, source: OpenPicture, manifest: Manifest, pixel_area: float | None) -> None:
+    def __init__(
+        self,
+        job: MapJob,
+        source: OpenPicture,
+        manifest: Manifest,
+        pixel_area: float | None,
+        place: tuple[GeoReference, str | None],
+    ) -> None:
         self._job, self._source, self._manifest, self._pixel_area = job, source, manifest, pixel_area
+        self._place, self._side_car = place
         self._outlined = class_labels(manifest.classes, job.polygon_classes) if job.polygons is not None else ()
         self._stack = ExitStack()
         self.counts = np.zeros(256, np.int64)
@@ -112,6 +131,9 @@ class MapOutputs:
                 for path in (job.output, job.overlay, job.polygons)
             )
             assert self._map is not None
+            if self._side_car is not None:
+                beside = os.path.realpath(job.output) + SUFFIX
+                stack.enter_context(atomic_output(beside, overwrite=job.overwrite)).write_text(self._side_car, "utf-8")
             self._writer: LabelWriter = stack.enter_context(closing(self._open_writer(self._map)))
             if job.overlay is not None:
                 side = MAX_SIDE if source.in_memory else STREAMED_SIDE
@@ -123,6 +145,10 @@ class MapOutputs:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.__exit__(kind, error, trace)
+        if kind is None:
+            for path in _files_beside(self._job):
+                if self._side_car is None or not path.name.endswith(SUFFIX):
+                    path.unlink()
 
     def add(self, window: Window, labels: npt.NDArray[np.uint8]) -> int:
         """Write the next rows, uint8 h×W, to all files; return the row after their last."""
@@ -162,4 +188,4 @@ class MapOutputs:
         if not self._job.writes_raster:
             return PngWriter(path, source.height, source.width, manifest.classes)
         tags = {"EMRA_MODEL": manifest.name, "EMRA_PRECISION": manifest.precision}
-        return RasterWriter(path, source.height, source.width, manifest.classes, source.georeference, tags)
+        return RasterWriter(path, source.height, source.width, manifest.classes, self._place, tags)

@@ -30,6 +30,7 @@ class MapReport:
         model: Path, name and precision.
         backend: Facts about what ran the model.
         throttled: What slowed the machine down during the run, as kernel and driver call it.
+        warnings: What the user should know, which was logged before the work.
         seconds: Of ``load`` (picture and model), ``segment`` (reading, running, writing rows) and ``total``.
     """
 
@@ -47,6 +48,7 @@ class MapReport:
     model: dict[str, str]
     backend: dict[str, str]
     throttled: tuple[str, ...]
+    warnings: tuple[str, ...]
     seconds: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,6 +83,7 @@ class MapReport:
             "model": self.model,
             "backend": self.backend,
             "throttled": list(self.throttled),
+            "warnings": list(self.warnings),
             "seconds": self.seconds,
         }
 

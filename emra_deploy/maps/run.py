@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -22,10 +24,14 @@ from emra_deploy.maps.journal import Journal
 from emra_deploy.maps.outputs import MapOutputs, check_files, check_map
 from emra_deploy.maps.report import MapReport
 from emra_deploy.maps.resampling import ResampledSource, scale_factor
+from emra_deploy.maps.side_car import SUFFIX, name_of, split_place
 from emra_deploy.model_file.classes import IGNORE
+from emra_deploy.pictures.georeference import GeoReference
 from emra_deploy.pictures.inputs import open_input
 from emra_deploy.pictures.windows import Window
 from emra_deploy.segmenting.segmenter import Segmenter
+
+_log = logging.getLogger(__name__)
 
 JOURNAL_PIXELS = 2**26
 """From this many pixels on, minutes of work, the rows of an unfinished map are kept."""
@@ -73,6 +79,7 @@ class PreparedMap:
         source: The picture.
         pixel_area: Square metres of a pixel on the ground, or None.
         area_note: Why there are none, or None.
+        warnings: What the user should know before the work, which is logged too.
 
     Raises:
         EmraError: Whatever is wrong with the picture or the outputs.
@@ -82,12 +89,19 @@ class PreparedMap:
         self._start = time.perf_counter()
         self.job = job
         check_files(job, model)
+        self.warnings: list[str] = []
         self.source = open_input(job.input, bands=job.bands, scale=job.scale)
         try:
             self.pixel_area, self.area_note = self.source.georeference.pixel_area_m2()
             if isinstance(job.gsd, float):
                 self.pixel_area, self.area_note = job.gsd**2, None
             check_map(job, self.source, self.area_note)
+            self._place: tuple[GeoReference, str | None] = self.source.georeference, None
+            if job.writes_raster:
+                self._place = split_place(self.source.georeference, job.input)
+            if self._place[1] is not None:
+                name = name_of(self.source.georeference)
+                self._warn(f"no GeoTIFF holds {name}: keep {os.fspath(job.output)}{SUFFIX}, which does, beside the map")
         except BaseException:
             self.source.close()
             raise
@@ -98,11 +112,16 @@ class PreparedMap:
     def __exit__(self, *_: object) -> None:
         self.source.close()
 
+    def _warn(self, text: str) -> None:
+        self.warnings.append(text)
+        _log.warning("%s", text)
+
     def estimate(self, segmenter: Segmenter) -> MapEstimate:
         """As `estimate_map`."""
         # Refuses classes that the model does not have, as `make` does.
-        MapOutputs(self.job, self.source, segmenter.manifest, self.pixel_area)
-        return estimate(self._resampled(segmenter) or self.source, segmenter)
+        MapOutputs(self.job, self.source, segmenter.manifest, self.pixel_area, self._place)
+        found = estimate(self._resampled(segmenter) or self.source, segmenter)
+        return replace(found, warnings=tuple(self.warnings))
 
     def make(self, segmenter: Segmenter, progress: Callable[[int, int], None] | None = None) -> MapReport:
         """As `make_map`."""
@@ -112,7 +131,7 @@ class PreparedMap:
         factor = 1.0 if resampled is None else resampled.factor
         rows = partial(segmenter.segment_rows, source) if resampled is None else partial(resampled.rows, segmenter)
         watch = ThrottleWatch()
-        outputs = MapOutputs(job, source, segmenter.manifest, self.pixel_area)
+        outputs = MapOutputs(job, source, segmenter.manifest, self.pixel_area, self._place)
         # The journal goes last, when the outputs have their names.
         with self._journal(segmenter, factor) as journal, outputs:
             resumed = 0 if journal is None else journal.rows
@@ -138,6 +157,7 @@ class PreparedMap:
             },
             backend=segmenter.backend.describe(),
             throttled=watch.seen,
+            warnings=tuple(self.warnings),
             seconds={
                 "load": round(loaded - self._start, 4),
                 "segment": round(done - loaded, 4),

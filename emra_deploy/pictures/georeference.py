@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ class GeoReference:
         gcp_crs: Their coordinate reference system, or None.
         rpcs: Rational polynomial coefficients, or None.
         area_or_point: The tag of that name, or None: whether coordinates are those of corners or centres of pixels.
+        epoch: Decimal year of coordinates in a system that moves with its plate, as GDAL writes it, or None.
     """
 
     crs: Any = None
@@ -29,13 +31,30 @@ class GeoReference:
     gcp_crs: Any = None
     rpcs: Any = None
     area_or_point: str | None = None
+    epoch: str | None = None
 
     @classmethod
     def of(cls, dataset: Any) -> GeoReference:
         """That of an open rasterio dataset."""
         gcps, gcp_crs = dataset.gcps
         tag = dataset.tags().get("AREA_OR_POINT")
-        return cls(dataset.crs, dataset.transform, tuple(gcps), gcp_crs, dataset.rpcs, tag)
+        return cls(dataset.crs, dataset.transform, tuple(gcps), gcp_crs, dataset.rpcs, tag, _epoch(dataset))
+
+    def write_to(self, dataset: Any) -> None:
+        """Give it to a rasterio dataset that is being written."""
+        if self.area_or_point is not None:
+            dataset.update_tags(AREA_OR_POINT=self.area_or_point)
+        if self.gcps:
+            from rasterio.crs import CRS
+
+            # rasterio takes no None here, though it gives one.
+            dataset.gcps = (list(self.gcps), self.gcp_crs or CRS())
+        elif self.has_transform:
+            dataset.transform = self.transform
+        if self.crs is not None:
+            dataset.crs = self.crs
+        if self.rpcs is not None:
+            dataset.rpcs = self.rpcs
 
     @property
     def has_transform(self) -> bool:
@@ -87,3 +106,16 @@ class GeoReference:
         """Metres a pixel: the side of a square of a pixel's area; None where that is not known."""
         area, _ = self.pixel_area_m2()
         return None if area is None else math.sqrt(area)
+
+
+def _epoch(dataset: Any) -> str | None:
+    """The epoch of a dataset's coordinates, which rasterio drops: only GDAL's own copy as VRT has it."""
+    from rasterio import shutil
+    from rasterio.io import MemoryFile
+
+    if dataset.crs is None:
+        return None
+    with MemoryFile(ext=".vrt") as copy:
+        shutil.copy(dataset, copy.name, driver="VRT")
+        found = re.search(rb'<SRS[^>]* coordinateEpoch="([0-9.]+)"', copy.read())
+    return None if found is None else found.group(1).decode()

@@ -121,11 +121,12 @@ class RasterSource:
             with self._errors():
                 self._check_size(state.st_size)
                 self._prepare_validity()
-                self.georeference = GeoReference.of(self.dataset)
                 names = [interpretation.name for interpretation in self.dataset.colorinterp]
                 self._values = PixelValues(self.dataset, scale, self.path)
                 self._bands = choose_bands(names, bands, self.path)
                 self._sums = self._open_sums(place)
+                # Last: GDAL's copies, of which one is made for it, swallow errors that the others raise.
+                self.georeference = GeoReference.of(self.dataset)
         except BaseException:
             self.dataset.close()
             raise
