@@ -115,6 +115,7 @@ class AerialDataset:
         tiles: Sorted by name.
         bands: What the three channels are.
         gsd: Metres per pixel, or None where tiles differ or nobody said.
+        described: Whether its user described it in ``classes.yaml``.
     """
 
     name: str
@@ -123,6 +124,7 @@ class AerialDataset:
     tiles: tuple[Tile, ...]
     bands: tuple[str, str, str] = ("red", "green", "blue")
     gsd: float | None = None
+    described: bool = False
 
     @property
     def labelled(self) -> bool:
