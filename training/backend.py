@@ -7,6 +7,7 @@ import numpy.typing as npt
 import torch
 
 from emra_deploy.backends.base import Outputs, check_batch
+from emra_deploy.host.forks import Owner
 from emra_deploy.model_file.manifest import Manifest
 from training.checkpoint import Checkpoint
 
@@ -33,7 +34,7 @@ class TorchBackend:
         device: str = "cpu",
         model: str = "checkpoint",
     ) -> None:
-        self._device = torch.device(device)
+        self._device, self._owner = torch.device(device), Owner()
         self._model = checkpoint.model.eval()
         if size is not None:
             self._model.set_image_size(*size)
@@ -55,6 +56,7 @@ class TorchBackend:
 
     def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
         """uint8 B x H x W x 3, RGB -> ``classes`` uint8 B x H x W, ``logits`` float32 B x C x H x W."""
+        self._owner.check("the model")
         check_batch(batch, self.input_shape)
         pixels = torch.from_numpy(np.ascontiguousarray(batch)).to(self._device)
         with torch.inference_mode():
@@ -64,7 +66,8 @@ class TorchBackend:
         return {"classes": labels.cpu().numpy(), "logits": logits.float().cpu().numpy()}
 
     def close(self) -> None:
-        """Nothing to free that Python does not free itself."""
+        """Only note it: Python frees the rest itself."""
+        self._owner.release()
 
 
 def torch_manifest(checkpoint: Checkpoint, backend: TorchBackend, name: str) -> Manifest:

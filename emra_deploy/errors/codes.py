@@ -31,6 +31,7 @@ _KINDS: Mapping[str, Mapping[str, str]] = {
         "blend": "Blending needs logits, which the model does not give.",
         "build-option": "This TensorRT cannot build with the option given.",
         "calibration-count": "The number of calibration tiles is below 1.",
+        "closed": "A model or stream is used after it was closed.",
         "compare-device": "The two results were measured on different devices.",
         "compare-kind": "The two results are of different benchmarks.",
         "dataset-kind": "There is no kind of data set of this name.",
@@ -253,7 +254,7 @@ _KINDS: Mapping[str, Mapping[str, str]] = {
         "gpu-too-old": "The GPU is too old for the measurements.",
         "memory": "The memory of the machine does not suffice.",
         "memory-forecast": "The engine would need more memory than is free.",
-        "model-run": "The backend could not run the model, often for want of memory, or was closed before.",
+        "model-run": "The backend could not run the model, often for want of memory.",
         "no-gpu": "There is no GPU that CUDA can use.",
     },
     "AccuracyError": {
