@@ -137,6 +137,9 @@ class Stream:
     ) -> None:
         self._options = options or StreamOptions()
         found = find_source(source, self._options)
+        if found.live and self._options.fps is not None:
+            cause = "fps is given, and the source is live: its frames have the time of their arrival"
+            raise EmraError("stream-option", cause, "Leave fps out", found.shown)
         self._segmenter = segmenter
         self._counted_restarts = segmenter.restarts
         self._watch = ThrottleWatch() if watch is None else watch
