@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from emra_deploy.backends.base import Outputs, check_batch
+from emra_deploy.host.forks import Owner
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.model_file.manifest import Manifest
 
@@ -29,7 +30,7 @@ class TorchBackend:
     name = "torch"
 
     def __init__(self, model: nn.Module, manifest: Manifest, device: str = "cpu") -> None:
-        self.device = torch.device(device)
+        self.device, self._owner = torch.device(device), Owner()
         self.manifest = manifest
         self._model = model.eval().to(self.device)
         self._mean, self._std = (
@@ -52,6 +53,7 @@ class TorchBackend:
 
     def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
         """uint8 B x H x W x 3, RGB -> ``classes`` uint8 B x H x W, ``logits`` float32 B x C x H x W."""
+        self._owner.check("the model")
         check_batch(batch, self.input_shape)
         with torch.inference_mode():
             return self.download(self.compute(self.upload(batch)))
@@ -72,8 +74,8 @@ class TorchBackend:
         return {name: value.cpu().numpy() for name, value in outputs.items()}
 
     def close(self) -> None:
-        """Let the model go."""
-        del self._model
+        """Mark the backend as closed; Python frees the model."""
+        self._owner.release()
 
 
 def checkpoint_backend(

@@ -20,6 +20,7 @@ from emra_deploy.host.files import make_folder
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.model_file.seal import seal_json, take_json_seal
 from training.model import EMRAConfig, EMRAProxy
+from training.model.state_dict import find_network, plain_name
 
 FORMAT = 1
 WEIGHTS = "model.safetensors"
@@ -142,7 +143,8 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
     try:
         # Before anything is allocated: a damaged image_size may ask for terabytes.
         with safe_open(folder / WEIGHTS, "pt") as file:
-            table = tuple(file.get_slice(POSITIONS).get_shape())
+            stored = next((name for name in file.keys() if plain_name(name).endswith(POSITIONS)), POSITIONS)  # noqa: SIM118
+            table = tuple(file.get_slice(stored).get_shape())
             about = file.metadata() or {}
         patches = model_config.grid[0] * model_config.grid[1]
         if table[:2] != (1, patches):
@@ -152,6 +154,8 @@ def load_checkpoint(folder: str | os.PathLike[str]) -> Checkpoint:
         # Other programs write files without a sum.
         if set(about) not in (set(), {"format"}) and about != {DIGEST: weights_digest(weights)}:
             raise ValueError("the weights differ from those that were written")
+        if found := find_network(weights, POSITIONS):
+            weights = found.tensors
         model.load_state_dict(weights)
         for name, value in weights.items():
             if not torch.isfinite(value).all():

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import install_command
+from training.model.state_dict import find_network
 
 CLASSES = 6
 """Of a peer without weights."""
@@ -18,6 +19,8 @@ CLASSES = 6
 _STEPS = {"timm-vit-base": 16}
 _STEP = 32
 """Sides that peers take are multiples of this, or of what `_STEPS` has."""
+
+_HEADS = ("segmentation_head.0.weight", "head.weight")
 
 _UNETS = {"smp-unet-resnet34": "resnet34", "smp-unet-resnet18": "resnet18"}
 
@@ -72,7 +75,7 @@ def make_peer(name: str, size: tuple[int, int], weights: Path | None = None) -> 
         EmraError: ``backend-missing`` without the peer's library, ``model-unreadable`` for weights of something else.
     """
     state = None if weights is None else _read(weights)
-    heads = [key for key in ("segmentation_head.0.weight", "head.weight") if state is not None and key in state]
+    heads = [key for key in _HEADS if state is not None and key in state]
     classes = state[heads[0]].shape[0] if state is not None and heads else CLASSES
     step = _STEPS.get(name, _STEP)
     padded = (-(-size[0] // step) * step, -(-size[1] // step) * step)
@@ -117,7 +120,8 @@ def _read(path: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise _unreadable(" ".join(str(error).split())[:200], path) from error
     # training/peer_unet.py keeps the library's model as `net`.
-    return {name.removeprefix("net."): value for name, value in state.items()}
+    found = next(filter(None, (find_network(state, head) for head in _HEADS)), None)
+    return state if found is None else found.tensors
 
 
 def _unreadable(why: str, path: Path | None) -> EmraError:

@@ -46,12 +46,12 @@ class Backend(Protocol):
             The outputs for these B pictures.
 
         Raises:
-            EmraError: ``batch-shape`` for another type or shape.
+            EmraError: ``batch-shape`` for another type or shape; ``closed`` after `close`.
         """
         ...
 
     def close(self) -> None:
-        """Free what the model holds. The backend is of no use afterwards."""
+        """Free what the model holds; again, it does nothing. `describe` still answers."""
         ...
 
 

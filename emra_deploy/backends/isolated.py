@@ -71,7 +71,7 @@ class IsolatedBackend:
         self._lock, self._owner = threading.Lock(), Owner()
         self._memory = _make_memory()
         self._size, self._losses, self._restarts = 0, 0, 0
-        self._closed = self._waiting = False
+        self._waiting = False
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection[Any, Any] | None = None
         try:
@@ -123,8 +123,7 @@ class IsolatedBackend:
         check_batch(batch, self._shape)
         self._owner.check("the isolated model")
         with self._lock:
-            if self._closed:
-                raise EmraError("model-run", "The backend is closed", "Open it again", self._path)
+            self._owner.check("the isolated model", self._path)
             if self._waiting:
                 # The last run was interrupted, perhaps by Ctrl-C; its answer must not pass for this one's.
                 self._kill()
@@ -150,14 +149,11 @@ class IsolatedBackend:
 
     def close(self) -> None:
         """End the process. In a fork this does nothing."""
-        if not self._owner.here:
+        if not self._owner.release():
             return
         with self._lock:
-            self._closed = True
             self._kill()
-            if self._memory >= 0:
-                os.close(self._memory)
-                self._memory = -1
+            os.close(self._memory)
 
     def _start(self) -> dict[str, Any]:
         mine, its = socket.socketpair()

@@ -19,6 +19,7 @@ from emra_deploy.backends.options import DEFAULTS, LoadOptions
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import install_command
 from emra_deploy.host.files import instead_of_file
+from emra_deploy.host.forks import Owner
 from emra_deploy.model_file.manifest import Manifest
 from emra_deploy.model_file.seal import check_model_seal
 
@@ -69,7 +70,8 @@ class OpenVinoBackend:
         except EmraError as error:
             # The checks see values only; the user needs to know which file holds them.
             raise EmraError(error.code, error.cause, error.remedy, path) from error
-        self.manifest = manifest
+        self.manifest, self._owner = manifest, Owner()
+        self._threads = str(self._compiled.get_property("INFERENCE_NUM_THREADS"))
         # A request holds the memory of one run, so threads must not share one.
         self._requests = threading.local()
 
@@ -86,7 +88,7 @@ class OpenVinoBackend:
             "backend": self.name,
             "version": openvino.__version__.split("-")[0],
             "device": "cpu",
-            "threads": str(self._compiled.get_property("INFERENCE_NUM_THREADS")),
+            "threads": self._threads,
             "precision": self.precision,
         }
 
@@ -104,6 +106,8 @@ class OpenVinoBackend:
             # share_outputs would hand out the request's own memory, which the next run overwrites.
             found = request.infer({"image": image}, share_inputs=True, share_outputs=False)
         except Exception as error:  # As when compiling.
+            # Without its model, which another thread may have closed just now, there is no other cause.
+            self._owner.check("the model", self._path)
             raise EmraError(
                 "model-run",
                 f"OpenVINO cannot run this model on {len(batch)} tiles ({_message(error)})",
@@ -115,7 +119,8 @@ class OpenVinoBackend:
 
     def close(self) -> None:
         """Let OpenVINO free the model."""
-        del self._compiled, self._requests
+        if self._owner.release():
+            del self._compiled, self._requests
 
 
 def open_core() -> openvino.Core:

@@ -19,6 +19,7 @@ from emra_deploy.errors import EmraError
 from emra_deploy.host import slow_steps
 from emra_deploy.host.extras import install_command
 from emra_deploy.host.files import instead_of_file
+from emra_deploy.host.forks import Owner
 from emra_deploy.model_file.manifest import Manifest
 from emra_deploy.model_file.seal import check_model_seal
 
@@ -48,7 +49,7 @@ class OnnxRuntimeBackend:
     name = "onnxruntime"
 
     def __init__(self, path: str | os.PathLike[str], options: LoadOptions = DEFAULTS) -> None:
-        self._path, self._options = path, options
+        self._path, self._options, self._owner = path, options, Owner()
         check_file(Path(path))
         check_rounding(Path(path), load_runtime())
         self._session = open_session(Path(path), self._session_options())
@@ -105,6 +106,8 @@ class OnnxRuntimeBackend:
         try:
             values = self._session.run(list(self.manifest.heads), {"image": image})
         except Exception as error:  # ONNX Runtime's own errors share no base but Exception.
+            # Without its session, which another thread may have closed just now, there is no other cause.
+            self._owner.check("the model", self._path)
             raise self._failure(one_line(error), len(batch)) from error
         outputs: Outputs = dict(zip(self.manifest.heads, values, strict=True))
         return contract.finish(outputs, len(batch), self.manifest, self._path)
@@ -120,7 +123,8 @@ class OnnxRuntimeBackend:
 
     def close(self) -> None:
         """Let ONNX Runtime free the model."""
-        del self._session
+        if self._owner.release():
+            del self._session
 
 
 def check_file(path: Path) -> None:

@@ -71,7 +71,7 @@ class Segmenter:
 
     Raises:
         EmraError: ``halo`` or ``batch-size`` for values out of range, ``blend`` for a model without logits; when it is
-            used, ``forked`` in another process than the one that made it.
+            used, ``forked`` in another process than the one that made it, and ``closed`` after `close`.
     """
 
     def __init__(
@@ -222,17 +222,18 @@ class Segmenter:
 
     def close(self) -> None:
         """Free the model. In a fork this does nothing: the model is the other process's."""
-        if self._owner.here:
+        if self._owner.release():
             self.backend.close()
 
     def __enter__(self) -> Segmenter:
+        self._owner.check("the Segmenter", self.path)
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def _results(self, source: ImageSource, start: int = 0, watch: Watch | None = None) -> Iterator[_Result]:
-        self._owner.check("the Segmenter")
+        self._owner.check("the Segmenter", self.path)
         answers = self._answers(source, start)
         if watch is not None:
             answers = self._watched(answers, watch)

@@ -10,6 +10,9 @@ TRANSPORTS = ("tcp", "udp")
 LONGEST = 86_400
 """Upper limit of every time, in seconds."""
 
+FASTEST = 100_000
+"""Upper limit of frames per second."""
+
 _IN_ORDER = "deliver every frame in order, as of a file; for URLs and gst: pipelines that come to an end"
 
 
@@ -23,6 +26,7 @@ class StreamOptions:
         live: False delivers every frame in order, True only the newest, with reconnection. None decides by the source:
             files and iterables are recordings, everything else is live.
         every: Segment one frame in N.
+        fps: Frames per second of a recording, in place of its own times. Raw H.264, H.265, AV1 and MJPEG hold none.
         max_age: Discard results of a live source that are older than N seconds.
         stall_after: Report a live source as degraded after N seconds without a frame.
         timeout: Reconnect after waiting N seconds for a connection or for its next packet.
@@ -37,6 +41,7 @@ class StreamOptions:
 
     live: bool | None = field(default=None, metadata={"flag": "--in-order", "value": False, "help": _IN_ORDER})
     every: int = 1
+    fps: float | None = None
     max_age: float | None = None
     stall_after: float = 1.0
     timeout: float = 5.0
@@ -48,6 +53,8 @@ class StreamOptions:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise _wrong("every", self.every, "1 or more")
+        if self.fps is not None and not 0 < self.fps <= FASTEST:
+            raise _wrong("fps", self.fps, f"more than 0 and at most {FASTEST}")
         for name in ("max_age", "stall_after", "timeout", "give_up_after"):
             value = getattr(self, name)
             # NaN fails every comparison, so it is refused as well.

@@ -224,11 +224,14 @@ class Reader:
     def _accept(self, frame: Frame, lease: _Lease, connection: int, lag: LagEstimator) -> None:
         arrived = time.monotonic()
         live = self._source.live
-        moment = arrived if live or frame.stamp is None else frame.stamp
-        if self._began is None:
-            self._began = moment
         with self._ledger.lock:
             index = self._ledger.frame_arrived(frame.size)
+            if self._options.fps is not None:
+                moment = index / self._options.fps
+            else:
+                moment = arrived if live or frame.stamp is None else frame.stamp
+            if self._began is None:
+                self._began = moment
             if self._down or index == 0:
                 self._down = False
                 self._enter(StreamState.RUNNING)

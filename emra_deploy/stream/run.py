@@ -125,7 +125,7 @@ class Stream:
 
     Raises:
         EmraError: For a source that is wrong as far as that shows without connecting. Iterating raises the rest; for a
-            recording, after the last frame that could be read.
+            recording, after the last frame that could be read; and ``closed`` when it begins after `close`.
     """
 
     def __init__(
@@ -137,6 +137,9 @@ class Stream:
     ) -> None:
         self._options = options or StreamOptions()
         found = find_source(source, self._options)
+        if found.live and self._options.fps is not None:
+            cause = "fps is given, and the source is live: its frames have the time of their arrival"
+            raise EmraError("stream-option", cause, "Leave fps out", found.shown)
         self._segmenter = segmenter
         self._counted_restarts = segmenter.restarts
         self._watch = ThrottleWatch() if watch is None else watch
@@ -148,6 +151,7 @@ class Stream:
         self._size: tuple[int, int] | None = None
         self._expired_in_a_row = 0
         self._closed_at: float | None = None
+        self._begun = False
         self._reader = Reader(found, self._options, self._ledger, self._queue)
 
     def status(self) -> StreamStatus:
@@ -169,36 +173,47 @@ class Stream:
             self.stopped_at = time.monotonic()
 
     def close(self) -> None:
-        """Stop reading and free the source. Waits at most 0.3 s, even if the source hangs."""
-        if self._closed_at is None and self._owner.here:
+        """Stop reading and free the source. Waits at most 0.3 s, even if the source hangs.
+
+        A loop over the stream ends; beginning one is an error from then on. State and counters can still be read.
+        """
+        if self._owner.release():
+            self._end()
+
+    def _end(self) -> None:
+        if self._closed_at is None:
             self._closed_at = time.monotonic()
             self._reader.close()
             self._queue.clear()
             self._ledger.enter(StreamState.ENDED)
 
     def __enter__(self) -> Stream:
+        self._owner.check("the Stream")
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def __iter__(self) -> Stream:
+        self._owner.check("the Stream")
         return self
 
     def __next__(self) -> StreamResult:
-        self._owner.check("the Stream")
+        if not self._begun or not self._owner.here:
+            self._owner.check("the Stream")
+        self._begun = True
         while self.stopped_at is None and self._closed_at is None:
             self._ledger.set_throttling(self._watch.look(), self._watch.began)
             try:
                 frame = self._queue.take()
             except BaseException:
                 # The source ended or failed.
-                self.close()
+                self._end()
                 raise
             result = None if frame is None else self._process(frame)
             if result is not None:
                 return result
-        self.close()
+        self._end()
         raise StopIteration
 
     def _process(self, frame: Frame) -> StreamResult | None:
@@ -217,7 +232,7 @@ class Stream:
             self._ledger.count(left=1, waiting=-1)
             why = f": {error.cause}" if isinstance(error, EmraError) else ""
             self._ledger.enter(StreamState.FAILED, f"segmentation failed{why}")
-            self.close()
+            self._end()
             raise
         finally:
             restarts = self._segmenter.restarts

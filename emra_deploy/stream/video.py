@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections.abc import Iterator
 from functools import partial
 from importlib import import_module
@@ -15,11 +16,19 @@ from emra_deploy.host.extras import need
 from emra_deploy.stream.options import StreamOptions
 from emra_deploy.stream.source import Address, Frame, Image, Kind, SourceLostError
 
+logger = logging.getLogger(__name__)
+
 FILE_FORMATS = (
     "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,h264,hevc,obu,ivf,mjpeg,ogg,asf,mxf,nut,yuv4mpegpipe,m4v,rm,wtv"
 )
 """Demuxers that may read files. Playlists (HLS, concat, SDP, ...) are left out: a downloaded file must not be able to
 make this machine read other files or open connections."""
+
+_RAW_FORMATS = ("h264", "hevc", "obu", "mjpeg", "m4v", "mpegvideo")
+"""Demuxers of files that hold no times. Where FFmpeg gives some, it counts at `_ASSUMED_RATE`."""
+
+_ASSUMED_RATE = 25
+"""Frames per second of a raw stream that does not say it."""
 
 _ONE_FRAME_A_PACKET = ("h264", "hevc", "mjpeg")
 """Decoders that give one frame for each packet of an intact file with an index."""
@@ -78,6 +87,8 @@ class VideoConnection:
             self.close()
             raise
         self._frames = self._decode()
+        self._rate = self._counted_rate(options) if self._file or options.live is False else None
+        self._count = 0
 
     def read(self) -> Frame | None:
         """The next frame; None at the end."""
@@ -85,6 +96,8 @@ class VideoConnection:
         if frame is None:
             return None
         stamp = None if frame.time is None else float(frame.time)
+        if self._rate is not None:
+            stamp, self._count = self._count / self._rate, self._count + 1
         rotation = int(getattr(frame, "rotation", 0)) if self._file else 0
         size = (frame.width, frame.height) if rotation % 180 else (frame.height, frame.width)
         return Frame(partial(_image, frame, rotation), size, stamp, self._is_torn(frame))
@@ -92,6 +105,25 @@ class VideoConnection:
     def close(self) -> None:
         """Close the connection."""
         self._container.close()
+
+    def _counted_rate(self, options: StreamOptions) -> float | None:
+        """Frames per second of a recording that holds no times, or None where frames have theirs."""
+        context, form = self._video.codec_context, self._container.format.name
+        # AVI numbers packets, whose order is another one than that of frames where there are B-frames.
+        avi = form == "avi" and context.has_b_frames
+        if form not in _RAW_FORMATS and not avi:
+            return None
+        told = self._video.average_rate if avi or "framerate" in options.demuxer else context.framerate
+        if told:
+            return float(told)
+        if options.fps is None:
+            logger.warning(
+                "%s: raw %s without times or frame rate; %d frames per second are assumed (set it by --fps)",
+                self._address.shown,
+                context.name,
+                _ASSUMED_RATE,
+            )
+        return _ASSUMED_RATE
 
     def _is_torn(self, frame: Any) -> bool:
         """Whether parts of a frame are missing, or predicted from missing ones."""

@@ -26,7 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the first word names.
 
     Returns:
-        0, or 2 if there is a problem.
+        0, or 2 if there is a problem, or with ``--strict`` a warning.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     verb = {"fetch-help": _fetch_help, "generate": _generate}.get(words[0] if words else "")
@@ -78,6 +78,7 @@ def _show(argv: Sequence[str]) -> int:
     parser.add_argument("--product", choices=("RGB", "IRRG"), help="Potsdam")
     parser.add_argument("--domain", choices=("all", "urban", "rural"), help="LoveDA")
     parser.add_argument("--quick", action="store_true", help="read headers only, decode nothing")
+    parser.add_argument("--strict", action="store_true", help="exit 2 for warnings, too")
     parser.add_argument("--json", action="store_true", help="print JSON")
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -98,7 +99,9 @@ def _show(argv: Sequence[str]) -> int:
         print(_as_text(dataset, summary, decoded=not arguments.quick))
     for problem in summary.problems:
         print(problem, file=sys.stderr)
-    return 2 if summary.problems else 0
+    for warning in summary.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    return 2 if summary.problems or (arguments.strict and summary.warnings) else 0
 
 
 def _as_dict(dataset: AerialDataset, summary: DatasetSummary) -> dict[str, object]:
@@ -111,6 +114,7 @@ def _as_dict(dataset: AerialDataset, summary: DatasetSummary) -> dict[str, objec
         "tiles": summary.tiles,
         "pixels": summary.pixels,
         "ignored_pixels": summary.ignored_pixels,
+        "ignored_values": dict(summary.ignored_values),
         "classes": [
             {"name": name, "colour": "#{:02X}{:02X}{:02X}".format(*colour), "pixels": pixels}
             for name, colour, pixels in zip(
@@ -118,6 +122,7 @@ def _as_dict(dataset: AerialDataset, summary: DatasetSummary) -> dict[str, objec
             )
         ],
         "problems": [problem.to_dict() for problem in summary.problems],
+        "warnings": [warning.to_dict() for warning in summary.warnings],
     }
 
 
@@ -138,8 +143,13 @@ def _as_text(dataset: AerialDataset, summary: DatasetSummary, decoded: bool) -> 
     if not dataset.labelled:
         lines.append("the labels of this split are not public")
     elif decoded:
-        lines.append(f"{summary.ignored_pixels / max(summary.pixels, 1):.2%} of the pixels have no label")
-    lines.append(f"{len(summary.problems)} problems" if summary.problems else "no problems found")
+        held = ", ".join(value for value, _ in summary.ignored_values[:5])
+        more = ", ..." if len(summary.ignored_values) > 5 else ""
+        share = f"{summary.ignored_pixels / max(summary.pixels, 1):.2%} of the pixels have no label"
+        lines.append(share + (f" ({held}{more})" if held else ""))
+    found = f"{len(summary.problems)} problems" if summary.problems else "no problems found"
+    warned = f", {len(summary.warnings)} warnings" if summary.warnings else ""
+    lines.append(found + warned + ("" if decoded else " (headers only, no pixel was looked at)"))
     return "\n".join(lines)
 
 

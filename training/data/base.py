@@ -115,6 +115,7 @@ class AerialDataset:
         tiles: Sorted by name.
         bands: Names of the three channels.
         gsd: Metres per pixel, or None if tiles differ or it is unknown.
+        described: Whether the user described the set in ``classes.yaml``.
     """
 
     name: str
@@ -123,6 +124,7 @@ class AerialDataset:
     tiles: tuple[Tile, ...]
     bands: tuple[str, str, str] = ("red", "green", "blue")
     gsd: float | None = None
+    described: bool = False
 
     @property
     def labelled(self) -> bool:

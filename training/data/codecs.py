@@ -104,10 +104,12 @@ class IndexCodec:
     Attributes:
         labels: Pairs (stored value, label); label 255 means "no label".
         strict: Whether any other stored value is an error; otherwise it is "no label" too.
+        assumed: Whether nobody said which values mean "no label", and 255 was taken for it.
     """
 
     labels: tuple[tuple[int, int], ...]
     strict: bool = True
+    assumed: bool = False
 
     @classmethod
     def of(cls, classes: ClassSet, first: int = 0, ignored: tuple[int, ...] = (IGNORE,)) -> IndexCodec:

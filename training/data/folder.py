@@ -78,7 +78,7 @@ def open_split(root: Path, split: str) -> AerialDataset:
         )
     tiles = make_tiles(pairs, description.codec, problems, root)
     return AerialDataset(
-        root.resolve().name, description.classes, split, tiles, bands=description.bands, gsd=description.gsd
+        root.resolve().name, description.classes, split, tiles, description.bands, description.gsd, described=True
     )
 
 
@@ -139,7 +139,7 @@ def _describe(raw: dict[str, Any], path: Path) -> FolderDescription:
         if len({*values, *ignored}) != len(values) + len(ignored):
             raise _wrong(path, "a mask value has two meanings", "Correct values and ignore")
         pairs = (*zip(values, range(len(values)), strict=True), *((value, IGNORE) for value in ignored))
-        codec = IndexCodec(pairs, strict=unknown == "error")
+        codec = IndexCodec(pairs, strict=unknown == "error", assumed="ignore" not in raw)
     else:
         if "values" in raw:
             raise _wrong(path, "values are given, but masks hold colours", "Remove values, or write masks: index")

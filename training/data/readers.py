@@ -194,21 +194,68 @@ def read_mask(path: Path, codec: Codec, window: Window) -> np.ndarray:
         EmraError: ``file-missing``, ``file-unreadable``, ``mask-format`` or ``unknown-label``.
     """
     if not is_tiff(path):
-        return _cut(cache.get((path, codec), lambda: _read_whole_mask(path, codec)), window, path)
-    coloured = isinstance(codec, ColourCodec)
+        return _cut(
+            cache.get((path, codec), lambda: decode_labels(codec, _read_png_mask(path, codec), path)), window, path
+        )
+    return decode_labels(codec, _read_tiff_mask(path, codec, window), path, window.top, window.left)
+
+
+def read_stored(path: Path, codec: Codec, window: Window) -> np.ndarray:
+    """One window of a mask as it is stored, for `Codec.decode`.
+
+    Args:
+        path: TIFF or PNG; a PNG is decoded whole each time.
+        codec: How the data set stores labels.
+        window: Inside the mask.
+
+    Returns:
+        Numbers, height×width, or colours, height×width×3.
+    """
+    if is_tiff(path):
+        return _read_tiff_mask(path, codec, window)
+    return _cut(_read_png_mask(path, codec), window, path)
+
+
+def mask_palette(path: Path) -> np.ndarray | None:
+    """The colours that a viewer shows for the numbers of a mask: uint8 256×3, or None for a mask without a palette."""
+    if is_tiff(path):
+        with _open_tiff(path) as raster:
+            return _tiff_palette(raster)
+    with Image.open(path) as image:
+        if image.mode != "P":
+            return None
+        stored = image.getpalette("RGB") or []
+    return np.array([*stored, *[0] * (768 - len(stored))], np.uint8).reshape(256, 3)
+
+
+def _tiff_palette(raster: Any) -> np.ndarray | None:
+    if raster.count != 1 or raster.colorinterp[0].name != "palette":
+        return None
+    palette = raster.colormap(1)
+    return np.array([palette.get(value, (0, 0, 0, 0))[:3] for value in range(256)], np.uint8)
+
+
+def _read_tiff_mask(path: Path, codec: Codec, window: Window) -> np.ndarray:
+    area = _rasterio_window(window)
     with _open_tiff(path) as raster:
-        area = _rasterio_window(window)
-        if coloured and raster.count == 1 and raster.colorinterp[0].name == "palette":
-            palette = raster.colormap(1)
-            table = np.array([palette.get(value, (0, 0, 0, 0))[:3] for value in range(256)], np.uint8)
+        if not isinstance(codec, ColourCodec):
+            pixels: np.ndarray = raster.read(1, window=area) if raster.count == 1 else _interleaved(raster, area)
+        elif (table := _tiff_palette(raster)) is not None:
             pixels = table[raster.read(1, window=area)]
-        elif coloured and raster.count >= 3:
-            pixels = raster.read([1, 2, 3], window=area).transpose(1, 2, 0)
         elif raster.count == 1:
-            pixels = raster.read(1, window=area)
+            # As for PNG: grey is a colour, and a set bit is white.
+            grey = raster.read(1, window=area)
+            if raster.tags(1, ns="IMAGE_STRUCTURE").get("NBITS") == "1":
+                grey *= 255
+            pixels = np.repeat(grey[..., None], 3, axis=-1)
         else:
-            pixels = raster.read(window=area).transpose(1, 2, 0)
-    return decode_labels(codec, pixels, path, window.top, window.left)
+            pixels = _interleaved(raster, area)[..., :3]
+    return pixels
+
+
+def _interleaved(raster: Any, area: Any) -> np.ndarray:
+    pixels: np.ndarray = raster.read(window=area).transpose(1, 2, 0)
+    return pixels
 
 
 def _cut(whole: np.ndarray, window: Window, path: Path) -> np.ndarray:
@@ -223,15 +270,14 @@ def _cut(whole: np.ndarray, window: Window, path: Path) -> np.ndarray:
     return cut
 
 
-def _read_whole_mask(path: Path, codec: Codec) -> np.ndarray:
+def _read_png_mask(path: Path, codec: Codec) -> np.ndarray:
     if isinstance(codec, ColourCodec):
-        return decode_labels(codec, read_image(path), path)
+        return read_image(path)
     try:
         with Image.open(path) as image:
-            pixels = np.asarray(ImageOps.exif_transpose(image))
+            return np.asarray(ImageOps.exif_transpose(image))
     except _PILLOW_ERRORS as error:
         raise unreadable(path, error) from error
-    return decode_labels(codec, pixels, path)
 
 
 def _rasterio_window(window: Window) -> Any:

@@ -22,12 +22,13 @@ from torch import Tensor
 from emra_deploy.errors import EmraError
 from training.model.config import BACKBONES, PATCH
 from training.model.emra import EMRAProxy
+from training.model.state_dict import Found, find_network, named_tensors
 
 logger = logging.getLogger(__name__)
 
 HUB = "hub"
-NESTINGS = ("model", "state_dict")
-PICKLES = (".pth", ".pt", ".bin")
+ANCHOR = "patch_embed.proj.weight"
+PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 PARTS = ("patch_embed.", "blocks.", "norm.", "norm_pre.")
 """Where weights take part in the features: one that is missing or left over there means another architecture."""
 
@@ -66,8 +67,8 @@ def load_pretrained(model: EMRAProxy, source: str | os.PathLike[str]) -> Pretrai
 
     Args:
         model: Its backbone decides which timm model is wanted.
-        source: ``"hub"`` for timm's default weights of that model, or a ``.safetensors``, ``.pth``, ``.pt`` or
-            ``.bin`` file with timm's keys, bare or under ``model`` or ``state_dict``.
+        source: ``"hub"`` for timm's default weights of that model, or a ``.safetensors``, ``.pth``, ``.pt``, ``.ckpt``
+            or ``.bin`` file with timm's keys, nested or behind a prefix, as `find_network` finds them.
 
     Returns:
         What was loaded and what was left.
@@ -75,17 +76,19 @@ def load_pretrained(model: EMRAProxy, source: str | os.PathLike[str]) -> Pretrai
     Raises:
         EmraError: No network, an unreadable file, a file that holds more than tensors, or another architecture.
     """
+    path: Path | None = None
+    beside: tuple[str, ...] = ()
     if source == HUB:
-        name = BACKBONES[model.config.backbone].timm_name
-        weights, where = _from_hub(name), name
-        path = None
+        where = BACKBONES[model.config.backbone].timm_name
+        weights = _from_hub(where)
     else:
         path = Path(source)
-        weights, where = _from_file(path), str(path)
+        weights, beside, place = _from_file(path)
+        where = f"{path} ({place})" if place else str(path)
     _check_architecture(weights, model.config.backbone, path)
     adapted, used, source_grid = _adapt(weights, model, path)
     model.backbone.load_state_dict(adapted, strict=True)
-    left = tuple(sorted(set(weights) - used))
+    left = tuple(sorted((set(weights) - used).union(beside)))
     report = Pretrained(where, tuple(sorted(used)), left, source_grid, model.backbone.grid)
     logger.info("Pretrained backbone: %s", report)
     return report
@@ -103,7 +106,7 @@ def _from_hub(name: str) -> dict[str, Tensor]:
         ) from error
 
 
-def _from_file(path: Path) -> dict[str, Tensor]:
+def _from_file(path: Path) -> Found:
     if not path.is_file():
         raise EmraError("pretrained-missing", "no such file", "Give 'hub' or the path of a weights file", path)
     suffix = path.suffix.lower()
@@ -126,35 +129,19 @@ def _from_file(path: Path) -> dict[str, Tensor]:
             "Fetch it again, or save only its state_dict, best as .safetensors; no file may run code when loaded",
             path,
         ) from error
-    return _state_dict(loaded, path)
-
-
-def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
-    """The tensors by timm's names: without a checkpoint's nesting and DistributedDataParallel's prefix."""
-    if isinstance(loaded, Mapping):
-        nested = (loaded[nesting] for nesting in NESTINGS if isinstance(loaded.get(nesting), Mapping))
-        named: Mapping[object, object] = next(nested, loaded)
-        tensors = {
-            key.removeprefix("module."): value
-            for key, value in named.items()
-            if isinstance(key, str) and isinstance(value, Tensor)
-        }
-        if tensors:
-            return tensors
-    raise EmraError(
-        "pretrained-format",
-        f"holds no named tensors, at its top or under {' or '.join(NESTINGS)}",
-        START,
-        path,
-    )
+    if found := find_network(loaded, ANCHOR):
+        return found
+    if tensors := named_tensors(loaded):
+        return Found(tensors, (), "")
+    raise EmraError("pretrained-format", "holds no tensors with names, at its top or nested", START, path)
 
 
 def _check_architecture(weights: Mapping[str, Tensor], wanted: str, path: Path | None) -> None:
-    projection = weights.get("patch_embed.proj.weight")
+    projection = weights.get(ANCHOR)
     if projection is None or projection.ndim != 4:
         raise EmraError(
             "pretrained-mismatch",
-            f"has no patch_embed.proj.weight; its first keys are {', '.join(sorted(weights)[:4])}",
+            f"has no {ANCHOR}; its first keys are {', '.join(sorted(weights)[:4])}",
             START,
             path,
         )
@@ -236,6 +223,13 @@ def _adapt(
 def _positions(weights: Mapping[str, Tensor], path: Path | None) -> tuple[Tensor, Tensor, tuple[int, int]]:
     """Patch positions 1 x N x D, prefix positions 1 x K x D (K may be 0), and the source's grid, taken to be square."""
     table = weights.get("pos_embed")
+    if "patch_positions" in weights:
+        raise EmraError(
+            "pretrained-mismatch",
+            "it is the backbone of an EMRA-proxy, whose positions and class tokens are its own",
+            "Give the folder of that checkpoint, with model.safetensors and config.json, in place of a file",
+            path,
+        )
     if table is not None and table.ndim == 3 and table.shape[0] == 1:
         tokens = table.shape[1]
         # CLS, and DeiT's distillation token behind it; some tables hold patches only.

@@ -32,6 +32,7 @@ from emra_deploy.backends.tensorrt.plan import read_header
 from emra_deploy.backends.tensorrt.plugins import inspect_plugin, load_plugin
 from emra_deploy.backends.tensorrt.sidecar import Plugin
 from emra_deploy.errors import EmraError
+from emra_deploy.host.forks import Owner
 from emra_deploy.model_file.manifest import Manifest
 
 
@@ -112,7 +113,7 @@ class TensorRTBackend:
     ) -> None:
         self._plan: bytes | None = plan
         self.manifest, self._flavour, self._path = manifest, flavour, path
-        self._lock = threading.Lock()
+        self._lock, self._owner = threading.Lock(), Owner()
         self._messages = Messages()
         self._guard = GpuGuard(flavour.title, lambda count: needed, lambda: free_memory(self._cuda))
         self._lanes: Lanes | None = None
@@ -157,6 +158,7 @@ class TensorRTBackend:
         low, _, high = (tuple(shape) for shape in engine.get_tensor_profile_shape("image", 0))
         self._smallest, self._largest = int(low[0]), int(high[0])
         self._lanes = Lanes(engine, trt, inputs, outputs, self._largest, self._cuda, self._broken)
+        self._memory = "shared" if self._lanes.shared else "copied"
 
     @property
     def name(self) -> str:
@@ -178,7 +180,7 @@ class TensorRTBackend:
             "version": version_text(self._flavour.version),
             "device": f"{facts.name} (sm_{facts.sm.replace('.', '')})",
             "batch": f"{self._smallest} to {self._largest}",
-            "memory": "shared" if self._opened().shared else "copied",
+            "memory": self._memory,
         }
 
     @property
@@ -244,23 +246,28 @@ class TensorRTBackend:
 
     def _opened(self) -> Lanes:
         if self._lanes is None:
-            raise EmraError("model-run", "The engine is closed", "Open it again", self._path)
+            self._owner.check("the engine", self._path)
+        assert self._lanes is not None
         return self._lanes
 
     def layers(self) -> str:
         """The engine's layers as its inspector gives them, JSON."""
+        self._owner.check("the engine", self._path)
         engine = self._engine
         form = self._flavour.module.LayerInformationFormat.JSON
         return str(engine.create_engine_inspector().get_engine_information(form))
 
     def memory(self) -> int | None:
         """Bytes that running takes beside weights, inputs and outputs, as the engine says."""
+        self._owner.check("the engine", self._path)
         engine = self._engine
         size = getattr(engine, "device_memory_size_v2", None)
         return None if size is None else int(size)
 
     def close(self) -> None:
         """Give all memory back."""
+        if not self._owner.release():
+            return
         with self._lock:
             # In this order: a context must not outlive its memory's users, nor an engine its contexts.
             if self._lanes is not None:
