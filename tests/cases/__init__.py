@@ -1,0 +1,1 @@
+"""Inputs as people have them, rebuilt small, each with the value that is right for it."""
