@@ -7,6 +7,11 @@ from collections.abc import Sequence
 from emra_deploy.errors import EmraError
 
 
+def alpha_bands(names: Sequence[str]) -> tuple[int, ...]:
+    """Numbers, from 1, of the bands that hold opacity."""
+    return tuple(number for number, name in enumerate(names, 1) if name == "alpha")
+
+
 def choose_bands(names: Sequence[str], wanted: Sequence[int] | None, path: str) -> tuple[int, ...]:
     """Numbers, from 1, of the bands to read: three, or one that is grey or a palette.
 
@@ -30,10 +35,9 @@ def choose_bands(names: Sequence[str], wanted: Sequence[int] | None, path: str) 
         return tuple(wanted)
     if {"red", "green", "blue"} <= set(names):
         return tuple(names.index(colour) + 1 for colour in ("red", "green", "blue"))
-    if count == 1 or (count == 2 and names[1] == "alpha"):
-        return (1,)
-    if count == 3:
-        return (1, 2, 3)
+    data = tuple(number for number in range(1, count + 1) if number not in alpha_bands(names))
+    if len(data) in (1, 3):
+        return data
     raise EmraError(
         "image-bands",
         f"{count} bands ({', '.join(names)}), and the file does not say which are red, green and blue",

@@ -24,7 +24,10 @@ MAX_PIXELS = 178_956_970
 """Largest picture that is read whole: 512 MiB of RGB, and where Pillow sees a decompression bomb."""
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_ORIENTATION, _GEO_KEYS = 274, (33550, 33922, 34264, 34735)
+_ORIENTATION, _EXTRA_SAMPLES, _GEO_KEYS = 274, 338, (33550, 33922, 34264, 34735)
+_NODATA = 42113
+"""Tag of GDAL."""
+_WITH_ALPHA = ("LA", "PA", "La", "RGBA", "RGBa")
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _ARITHMETIC = range(0xC9, 0xD0)
 # Exceptions of Pillow's readers for damaged files, as observed.
@@ -70,10 +73,12 @@ class TiffHeader:
     Attributes:
         georeferenced: Whether it has any tag of GeoTIFF.
         orientation: As in EXIF, 1 to 8; 1 is upright.
+        extra_samples: What the bands beyond those of the colours are: 1 and 2 are alpha, multiplied in or not.
     """
 
     georeferenced: bool
     orientation: int
+    extra_samples: tuple[int, ...]
 
 
 def tiff_header(path: str | os.PathLike[str]) -> TiffHeader:
@@ -94,10 +99,12 @@ def tiff_header(path: str | os.PathLike[str]) -> TiffHeader:
             stream.seek(tags.next)
             tags.load(stream)
             orientation = tags.get(_ORIENTATION, 1)
+            extra = tags.get(_EXTRA_SAMPLES, ())
     except _DECODING as error:
         raise _unreadable(path, error) from error
     georeferenced = any(key in tags for key in _GEO_KEYS)
-    return TiffHeader(georeferenced, orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1)
+    upright = not isinstance(orientation, int) or not 1 <= orientation <= 8
+    return TiffHeader(georeferenced, 1 if upright else orientation, tuple(extra) if isinstance(extra, tuple) else ())
 
 
 def read_image(path: str | os.PathLike[str], scale: Scale | None = None) -> NDArray[np.uint8]:
@@ -131,12 +138,17 @@ def read_picture(path: str | os.PathLike[str], scale: Scale | None = None, kind:
         with _strict_decoding, Image.open(path, formats=("JPEG", "PNG", "TIFF")) as picture:
             if picture.width * picture.height > MAX_PIXELS:
                 raise _too_large(path, f"{picture.width} x {picture.height} pixels")
-            if kind == "png":
-                _check_png(path)
+            depth = _check_png(path) if kind == "png" else 8
             picture.load()
             if kind == "jpeg":
                 _check_jpeg_end(picture, path)
-            return _convert(ImageOps.exif_transpose(picture), scale, path)
+            key, nodata = picture.info.get("transparency"), _nodata(picture)
+            if picture.mode == "L" and isinstance(key, int) and key < 2**depth:
+                # Pillow stretches greys of 2 and 4 bits to 8, but not the one that is transparent.
+                picture.info["transparency"] = key * 255 // (2**depth - 1)
+            upright = ImageOps.exif_transpose(picture)
+            image, valid = _convert(upright, scale, path)
+            return image, valid if nodata is None else _without(nodata, upright, valid)
     except Image.DecompressionBombError as error:
         raise _too_large(path, str(error).split(",")[0]) from error
     except UnidentifiedImageError as error:
@@ -208,7 +220,7 @@ def _convert(picture: Any, scale: Scale | None, path: str | os.PathLike[str]) ->
     if mode.startswith(("I", "F")):
         return _convert_deep(picture, scale, path)
     valid = None
-    if mode in ("LA", "PA", "La", "RGBA", "RGBa") or "transparency" in picture.info:
+    if mode in _WITH_ALPHA or "transparency" in picture.info:
         # Pillow has no way from the premultiplied grey to RGBA in one step.
         colours = np.asarray((picture.convert("LA") if mode == "La" else picture).convert("RGBA"))
         valid = colours[..., 3] > 0
@@ -224,17 +236,35 @@ def _convert(picture: Any, scale: Scale | None, path: str | os.PathLike[str]) ->
     return image, None if valid is None or valid.all() else valid
 
 
+def _nodata(picture: Any) -> float | None:
+    """The nodata value that GDAL writes into a TIFF; None where there is none."""
+    try:
+        return float(picture.tag_v2[_NODATA].strip(" \0"))
+    except (AttributeError, KeyError, ValueError):
+        return None
+
+
+def _without(nodata: float, picture: Any, valid: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    """``valid`` without the pixels of which all colours have the nodata value."""
+    values = np.asarray(picture)
+    colours = values[..., :-1] if picture.mode in _WITH_ALPHA else values.reshape(*values.shape[:2], -1)
+    held: NDArray[np.bool_] = (colours != nodata).any(axis=2)
+    held &= True if valid is None else valid
+    return None if held.all() else held
+
+
 def _convert_deep(picture: Any, scale: Scale | None, path: str | os.PathLike[str]) -> _Decoded:
     values = np.array(picture)
     what = {"I": "32-bit", "F": "float"}.get(picture.mode, "16-bit")
     if scale is None:
         raise depth_error(what, path)
-    finite = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
+    finite = np.isfinite(values) & (values != picture.info.get("transparency"))
     grey = scale.apply(values)
     return np.repeat(grey[..., None], 3, axis=2), None if finite.all() else finite
 
 
-def _check_png(path: str | os.PathLike[str]) -> None:
+def _check_png(path: str | os.PathLike[str]) -> int:
+    """Refuse what Pillow reads wrongly; return the bits of a value."""
     from PIL import Image
 
     # Decoding ends with the last row, before the checksums: a flipped bit would be a wrong picture without an error.
@@ -250,6 +280,7 @@ def _check_png(path: str | os.PathLike[str]) -> None:
             "Save it with 8 bits, or as a 16-bit TIFF to be read with --scale MIN MAX",
             path,
         )
+    return header[24] if len(header) == 26 else 8
 
 
 def _check_jpeg_end(picture: Any, path: str | os.PathLike[str]) -> None:

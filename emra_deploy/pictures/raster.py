@@ -6,7 +6,7 @@ import logging
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
-from emra_deploy.pictures.bands import choose_bands
+from emra_deploy.pictures.bands import alpha_bands, choose_bands
 from emra_deploy.pictures.block_sums import DeflateSums
 from emra_deploy.pictures.georeference import GeoReference
+from emra_deploy.pictures.images import tiff_header
+from emra_deploy.pictures.masks import DataMask
 from emra_deploy.pictures.scaling import Scale
 from emra_deploy.pictures.values import PixelValues
 from emra_deploy.pictures.windows import Window
@@ -30,6 +32,8 @@ CACHE_BYTES = 64 * 2**20
 _MAX_BLOCK_BYTES = 256 * 2**20
 _MAX_ROWS_BYTES = 512 * 2**20
 _IMPLAUSIBLE_BYTES, _IMPLAUSIBLE_RATIO = 2**30, 5000
+_ASSOCIATED = 1
+"""Value of TIFF's ExtraSamples for alpha that has been multiplied into the colours."""
 _OPTIONS = {
     "GDAL_CACHEMAX": CACHE_BYTES,
     # libjpeg fills in missing data with only a warning.
@@ -81,8 +85,8 @@ def gdal_message(error: BaseException) -> str:
 class RasterSource:
     """A GeoTIFF read by windows; an `ImageSource`.
 
-    Transparent pixels, nodata, masked pixels, values that are no numbers and blocks that were never written are not
-    valid.
+    `DataMask` says which pixels are valid; those of blocks that were never written are not. Colours that were
+    multiplied by their opacity (associated alpha) are divided by it.
 
     Args:
         path: A local TIFF. `open_input` checks names that users give, and refuses other formats and remote names.
@@ -110,7 +114,7 @@ class RasterSource:
         place = Path(path).absolute()
         self.path = os.fspath(path)
         self._lock, self._rows_lock = threading.Lock(), threading.Lock()
-        self._rows: dict[str, list[tuple[Window, NDArray[Any]]]] = {}
+        self._rows: dict[tuple[int, ...], list[tuple[Window, NDArray[Any]]]] = {}
         with gdal_session() as rasterio, self._errors():
             self.dataset: Any = open_dataset(rasterio, place)
         try:
@@ -120,10 +124,16 @@ class RasterSource:
             # GDAL reads parts of a damaged header only on demand, and rasterio may raise its error at a later call.
             with self._errors():
                 self._check_size(state.st_size)
-                self._prepare_validity()
+                self._find_split()
+                # This reads further directories; where one is damaged, the call after it raises.
+                flags = self.dataset.mask_flag_enums
                 names = [interpretation.name for interpretation in self.dataset.colorinterp]
                 self._values = PixelValues(self.dataset, scale, self.path)
                 self._bands = choose_bands(names, bands, self.path)
+                # A band that the user chose is read as a colour, whatever the file calls it.
+                self._alpha = tuple(band for band in alpha_bands(names) if band not in self._bands)
+                self._multiplied = self._alpha[:1] if self._has_associated_alpha(place) else ()
+                self._mask = DataMask(self.dataset, flags, self._bands, self._alpha, self._values.may_be_colour)
                 self._sums = self._open_sums(place)
                 # Last: GDAL's copies, of which one is made for it, swallow errors that the others raise.
                 self.georeference = GeoReference.of(self.dataset)
@@ -152,46 +162,43 @@ class RasterSource:
         Raises:
             EmraError: ``image-truncated`` when blocks of the window cannot be decoded.
         """
-        return self._values.to_rgb(self._by_rows("pixels", window, self._read))
+        opacity = self._by_rows(self._multiplied, window)[0] if self._multiplied else None
+        return self._values.to_rgb(self._by_rows(self._bands, window), opacity)
 
     def valid(self, window: Window) -> NDArray[np.bool_] | None:
         """Which pixels of a window hold data: h x w bool, or None when all do."""
         valid = np.ones((window.height, window.width), bool)
-        if self._masked:
-            valid &= self._by_rows("mask", window, self._read_mask) > 0
-        if self._values.floating:
-            valid &= np.isfinite(self._by_rows("pixels", window, self._read)).all(axis=0)
+        if self._mask.in_file:
+            valid &= (self._by_rows((), window) > 0).all(axis=0)
+        self._mask.of(lambda bands: self._by_rows(tuple(bands), window), valid)
         self._clear_missing_blocks(window, valid)
         return None if valid.all() else valid
 
-    def _by_rows(self, kind: str, window: Window, load: Callable[[Window], NDArray[Any]]) -> NDArray[Any]:
-        """``load(window)``, by way of whole rows where strips are too wide for GDAL to keep those of one window.
+    def _by_rows(self, bands: tuple[int, ...], window: Window) -> NDArray[Any]:
+        """`_read`, by way of whole rows where strips are too wide for GDAL to keep those of one window.
 
         Each window would decode all of them again: 2.6 s for 512 x 512 pixels of a raster 60,000 pixels wide. Two sets
         of rows are kept, because the overlay is drawn from the set before.
         """
         if not CACHE_BYTES // 2 < self._row_bytes * window.height <= _MAX_ROWS_BYTES:
-            return load(window)
+            return self._read(bands, window)
         with self._rows_lock:
-            kept = self._rows.setdefault(kind, [])
+            kept = self._rows.setdefault(bands, [])
             held = [one for one in kept if one[0].top <= window.top and window.bottom <= one[0].bottom]
             if not held:
                 del kept[:-1]
                 whole = Window(window.top, 0, window.height, self.width)
-                held = [(whole, load(whole))]
+                held = [(whole, self._read(bands, whole))]
                 kept += held
             rows, values = held[0]
         down, across = window.within(rows)
         return values[..., down, across]
 
-    def _read_mask(self, window: Window) -> NDArray[Any]:
-        with self._lock, gdal_session() as rasterio, self._errors():
-            mask: NDArray[Any] = self.dataset.dataset_mask(window=_rasterio_window(rasterio, window))
-            return mask
-
-    def _read(self, window: Window) -> NDArray[Any]:
+    def _read(self, bands: tuple[int, ...], window: Window) -> NDArray[Any]:
+        """Stored values of bands, n x h x w; without any, the file's masks of those that are read as colours."""
         with self._lock, gdal_session() as rasterio, self._errors(), _jpeg_warnings_are_errors():
-            values: NDArray[Any] = self.dataset.read(list(self._bands), window=_rasterio_window(rasterio, window))
+            read = self.dataset.read if bands else self.dataset.read_masks
+            values: NDArray[Any] = read(list(bands or self._bands), window=_rasterio_window(rasterio, window))
             return values
 
     @contextmanager
@@ -232,15 +239,24 @@ class RasterSource:
                 self.path,
             )
 
-    def _prepare_validity(self) -> None:
-        from rasterio.enums import MaskFlags
+    def _has_associated_alpha(self, place: Path) -> bool:
+        """Whether the first alpha band has been multiplied into the colours, which GDAL does not report."""
+        if not self._alpha:
+            return False
+        try:
+            extra = tiff_header(place).extra_samples
+        except EmraError:
+            # GDAL reads more kinds of TIFF.
+            return False
+        index = self._alpha[0] - 1 - (int(self.dataset.count) - len(extra))
+        return index >= 0 and extra[index] == _ASSOCIATED
 
+    def _find_split(self) -> None:
         # GDAL presents a huge strip as blocks of one row, which then have no offsets of their own in the file.
         rows = self.dataset.block_shapes[0][0]
         strips = -(-self.height // rows)
         last = self.dataset.get_tag_item(f"BLOCK_OFFSET_0_{strips - 1}", "TIFF", bidx=1)
         self._split = not self.dataset.profile["tiled"] and rows == 1 and strips > 1 and last is None
-        self._masked = any(MaskFlags.all_valid not in flags for flags in self.dataset.mask_flag_enums)
 
     def _open_sums(self, place: Path) -> DeflateSums | None:
         if self.dataset.profile.get("compress") != "deflate" or self._split:
@@ -281,7 +297,7 @@ class RasterSource:
         """Compare the checksums of a block, of all planes that are read."""
         if self._sums is None:
             return
-        for plane in {band - 1 for band in self._bands} if self._planes > 1 else {0}:
+        for plane in {band - 1 for band in self._bands + self._alpha} if self._planes > 1 else {0}:
             if not self._sums.done(column, row, plane):
                 place = self._block_place(column, row, plane + 1)
                 if place is not None:

@@ -19,9 +19,6 @@ class PixelValues:
         scale: Range of values to stretch; rasters of other than 8 bits are refused without it.
         path: Of the file, for errors.
 
-    Attributes:
-        floating: Whether any band of the raster holds floating-point values.
-
     Raises:
         EmraError: ``image-depth``.
     """
@@ -35,7 +32,6 @@ class PixelValues:
             whole = next(iter(kinds)).kind == "u" and bits < 16
             names = " and ".join(sorted(kind.name for kind in kinds))
             raise depth_error(names, path, f"0 {2**bits - 1}" if whole else "")
-        self.floating = any(kind.kind == "f" for kind in kinds)
         self._scale = scale
         # Viewers stretch greys of 1 to 7 bits to 0 to 255; the values of a palette are not brightness.
         self._factor = 255 // (2**bits - 1) if scale is None else 1
@@ -49,8 +45,23 @@ class PixelValues:
             if scale is not None:
                 self._palette = scale.apply(self._palette)
 
-    def to_rgb(self, values: NDArray[Any]) -> NDArray[np.uint8]:
-        """Colours of stored values: h×w×3 uint8 RGB of 3×h×w, or of 1×h×w that are grey or numbers of the palette."""
+    def may_be_colour(self, band: int, value: float) -> bool:
+        """Whether a stored value may be a colour: it does not lie further outside the range than its width."""
+        if self._scale is None:
+            return True
+        width = self._scale.high - self._scale.low
+        return self._scale.low - width <= value <= self._scale.high + width
+
+    def to_rgb(self, values: NDArray[Any], opacity: NDArray[Any] | None = None) -> NDArray[np.uint8]:
+        """Colours of stored values: h×w×3 uint8 RGB.
+
+        Args:
+            values: 3×h×w, or 1×h×w that are grey or numbers of the palette.
+            opacity: h×w, of the same type, where the values were multiplied by it: 1 in floats and the type's greatest
+                number in others leave them as they are.
+        """
+        if opacity is not None:
+            values = _divide(values, opacity)
         if self._palette is not None and len(values) == 1:
             coloured: NDArray[np.uint8] = self._palette[values[0]]
             return coloured
@@ -63,3 +74,11 @@ class PixelValues:
         if len(values) == 1:
             return np.repeat(values[0][..., None], 3, axis=2)
         return np.ascontiguousarray(values.transpose(1, 2, 0))
+
+
+def _divide(values: NDArray[Any], opacity: NDArray[Any]) -> NDArray[Any]:
+    """The colours that were multiplied by their opacity; 0 where they are wholly transparent."""
+    whole = values.dtype.kind != "f"
+    full = float(np.iinfo(values.dtype).max) if whole else 1.0
+    colours: NDArray[Any] = np.divide(values * full, opacity, out=np.zeros(values.shape), where=opacity > 0)
+    return np.minimum(np.rint(colours), full).astype(values.dtype) if whole else colours

@@ -52,7 +52,7 @@ def test_every_use_of_a_closed_segmenter(model: Path, tmp_path: Path, options: d
     told(lambda: list(segmenter.segment_rows(source)))
     told(segmenter.__enter__)
     told(lambda: segmenter.backend.run(BATCH))
-    told(lambda: self_test(segmenter.backend, segmenter.manifest))
+    told(lambda: self_test(segmenter.backend))
     told(lambda: list(Stream(segmenter, [PICTURE])))
     assert segmenter.backend.describe()["backend"] in ("onnxruntime", "openvino")
     assert segmenter.classes.names[0] == "water"
