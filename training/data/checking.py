@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import IGNORE
@@ -105,7 +106,7 @@ def check(dataset: AerialDataset, full: bool = True) -> DatasetSummary:
     return summary
 
 
-def _decode(tile: Tile) -> np.ndarray:
+def _decode(tile: Tile) -> npt.NDArray[np.int64]:
     counts = np.zeros(256, np.int64)
     for band in _bands(tile):
         tile.read_image(band)
