@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from emra_deploy import __version__
 from emra_deploy.backends.base import Backend
@@ -240,7 +241,7 @@ def describe(verdict: Verdict, a: str | Path, b: str | Path) -> dict[str, Any]:
     }
 
 
-def _write_png(path: str | Path, image: np.ndarray, overwrite: bool) -> None:
+def _write_png(path: str | Path, image: npt.NDArray[np.uint8], overwrite: bool) -> None:
     from PIL import Image
 
     with atomic_output(path, overwrite=overwrite) as part:

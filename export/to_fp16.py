@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from emra_deploy.backends import contract
 from emra_deploy.errors import EmraError
@@ -121,7 +122,7 @@ def to_fp16(
 
 
 @step("checking the effect of rounding")
-def check_rounding(half: onnx.ModelProto, parent: OnnxRunner, tiles: np.ndarray) -> Report:
+def check_rounding(half: onnx.ModelProto, parent: OnnxRunner, tiles: npt.NDArray[np.uint8]) -> Report:
     """Round every FP16 tensor to FP16, change nothing else, and compare: no library can hide that.
 
     Args:
@@ -151,7 +152,7 @@ def limits_of(manifest: Manifest) -> Limits:
     return verify.ROUNDED_INT8 if manifest.precision == "int8" else verify.ROUNDED
 
 
-def run_checks(path: Path, parent: OnnxRunner, tiles: np.ndarray) -> tuple[str, ...]:
+def run_checks(path: Path, parent: OnnxRunner, tiles: npt.NDArray[np.uint8]) -> tuple[str, ...]:
     """Run all checks of the finished file, the cheapest first.
 
     Args:

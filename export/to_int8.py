@@ -10,8 +10,9 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import numpy.typing as npt
 
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile, check_bands, check_classes
@@ -165,7 +166,7 @@ def to_int8(
 
 def open_pictures(
     folder: str | Path, manifest: Manifest, split: str = "val"
-) -> tuple[np.ndarray | Sequence[LabelledTile], bool]:
+) -> tuple[npt.NDArray[Any] | Sequence[LabelledTile], bool]:
     """Pictures to compare a file on, and whether they have labels: a split of a data set, or middles of images.
 
     Raises:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from emra_deploy.errors import EmraError
 from emra_deploy.host.command import command
@@ -148,7 +149,7 @@ def trace_checkpoint(loaded: Checkpoint, manifest: Manifest, weights: str) -> on
     return traced
 
 
-def run_checks(path: Path, reference: TorchBackend, tiles: np.ndarray, batch: int | None) -> tuple[str, ...]:
+def run_checks(path: Path, reference: TorchBackend, tiles: npt.NDArray[np.uint8], batch: int | None) -> tuple[str, ...]:
     """All checks of `export.compare.verify`, cheapest first.
 
     Args:

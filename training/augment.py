@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
@@ -49,7 +51,7 @@ class AugmentConfig:
 
 def random_crop(
     tile: Tile, size: int, config: AugmentConfig, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Cut one crop, scaled, turned and mirrored, in a single resampling.
 
     Only the window that the crop touches is read. Pixels outside the tile are grey and carry no label.
@@ -90,12 +92,12 @@ def random_crop(
 
 
 def _transform(
-    array: np.ndarray,
+    array: npt.NDArray[Any],
     size: int,
     matrix: tuple[float, ...],
     resampling: Image.Resampling,
     fill: int | tuple[int, int, int],
-) -> np.ndarray:
+) -> npt.NDArray[Any]:
     # Image.transform samples single points, which aliases below half size: box-filter the source first.
     picture = Image.fromarray(array)
     shrink = int(math.hypot(matrix[0], matrix[3]))

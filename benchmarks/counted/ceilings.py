@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 SIDE = 1536
 """Of the square matrices: 7.2 GFLOP a product, tens of milliseconds on two cores."""
@@ -159,7 +160,7 @@ def _products(side: int, threads: int) -> Iterator[tuple[str, str, Callable[[], 
             yield precision, "OpenVINO", request.infer
 
 
-def _graph(weight: np.ndarray, scale: float | None) -> bytes:
+def _graph(weight: npt.NDArray[Any], scale: float | None) -> bytes:
     """``y = x @ weight``, and with a scale the same between QuantizeLinear and DequantizeLinear, as exports have it."""
     from onnx import TensorProto, helper, numpy_helper
 
@@ -172,8 +173,8 @@ def _graph(weight: np.ndarray, scale: float | None) -> bytes:
         levels = np.clip(np.round(weight / scale), -127, 127).astype(np.int8)
         constants += [
             numpy_helper.from_array(levels, "levels"),
-            numpy_helper.from_array(np.float32(scale), "scale"),
-            numpy_helper.from_array(np.int8(0), "zero"),
+            numpy_helper.from_array(np.array(scale, np.float32), "scale"),
+            numpy_helper.from_array(np.array(0, np.int8), "zero"),
         ]
         nodes += [
             helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["xq"]),

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from emra_deploy.host.command import command
 from emra_deploy.host.digest import file_sha256
@@ -91,7 +92,7 @@ def _row(
     audit: DtypeAudit,
     reference: OnnxRunner,
     manifest: Manifest,
-    tiles: np.ndarray,
+    tiles: npt.NDArray[np.uint8],
 ) -> dict[str, Any]:
     found = compare(reference, OnnxRunner(with_rounding(half), manifest), tiles)
     return {
@@ -105,7 +106,7 @@ def _row(
     }
 
 
-def _autocast(single: onnx.ModelProto, tiles: np.ndarray) -> Iterator[tuple[str, onnx.ModelProto]]:
+def _autocast(single: onnx.ModelProto, tiles: npt.NDArray[np.uint8]) -> Iterator[tuple[str, onnx.ModelProto]]:
     """Graphs that ModelOpt makes of the same one, with pictures to calibrate on, which graphs of bytes need there."""
     if importlib.util.find_spec("modelopt") is None:
         return

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper
 
@@ -13,7 +16,7 @@ from export.half.rounding import with_rounding
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
-def first_overflow(half: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> onnx.NodeProto | None:
+def first_overflow(half: onnx.ModelProto, feeds: dict[str, npt.NDArray[Any]]) -> onnx.NodeProto | None:
     """The first node whose FP16 result is infinite or no number, None when all are finite.
 
     Every FP16 tensor of the run is held in memory at once, so this is for finding a fault, not for looking for one.

@@ -59,7 +59,7 @@ def draw_difference(a: Backend, b: Backend, source: ImageSource, names: tuple[st
 def mark_colour(classes: ClassSet) -> Colour:
     """The one of `MARKS` that is least like the colour of any class."""
     palette = np.asarray(classes.palette, np.int64)
-    return max(MARKS, key=lambda colour: int(((palette - colour) ** 2).sum(axis=1).min()))
+    return max(MARKS, key=lambda colour: int(np.min(((palette - colour) ** 2).sum(axis=1))))
 
 
 def mark(image: _Bytes, where: npt.NDArray[np.bool_], colour: Colour) -> _Bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from export.graphs.aggregation_reader import END, AggregationReader, AttentionBlock, unlike
@@ -163,7 +164,7 @@ class _StreamedWriter:
     def _integers(self, *values: int) -> str:
         return self._constant(np.asarray(values, np.int64))
 
-    def _constant(self, values: np.ndarray) -> str:
+    def _constant(self, values: npt.NDArray[Any]) -> str:
         name = self._name("constant")
         self.constants.append(numpy_helper.from_array(values, name))
         return name

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
@@ -324,7 +326,7 @@ class AggregationReader:
         return start, min(end, END)
 
 
-def _constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+def _constants(model: onnx.ModelProto) -> dict[str, npt.NDArray[Any]]:
     """Small constants by name, those of Constant nodes among them."""
     found = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if len(t.dims) <= 1}
     for node in model.graph.node:

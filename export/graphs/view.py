@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, numpy_helper
 
@@ -41,7 +43,7 @@ class GraphView:
                 d.dim_value if d.HasField("dim_value") else (d.dim_param or None)
                 for d in entry.type.tensor_type.shape.dim
             ]
-        self._constants: dict[str, np.ndarray] = {}
+        self._constants: dict[str, npt.NDArray[Any]] = {}
         for tensor in model.graph.initializer:
             self._types[tensor.name] = tensor.data_type
             self._shapes[tensor.name] = list(tensor.dims)
@@ -69,7 +71,7 @@ class GraphView:
         """Indices of the nodes that read a tensor."""
         return self._consumers.get(name, [])
 
-    def constant(self, name: str) -> np.ndarray | None:
+    def constant(self, name: str) -> npt.NDArray[Any] | None:
         """The value of a floating initialiser, or None."""
         return self._constants.get(name)
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
@@ -220,7 +222,7 @@ def _bad_constant(view: GraphView, node: onnx.NodeProto) -> str | None:
     return None
 
 
-def half_holds(values: np.ndarray) -> bool:
+def half_holds(values: npt.NDArray[Any]) -> bool:
     """Whether rounding to FP16 leaves each value its ten binary digits; zero counts as such."""
     rounded = values.astype(np.float16).astype(np.float64)
     return bool(np.all(np.abs(rounded - values) <= HALF_STEP * np.abs(values)))

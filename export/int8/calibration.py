@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import ClassSet
@@ -41,7 +42,7 @@ GOLDEN_RATIO = (5**0.5 - 1) / 2
 
 _NAMED = 5
 
-Classify = Callable[[np.ndarray], np.ndarray]
+Classify = Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 """uint8 B x H x W x 3 -> labels uint8 B x H x W."""
 
 
@@ -57,7 +58,7 @@ class CalibrationSet:
         images: Files that the tiles come from.
     """
 
-    tiles: np.ndarray
+    tiles: npt.NDArray[np.uint8]
     origins: tuple[str, ...]
     class_shares: tuple[float, ...]
     candidates: int
@@ -87,7 +88,7 @@ class CalibrationSet:
         }
 
 
-def pixels_sha256(tiles: np.ndarray) -> str:
+def pixels_sha256(tiles: npt.NDArray[np.uint8]) -> str:
     """Hex digest of a set of tiles, uint8 K x H x W x 3: the same for any order."""
     each = sorted(
         hashlib.sha256(f"{tile.shape}".encode() + np.ascontiguousarray(tile).tobytes()).digest() for tile in tiles
@@ -167,7 +168,7 @@ def find_images(folder: Path) -> list[Path]:
     raise EmraError("calibration-empty", "the data set has no split with pictures", "Add images", folder) from problem
 
 
-def greedy_cover(features: np.ndarray, count: int) -> list[int]:
+def greedy_cover(features: npt.NDArray[Any], count: int) -> list[int]:
     """Choose rows whose sums are large in every column: greedy maximum of the sum of roots of the columns' sums.
 
     The root makes more of what is there already worth less, so rare columns are served first. Such a function is
@@ -188,7 +189,7 @@ def greedy_cover(features: np.ndarray, count: int) -> list[int]:
     chosen: list[int] = []
     for _ in range(count):
         gain = np.where(left, np.sqrt(total + features).sum(axis=1), -np.inf)
-        best = int(gain.argmax())
+        best = int(np.argmax(gain))
         chosen.append(best)
         left[best] = False
         total += features[best]
@@ -254,7 +255,7 @@ def _look(
     classes: int,
     size: tuple[int, int],
     progress: Callable[[int, int], None] | None,
-) -> np.ndarray:
+) -> npt.NDArray[Any]:
     """Share of each class in each candidate, float64 candidates x C; pixels are not kept."""
     shares = np.zeros((len(candidates), classes))
     broken: dict[Path, EmraError] = {}
@@ -279,7 +280,7 @@ def _look(
     return shares
 
 
-def _features(shares: np.ndarray, paths: Sequence[Path]) -> np.ndarray:
+def _features(shares: npt.NDArray[Any], paths: Sequence[Path]) -> npt.NDArray[Any]:
     """Columns to cover: the C classes, and the images, which together weigh as much as one class."""
     names = list(dict.fromkeys(paths))
     images = np.zeros((len(paths), len(names)))
@@ -288,7 +289,7 @@ def _features(shares: np.ndarray, paths: Sequence[Path]) -> np.ndarray:
     return np.concatenate([shares, images], axis=1)
 
 
-def _read(source: ImageSource, window: Window, size: tuple[int, int]) -> np.ndarray:
+def _read(source: ImageSource, window: Window, size: tuple[int, int]) -> npt.NDArray[Any]:
     return middle(source.read(window), *size)
 
 

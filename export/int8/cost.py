@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
@@ -35,7 +36,7 @@ GRAPH_PLAN = Plan(iterations=12, warmup=2, rounds=6, settle=1)
 
 STAGE = "run"
 
-Run = Callable[[np.ndarray], object]
+Run = Callable[[npt.NDArray[Any]], object]
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ class Stopwatch:
 
     measured = True
 
-    def __init__(self, name: str, manifest: Manifest, tile: np.ndarray) -> None:
+    def __init__(self, name: str, manifest: Manifest, tile: npt.NDArray[np.uint8]) -> None:
         self._compile = {"cpu": compile_onnxruntime, "openvino": compile_openvino}[name]
         self._feed = contract.feed(np.stack([tile] * (manifest.input_shape[0] or 1)), manifest)
         self._batch = manifest.input_shape[0] or 1
@@ -214,7 +215,7 @@ class Stopwatch:
 
     def _measure(
         self,
-        graphs: Mapping[str, tuple[onnx.ModelProto, np.ndarray]],
+        graphs: Mapping[str, tuple[onnx.ModelProto, npt.NDArray[Any]]],
         plan: Plan,
         progress: Progress = lambda: None,
     ) -> dict[str, Series]:
@@ -237,7 +238,7 @@ class Stopwatch:
         return series
 
 
-def open_cost_model(target: str, manifest: Manifest, tile: np.ndarray, high: str) -> CostModel:
+def open_cost_model(target: str, manifest: Manifest, tile: npt.NDArray[np.uint8], high: str) -> CostModel:
     """The cost model of a target.
 
     Args:
@@ -265,7 +266,7 @@ def open_cost_model(target: str, manifest: Manifest, tile: np.ndarray, high: str
 
 def cut_out(
     model: onnx.ModelProto, linear: Linear, ranges: Mapping[str, float] | None = None
-) -> tuple[onnx.ModelProto, np.ndarray]:
+) -> tuple[onnx.ModelProto, npt.NDArray[Any]]:
     """One linear as a graph of its own, and an input for it, float32 of the shape it has for one picture.
 
     Args:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
 from emra_deploy.backends.base import Backend
@@ -143,7 +144,11 @@ def build(parent: Parent, recipe: Recipe) -> onnx.ModelProto:
 
 
 def compare_with_parent(
-    parent: Parent, model: onnx.ModelProto, pictures: np.ndarray | Sequence[LabelledTile], *, labelled: bool = False
+    parent: Parent,
+    model: onnx.ModelProto,
+    pictures: npt.NDArray[np.uint8] | Sequence[LabelledTile],
+    *,
+    labelled: bool = False,
 ) -> Report:
     """Compare the quantised graph with the FP32 one in ONNX Runtime.
 

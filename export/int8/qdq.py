@@ -9,8 +9,10 @@ DequantizeLinear, and adding a bias in high precision costs nothing after a fuse
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
@@ -57,7 +59,7 @@ def insert_qdq(model: onnx.ModelProto, linears: Iterable[Linear], ranges: Mappin
     return copy
 
 
-def quantize_weight(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+def quantize_weight(weight: npt.NDArray[Any], axis: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Symmetric int8 with one scale per index of an axis.
 
     Args:
@@ -78,8 +80,9 @@ def quantize_weight(weight: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarr
 def _quantize_activation(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], linear: Linear, magnitude: float) -> str:
     name = f"{linear.name}.input"
     scale, zero = f"{name}.scale", f"{name}.zero"
-    graph.initializer.append(numpy_helper.from_array(np.float32(max(magnitude / LEVELS, SMALLEST_SCALE)), scale))
-    graph.initializer.append(numpy_helper.from_array(np.int8(0), zero))
+    step = np.array(max(magnitude / LEVELS, SMALLEST_SCALE), np.float32)
+    graph.initializer.append(numpy_helper.from_array(step, scale))
+    graph.initializer.append(numpy_helper.from_array(np.array(0, np.int8), zero))
     nodes.append(
         helper.make_node("QuantizeLinear", [linear.source, scale, zero], [f"{name}.int8"], name=f"{name}.quantize")
     )
@@ -91,7 +94,9 @@ def _quantize_activation(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], li
     return f"{name}.value"
 
 
-def _quantize_weight(graph: onnx.GraphProto, nodes: list[onnx.NodeProto], linear: Linear, weight: np.ndarray) -> str:
+def _quantize_weight(
+    graph: onnx.GraphProto, nodes: list[onnx.NodeProto], linear: Linear, weight: npt.NDArray[Any]
+) -> str:
     name = f"{linear.name}.weight"
     levels, scale = quantize_weight(weight, linear.axis)
     graph.initializer.extend(

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import helper
 
@@ -58,7 +59,7 @@ class Magnitudes:
         self.limit = 0.0
         self.largest = 0.0
 
-    def add(self, values: np.ndarray) -> None:
+    def add(self, values: npt.NDArray[Any]) -> None:
         """Count the magnitudes of float values of any shape.
 
         Raises:
@@ -85,7 +86,7 @@ class Magnitudes:
             self.limit *= 2
         self.limit = limit
 
-    def trimmed(self) -> np.ndarray:
+    def trimmed(self) -> npt.NDArray[Any]:
         """The counts up to the bin of the largest value."""
         if not self.limit:
             return self.counts[:1]
@@ -112,7 +113,7 @@ class Magnitudes:
         return min(self.largest, (place + 1) * self.limit / BINS)
 
 
-def entropy_threshold(counts: np.ndarray) -> int:
+def entropy_threshold(counts: npt.NDArray[Any]) -> int:
     """The number of bins to keep so that 128 levels describe the clipped distribution best.
 
     For every threshold, the clipped histogram P (outliers in its last bin) is compared with Q, its values merged to
@@ -129,7 +130,7 @@ def entropy_threshold(counts: np.ndarray) -> int:
         return len(counts)
     # Exact zeros are no part of the shape: int8 has them whatever the scale.
     bins[0] = bins[1]
-    beyond = bins[::-1].cumsum()[::-1]
+    beyond = np.cumsum(bins[::-1])[::-1]
     best, keep = math.inf, len(bins)
     for size in range(QUANTIZED_BINS, len(bins) + 1):
         kept = bins[:size]
@@ -155,7 +156,7 @@ def collect_magnitudes(
     model: onnx.ModelProto,
     linears: Sequence[Linear],
     manifest: Manifest,
-    tiles: np.ndarray,
+    tiles: npt.NDArray[np.uint8],
     *,
     progress: Callable[[], None] | None = None,
 ) -> dict[str, Magnitudes]:

@@ -102,8 +102,8 @@ def summarise(samples: Sequence[float] | npt.NDArray[np.float64]) -> Summary:
         p90=float(p90),
         p99=float(p99) if values.size >= P99_FROM else None,
         std=float(values.std(ddof=1)) if values.size > 1 else None,
-        low=float(values.min()),
-        high=float(values.max()),
+        low=float(np.min(values)),
+        high=float(np.max(values)),
         count=int(values.size),
     )
 
@@ -159,7 +159,7 @@ def drift(values: Sequence[float]) -> float:
 
 def _logs(values: Sequence[float]) -> npt.NDArray[np.float64]:
     array = np.asarray(values, np.float64)
-    if array.size == 0 or not np.isfinite(array).all() or array.min() <= 0:
+    if array.size == 0 or not np.isfinite(array).all() or np.min(array) <= 0:
         raise ValueError("ratios need positive, finite numbers")
     return np.log(array)
 

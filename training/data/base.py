@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import ClassSet
@@ -36,7 +37,7 @@ class Tile:
     codec: Codec
     image_bands: tuple[int, int, int] = (1, 2, 3)
 
-    def read_image(self, window: Window | None = None) -> np.ndarray:
+    def read_image(self, window: Window | None = None) -> npt.NDArray[np.uint8]:
         """Pixels of a window, or of the whole tile.
 
         Returns:
@@ -48,7 +49,7 @@ class Tile:
         """
         return read_picture(self.image_path, self._inside(window), self.image_bands)
 
-    def read_labels(self, window: Window | None = None) -> np.ndarray:
+    def read_labels(self, window: Window | None = None) -> npt.NDArray[np.uint8]:
         """Labels of a window, or of the whole tile.
 
         Returns:
@@ -95,7 +96,7 @@ class TileSource:
         """Columns."""
         return self.tile.width
 
-    def read(self, window: Window) -> np.ndarray:
+    def read(self, window: Window) -> npt.NDArray[np.uint8]:
         """Pixels, uint8 h×w×3."""
         return self.tile.read_image(window)
 

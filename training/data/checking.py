@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import IGNORE
@@ -117,7 +118,7 @@ def check(dataset: AerialDataset, full: bool = True) -> DatasetSummary:
 
 
 def _empty_classes(
-    dataset: AerialDataset, present: np.ndarray, ignored: Counter[str]
+    dataset: AerialDataset, present: npt.NDArray[np.int64], ignored: Counter[str]
 ) -> tuple[list[EmraError], list[EmraError]]:
     """Problems and warnings about classes that no pixel has."""
     codec, path = dataset.tiles[0].codec, dataset.tiles[0].label_path
@@ -157,7 +158,7 @@ def _mapping(codec: ColourCodec | IndexCodec, names: tuple[str, ...], empty: lis
     )
 
 
-def _palette_warnings(dataset: AerialDataset, tile: Tile, counts: np.ndarray) -> list[EmraError]:
+def _palette_warnings(dataset: AerialDataset, tile: Tile, counts: npt.NDArray[np.int64]) -> list[EmraError]:
     """A warning when a mask's own palette gives its numbers the colours of other classes."""
     if not isinstance(tile.codec, IndexCodec) or tile.label_path is None:
         return []
@@ -196,7 +197,7 @@ def _ignored_values(tile: Tile) -> Counter[str]:
     return found
 
 
-def _decode(tile: Tile) -> np.ndarray:
+def _decode(tile: Tile) -> npt.NDArray[np.int64]:
     counts = np.zeros(256, np.int64)
     for band in _bands(tile):
         tile.read_image(band)

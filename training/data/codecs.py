@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import IGNORE, ClassSet
@@ -25,7 +27,7 @@ _SNAP[168:] = 255
 
 
 @lru_cache(maxsize=8)
-def _colour_table(colours: tuple[Colour, ...], ignored: tuple[Colour, ...], other: int) -> np.ndarray:
+def _colour_table(colours: tuple[Colour, ...], ignored: tuple[Colour, ...], other: int) -> npt.NDArray[np.uint8]:
     # 16 MiB for one gather per pixel: a megapixel takes milliseconds, whatever the number of classes.
     table = np.full(1 << 24, other, np.uint8)
     for red, green, blue in ignored:
@@ -52,7 +54,7 @@ class ColourCodec:
     strict: bool = True
     snapped: bool = False
 
-    def decode(self, pixels: np.ndarray, path: object = None) -> np.ndarray:
+    def decode(self, pixels: npt.NDArray[Any], path: object = None) -> npt.NDArray[np.uint8]:
         """Labels of a colour mask.
 
         Args:
@@ -79,7 +81,7 @@ class ColourCodec:
         code |= pixels[..., 2]
         return table[code]
 
-    def describe(self, pixel: np.ndarray) -> str:
+    def describe(self, pixel: npt.NDArray[Any]) -> str:
         """The value of one pixel, in words."""
         return "colour #{:02X}{:02X}{:02X}".format(*(int(channel) for channel in pixel))
 
@@ -90,7 +92,7 @@ class ColourCodec:
 
 
 @lru_cache(maxsize=32)
-def _index_table(labels: tuple[tuple[int, int], ...], strict: bool) -> np.ndarray:
+def _index_table(labels: tuple[tuple[int, int], ...], strict: bool) -> npt.NDArray[np.uint8]:
     table = np.full(256, UNKNOWN if strict else IGNORE, np.uint8)
     for raw, label in labels:
         table[raw] = label
@@ -116,7 +118,7 @@ class IndexCodec:
         """The codec of masks that store label i as ``first + i``."""
         return cls((*((first + i, i) for i in range(len(classes))), *((raw, IGNORE) for raw in ignored)))
 
-    def decode(self, pixels: np.ndarray, path: object = None) -> np.ndarray:
+    def decode(self, pixels: npt.NDArray[Any], path: object = None) -> npt.NDArray[np.uint8]:
         """Labels of an index mask.
 
         Args:
@@ -135,13 +137,14 @@ class IndexCodec:
             )
         table = _index_table(self.labels, self.strict)
         if pixels.dtype.itemsize == 1 and pixels.dtype.kind != "i":
-            return table[pixels.astype(np.uint8, copy=False)]
+            decoded: npt.NDArray[np.uint8] = table[pixels.astype(np.uint8, copy=False)]
+            return decoded
         inside = (pixels >= 0) & (pixels <= 255)
         found = table[np.where(inside, pixels, 0).astype(np.uint8)]
         found[~inside] = UNKNOWN if self.strict else IGNORE
         return found
 
-    def describe(self, pixel: np.ndarray) -> str:
+    def describe(self, pixel: npt.NDArray[Any]) -> str:
         """The value of one pixel, in words."""
         return f"value {int(pixel)}"
 
@@ -154,7 +157,9 @@ class IndexCodec:
 Codec = ColourCodec | IndexCodec
 
 
-def decode_labels(codec: Codec, pixels: np.ndarray, path: object, top: int = 0, left: int = 0) -> np.ndarray:
+def decode_labels(
+    codec: Codec, pixels: npt.NDArray[Any], path: object, top: int = 0, left: int = 0
+) -> npt.NDArray[np.uint8]:
     """Decode a mask and refuse values its data set does not allow.
 
     Args:

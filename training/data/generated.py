@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from emra_deploy.errors import EmraError
@@ -36,21 +37,21 @@ class SceneTile(Tile):
     seed: int = 0
     gsd: float = DEFAULT_GSD
 
-    def read_image(self, window: Window | None = None) -> np.ndarray:
+    def read_image(self, window: Window | None = None) -> npt.NDArray[np.uint8]:
         """Pixels of a window; see `Tile.read_image`."""
-        pixels: np.ndarray = self._read(window)[..., :3].copy()
+        pixels: npt.NDArray[np.uint8] = self._read(window)[..., :3].copy()
         return pixels
 
-    def read_labels(self, window: Window | None = None) -> np.ndarray:
+    def read_labels(self, window: Window | None = None) -> npt.NDArray[np.uint8]:
         """Labels of a window; see `Tile.read_labels`."""
-        labels: np.ndarray = self._read(window)[..., 3].copy()
+        labels: npt.NDArray[np.uint8] = self._read(window)[..., 3].copy()
         return labels
 
-    def _read(self, window: Window | None) -> np.ndarray:
+    def _read(self, window: Window | None) -> npt.NDArray[np.uint8]:
         pixels = cache.get(("scene", self.seed, self.gsd), self._generate)
         return pixels if window is None else pixels[window.top : window.bottom, window.left : window.right]
 
-    def _generate(self) -> np.ndarray:
+    def _generate(self) -> npt.NDArray[np.uint8]:
         scene = generate(self.seed, self.height, self.width, self.gsd)
         return np.concatenate([scene.image, scene.labels[..., None]], axis=-1)
 

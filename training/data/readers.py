@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from emra_deploy.errors import EmraError
@@ -38,7 +39,7 @@ class ByteCache:
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
-        self._arrays: OrderedDict[Any, np.ndarray] = OrderedDict()
+        self._arrays: OrderedDict[Any, npt.NDArray[np.uint8]] = OrderedDict()
         self._used = 0
         self._lock = threading.Lock()
 
@@ -58,7 +59,7 @@ class ByteCache:
             self._budget = budget
             self._shrink()
 
-    def get(self, key: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
+    def get(self, key: Any, make: Callable[[], npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
         """Return the array of `key`, made if it is not held. Do not write to it."""
         with self._lock:
             found = self._arrays.get(key)
@@ -142,7 +143,7 @@ def picture_size(path: Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def read_picture(path: Path, window: Window, bands: tuple[int, int, int] = (1, 2, 3)) -> np.ndarray:
+def read_picture(path: Path, window: Window, bands: tuple[int, int, int] = (1, 2, 3)) -> npt.NDArray[np.uint8]:
     """One window of a picture.
 
     Args:
@@ -179,7 +180,7 @@ def read_picture(path: Path, window: Window, bands: tuple[int, int, int] = (1, 2
     return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 
-def read_mask(path: Path, codec: Codec, window: Window) -> np.ndarray:
+def read_mask(path: Path, codec: Codec, window: Window) -> npt.NDArray[np.uint8]:
     """One window of a mask, as labels.
 
     Args:
@@ -258,7 +259,7 @@ def _interleaved(raster: Any, area: Any) -> np.ndarray:
     return pixels
 
 
-def _cut(whole: np.ndarray, window: Window, path: Path) -> np.ndarray:
+def _cut(whole: npt.NDArray[np.uint8], window: Window, path: Path) -> npt.NDArray[np.uint8]:
     if window.bottom > whole.shape[0] or window.right > whole.shape[1]:
         raise EmraError(
             "size-changed",
@@ -266,11 +267,11 @@ def _cut(whole: np.ndarray, window: Window, path: Path) -> np.ndarray:
             "Leave the data set alone while it is used, and save the file without EXIF data behind its pixels",
             path,
         )
-    cut: np.ndarray = whole[window.slices].copy()
+    cut: npt.NDArray[np.uint8] = whole[window.slices].copy()
     return cut
 
 
-def _read_png_mask(path: Path, codec: Codec) -> np.ndarray:
+def _read_png_mask(path: Path, codec: Codec) -> npt.NDArray[np.uint8]:
     if isinstance(codec, ColourCodec):
         return read_image(path)
     try:

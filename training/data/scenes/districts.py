@@ -46,8 +46,8 @@ def villas(block: CityBlock) -> None:
         if green and alley > 6:
             for u in np.arange(block.u0 + 8, block.u1 - 8, rng.uniform(8, 20)):
                 block.tree(float(u), v - alley / 2, rng.uniform(1.5, 3.0), VEGETATION)
-    for u in (block.u0, block.u1):
-        street(canvas, rng, block.line(u, block.v0, u, block.v1), road, asphalt)
+    for edge in (block.u0, block.u1):
+        street(canvas, rng, block.line(edge, block.v0, edge, block.v1), road, asphalt)
 
 
 def _villa_row(

@@ -60,5 +60,7 @@ def smooth_noise(
         amplitude *= gain
         period *= 0.5
     total *= np.float32(2.0 / max(power, 1e-6) ** 0.5)
-    rounded: FloatField = np.round(total * np.float32(4096)) / np.float32(4096)
-    return rounded
+    total *= np.float32(4096)
+    np.round(total, out=total)
+    total /= np.float32(4096)
+    return total

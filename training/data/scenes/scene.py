@@ -141,8 +141,9 @@ def _cuts(rng: np.random.Generator, reach: float) -> list[float]:
 def _build_town(canvas: Canvas, axes: Axes, rng: np.random.Generator, style: _Style) -> None:
     """Fill the blocks, then draw the arterial roads between them."""
     cuts_u, cuts_v = _cuts(rng, axes.reach), _cuts(rng, axes.reach)
-    widths_u = rng.choice([12.0, 16.0, 24.0, 32.0], len(cuts_u), p=[0.35, 0.3, 0.25, 0.1])
-    widths_v = rng.choice([12.0, 16.0, 24.0, 32.0], len(cuts_v), p=[0.35, 0.3, 0.25, 0.1])
+    widths = np.array([12.0, 16.0, 24.0, 32.0])
+    widths_u = rng.choice(widths, len(cuts_u), p=[0.35, 0.3, 0.25, 0.1])
+    widths_v = rng.choice(widths, len(cuts_v), p=[0.35, 0.3, 0.25, 0.1])
     kinds = list(DISTRICTS)
     built = np.zeros((len(cuts_u) + 1, len(cuts_v) + 1), bool)
     chances = np.array(style.blocks) / sum(style.blocks)

@@ -39,9 +39,8 @@ def shade(
     relief = 1 + np.float32(rng.uniform(0.015, 0.04)) * smooth_noise(rng, height, width, max(9 / gsd, 2.0), 3, 0.8)
     lit = ((1 - dark) * relief)[..., None]
     # Shadows are lit by the sky, which is bluer than the sun.
-    shaded: NDArray[np.float32] = colour * lit + dark[..., None] * np.array([4, 6, 10], np.float32) * np.float32(
-        rng.uniform(0.5, 3)
-    )
+    shaded: NDArray[np.float32] = np.multiply(colour, lit)
+    shaded += dark[..., None] * np.array([4, 6, 10], np.float32) * np.float32(rng.uniform(0.5, 3))
     return shaded
 
 
