@@ -35,7 +35,7 @@ from benchmarks.reporting.command import start
 from benchmarks.reporting.provenance import describe_file, describe_run
 from benchmarks.reporting.results import write_json
 from emra_deploy.backends.tensorrt.cuda_unusable import meaning, number_of
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, one_line
 from emra_deploy.host.extras import install_command
 from emra_deploy.host.files import check_all_outputs
 
@@ -91,7 +91,7 @@ def _unusable(torch: Any) -> EmraError:
         torch.cuda.init()
         reason = "it finds none"
     except (AssertionError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
     known = meaning(number_of(reason))
     if known is None:
         return EmraError(
@@ -239,7 +239,7 @@ def run_sections(job: Job, parts: Mapping[str, Callable[[], list[Row]]]) -> list
         except ImportError as error:
             rows.append(Row(name, "whole section", None, note=f"{error.name} is not installed"))
         except Exception as error:  # The table reports the failure; a traceback would hide the other rows.
-            message = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            message = one_line(f"{type(error).__name__}: {error}", 200)
             rows.append(Row(name, "whole section", None, note=message, required=True))
         print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     return rows

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, about
 from emra_deploy.host.command import command
 from emra_deploy.host.digest import file_sha256
 from emra_deploy.host.extras import need, script_imports
@@ -61,10 +61,8 @@ def rewrite_aggregation(
     need("quant", "onnxruntime", purpose="checking the file")
     _check_arguments(output, to, function_body)
     first, manifest = read_model(source)
-    try:
+    with about(source):
         first, second = _forms(first, manifest, to, function_body)
-    except EmraError as error:
-        raise EmraError(error.code, error.cause, error.remedy, source) from error
     tiles = conversion_tiles(manifest, check_data)
     parent = OnnxRunner(first, manifest)
     limits = verify.ROUNDED if has_half(first) else verify.SAME_PRECISION

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from emra_deploy.backends import contract
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, about
 from emra_deploy.host.command import command
 from emra_deploy.host.digest import file_sha256
 from emra_deploy.host.extras import need, script_imports
@@ -100,11 +100,8 @@ def to_fp16(
         raise EmraError("export-argument", "the output's name does not end in .onnx", "Name it FILE.onnx", output)
     single, manifest = read_model(source)
     _check_source(single, manifest, source)
-    try:
-        with step(f"converting {source.name}"):
-            half, found = convert_to_half(single, keep=keep, layer_norm=layer_norm)
-    except EmraError as error:
-        raise EmraError(error.code, error.cause, error.remedy, source) from error
+    with about(source), step(f"converting {source.name}"):
+        half, found = convert_to_half(single, keep=keep, layer_norm=layer_norm)
     tiles = conversion_tiles(manifest, check_data)
     parent = OnnxRunner(single, manifest)
     rounded = check_rounding(half, parent, tiles)

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, about
 from emra_deploy.host.extras import need
 
 if TYPE_CHECKING:
@@ -115,10 +115,8 @@ def count_file(path: Path, batch: int = 1) -> GraphCost:
         raise EmraError(
             "model-unreadable", f"It is not an ONNX model ({str(error)[:200]})", "Export it again", path
         ) from error
-    try:
+    with about(path):
         return count_graph(model, batch)
-    except EmraError as error:
-        raise EmraError(error.code, error.cause, error.remedy, path) from error
 
 
 def count_graph(model: onnx.ModelProto, batch: int = 1) -> GraphCost:

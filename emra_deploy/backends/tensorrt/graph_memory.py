@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, one_line
 
 _VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "DequantizeLinear"})
 _ELEMENTWISE = frozenset(
@@ -97,7 +97,7 @@ def _with_batch(model: Any, batch: int) -> Any:
     except Exception as error:  # The inliner and the inference raise errors of their own, without a common base.
         raise EmraError(
             "model-unreadable",
-            f"The shapes of the graph cannot be inferred ({' '.join(str(error).split())[:300]})",
+            f"The shapes of the graph cannot be inferred ({one_line(error)})",
             "Export the model again with python -m export.to_onnx",
         ) from error
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, about
 from emra_deploy.model_file.manifest import Manifest
 from emra_deploy.model_file.seal import check_model_seal
 
@@ -31,10 +31,8 @@ def manifest_of_onnx(path: str | os.PathLike[str]) -> Manifest:
         raise EmraError(
             "model-unreadable", "The file is no ONNX model, or is cut short or damaged", "Copy the file again", path
         ) from error
-    try:
+    with about(path):
         return Manifest.from_metadata({entry.key: entry.value for entry in model.metadata_props})
-    except EmraError as error:
-        raise EmraError(error.code, error.cause, error.remedy, path) from error
 
 
 def _with_runtime(path: Path) -> Manifest:
