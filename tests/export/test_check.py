@@ -16,8 +16,8 @@ from emra_deploy.errors import EmraError
 from emra_deploy.host.command import BAD_INPUT
 from export.check import FAIL, PASS, check, main
 from export.compare.worst_picture import MARKS, mark, mark_colour
+from tests.checkpoints import narrow_backbone
 from tests.export.compare.test_comparison import shifted
-from tests.export.small_models import _narrow as narrow_backbone
 from tests.onnx_models import CLASSES, build_model, nearest_colour, scene
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -27,9 +27,8 @@ from export.rewrite_aggregation import EVIDENCE, main, rewrite_aggregation
 from export.to_fp16 import to_fp16
 from export.to_int8 import to_int8
 from export.to_onnx import to_onnx
-from tests.checkpoints import MEAN, STD, random_model
+from tests.checkpoints import MEAN, STD, narrow_backbone, random_model
 from tests.conftest import FP32_MODEL, REPOSITORY
-from tests.export.small_models import _narrow
 from training.data.scenes import generate
 
 KINDS = ("fp32", "fp16", "int8", "int8-fp16")
@@ -91,7 +90,7 @@ def test_there_and_back(kind: str, files: dict[str, Path], tmp_path: Path) -> No
 
 
 def plugin_export(checkpoint: Path, output: Path, **options: object) -> Path:
-    with _narrow():
+    with narrow_backbone():
         return to_onnx(checkpoint, output, aggregation="plugin", **options).path
 
 

@@ -23,5 +23,5 @@ def run_job(
 ) -> MapReport:
     """The map of ``source`` by ONNX Runtime on one thread; ``settings`` are those of `MapJob`."""
     job = MapJob(source, output, **settings)  # type: ignore[arg-type]
-    with Segmenter.open(model, "onnxruntime", threads=1, halo=halo, blend=blend) as segmenter:
+    with Segmenter.open(model, backend="onnxruntime", threads=1, halo=halo, blend=blend) as segmenter:
         return make_map(job, segmenter, progress)

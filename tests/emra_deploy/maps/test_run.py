@@ -20,7 +20,7 @@ pytest.importorskip("onnxruntime")
 
 def test_one_segmenter_makes_many_maps(model: Path, tmp_path: Path) -> None:
     images = {"a": scene(70, 90), "b": scene(40, 50)}
-    with Segmenter.open(model, "onnxruntime", threads=1) as segmenter:
+    with Segmenter.open(model, backend="onnxruntime", threads=1) as segmenter:
         for name, image in images.items():
             job = MapJob(save_png(tmp_path / f"{name}.png", image), tmp_path / f"{name}-map.png")
             assert estimate_map(job, segmenter).height == image.shape[0]
@@ -60,6 +60,6 @@ def test_a_folder_that_takes_no_file_is_found_before_the_work(
 
     monkeypatch.setattr("emra_deploy.maps.outputs.tempfile.TemporaryFile", full)
     job = MapJob(save_png(tmp_path / "in.png", scene(30, 40)), tmp_path / "map.png")
-    with Segmenter.open(model, "onnxruntime", threads=1) as segmenter, pytest.raises(EmraError) as caught:
+    with Segmenter.open(model, backend="onnxruntime", threads=1) as segmenter, pytest.raises(EmraError) as caught:
         estimate_map(job, segmenter)
     assert caught.value.code == "output-unwritable"

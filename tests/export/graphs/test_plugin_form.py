@@ -23,8 +23,7 @@ from export.graphs.function_body import DOMAIN, OPERATOR, add_body, aggregation_
 from export.graphs.model_file import WrittenModel
 from export.half.convert import convert_to_half
 from export.to_onnx import to_onnx
-from tests.checkpoints import MEAN, STD, random_model
-from tests.export.small_models import _narrow
+from tests.checkpoints import MEAN, STD, narrow_backbone, random_model
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.data.scenes import DUBAI_CLASSES, generate
 from training.model.aggregation import aggregate_explicit
@@ -187,7 +186,7 @@ def layers(network):
 def plugin_file(tiny_checkpoint: Path) -> Path:
     """A plugin-form export, zoom 2, any batch, labels and logits out. Only to be read."""
     path = tiny_checkpoint.parent / "plugin.onnx"
-    with _narrow():
+    with narrow_backbone():
         exported = to_onnx(tiny_checkpoint, path, aggregation="plugin", heads=("classes", "logits"), name="small")
     check_exported(exported)
     return path
@@ -211,7 +210,7 @@ def logits_of(model: ModelProto, image: np.ndarray) -> np.ndarray:
 def test_any_batch_is_what_pytorch_gives(batch: int, plugin_file: Path, tiny_checkpoint: Path) -> None:
     image = np.stack([generate(seed, 64, 64).image for seed in range(batch)])
     pixels = ((torch.from_numpy(image).float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2)
-    with _narrow(), torch.inference_mode():
+    with narrow_backbone(), torch.inference_mode():
         expected = load_checkpoint(tiny_checkpoint).model(pixels).numpy()
     found = logits_of(onnx.load(plugin_file), image)
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
@@ -264,7 +263,7 @@ def test_the_file_for_old_tensorrt_is_the_same_without_the_body(
     tiny_checkpoint: Path, plugin_file: Path, tmp_path: Path
 ) -> None:
     options = {"aggregation": "plugin", "heads": ("classes", "logits"), "name": "small"}
-    with _narrow():
+    with narrow_backbone():
         bare = to_onnx(tiny_checkpoint, tmp_path / "bare.onnx", function_body=False, **options)
     assert "without the function body" in bare.checks[-1]
     expected, found = _unsealed(plugin_file), _unsealed(bare.path)

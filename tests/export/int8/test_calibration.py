@@ -236,7 +236,7 @@ def test_activations_of_onnx_runtimes_calibrator(
 ) -> None:
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
 
-    from export.compare.runners import feed
+    from emra_deploy.backends.contract import feed
 
     path = request.getfixturevalue(which)
     model, manifest = read_model(path)
