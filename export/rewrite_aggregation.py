@@ -157,7 +157,8 @@ def parser() -> argparse.ArgumentParser:
     add("--output", required=True, metavar="FILE.onnx", help="file to write")
     add(
         "--no-function-body",
-        action="store_true",
+        dest="function_body",
+        action="store_false",
         help="with plugin: a file for TensorRT with the plugin alone",
     )
     add("--check-data", metavar="DIR", help="images on which both files are compared, besides generated scenes")
@@ -168,15 +169,7 @@ def parser() -> argparse.ArgumentParser:
 @command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    arguments = parser().parse_args(argv)
-    rewritten = rewrite_aggregation(
-        arguments.model,
-        arguments.output,
-        to=arguments.to,
-        function_body=not arguments.no_function_body,
-        check_data=arguments.check_data,
-        overwrite=arguments.overwrite,
-    )
+    rewritten = rewrite_aggregation(**vars(parser().parse_args(argv)))
     for line in rewritten.checks:
         print(line)
     print(f"wrote {rewritten.path}: {rewritten.size / 1e6:.1f} MB, {rewritten.manifest.aggregation} form")

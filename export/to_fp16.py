@@ -244,16 +244,7 @@ def parser() -> argparse.ArgumentParser:
 @command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    arguments = parser().parse_args(argv)
-    converted = to_fp16(
-        arguments.model,
-        arguments.output,
-        keep=arguments.keep,
-        layer_norm=arguments.layer_norm,
-        check_data=arguments.check_data,
-        audit=arguments.audit,
-        overwrite=arguments.overwrite,
-    )
+    converted = to_fp16(**vars(parser().parse_args(argv)))
     for line in (*converted.audit.lines(), *converted.checks):
         print(line)
     print(f"wrote {converted.path}: {converted.size / 1e6:.2f} MB, before {converted.size_before / 1e6:.2f} MB")
