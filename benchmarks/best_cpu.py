@@ -14,11 +14,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import latency
-from benchmarks.reporting.command import check_outputs, start
+from benchmarks.reporting.command import check_outputs, make_parser, start
 from benchmarks.reporting.provenance import REPOSITORY
 from benchmarks.reporting.results import read_result
 from emra_deploy.errors import EmraError
@@ -33,9 +34,7 @@ GOAL = 3.3
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        prog="best_cpu.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = make_parser("best_cpu.py", __doc__)
     add = made.add_argument
     add("--calibration", required=True, type=Path, metavar="DIR", help="pictures for INT8")
     add("--backbones", default=",".join(BACKBONES), metavar="NAMES", help=f"comma-separated ({','.join(BACKBONES)})")
@@ -142,9 +141,8 @@ def best_of(result: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, 
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status."""
-    return start(parser(), run, argv)
+main = partial(start, parser, run)
+"""Run the command; the exit status."""
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.gpu.library import PROJECT
 from benchmarks.gpu.rows import Row, exit_status, format_table
-from benchmarks.reporting.command import start
+from benchmarks.reporting.command import make_parser, start
 from benchmarks.reporting.provenance import describe_file, describe_run
 from benchmarks.reporting.results import write_json
 from emra_deploy.backends.tensorrt.cuda_unusable import meaning, number_of
@@ -247,9 +248,7 @@ def run_sections(job: Job, parts: Mapping[str, Callable[[], list[Row]]]) -> list
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        prog="gpu_suite.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = make_parser("gpu_suite.py", __doc__)
     add = made.add_argument
     add("--json", metavar="FILE", help="write all rows there")
     add("--overwrite", action="store_true", help="replace an existing output")
@@ -331,9 +330,8 @@ def run(arguments: argparse.Namespace) -> int:
     return exit_status(rows)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status."""
-    return start(parser(), run, argv)
+main = partial(start, parser, run)
+"""Run the command; the exit status."""
 
 
 if __name__ == "__main__":
