@@ -15,11 +15,11 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reporting.command import start
+from benchmarks.reporting.command import make_parser, start
 from benchmarks.runtime import output_of
 from emra_deploy.host.extras import need
 
@@ -61,9 +61,7 @@ def break_even(load: tuple[float, float], tile: tuple[float, float]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        prog="backend_choice.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = make_parser("backend_choice.py", __doc__)
     add = made.add_argument
     add("models", type=Path, nargs="+", metavar="MODEL.onnx")
     add("--rounds", type=int, default=5, help="fresh processes of each (5)")
@@ -106,9 +104,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status."""
-    return start(parser(), run, argv)
+main = partial(start, parser, run)
+"""Run the command; the exit status."""
 
 
 if __name__ == "__main__":

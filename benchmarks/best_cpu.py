@@ -14,14 +14,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import latency
-from benchmarks.reporting.command import check_outputs, start
+from benchmarks.reporting.command import check_outputs, make_parser, start
 from benchmarks.reporting.provenance import REPOSITORY
 from benchmarks.reporting.results import read_result
 from emra_deploy.errors import EmraError
+from emra_deploy.host.command import words
 from emra_deploy.host.extras import need
 from export.measure import paired_ratio
 
@@ -32,9 +34,7 @@ GOAL = 3.3
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        prog="best_cpu.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = make_parser("best_cpu.py", __doc__)
     add = made.add_argument
     add("--calibration", required=True, type=Path, metavar="DIR", help="pictures for INT8")
     add("--backbones", default=",".join(BACKBONES), metavar="NAMES", help=f"comma-separated ({','.join(BACKBONES)})")
@@ -64,18 +64,18 @@ def run(arguments: argparse.Namespace) -> int:
     need("train", "torch", "timm", "safetensors", purpose="making checkpoints")
     need("export", "onnx", "onnxscript", "onnxruntime", purpose="exporting")
     need("bench", "psutil", purpose="measuring", code="bench-missing")
-    backbones = [name.strip() for name in arguments.backbones.split(",") if name.strip()]
+    backbones = words(arguments.backbones)
     with tempfile.TemporaryDirectory(prefix="emra-best-cpu-") as name:
         folder = (arguments.work or Path(name)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         files: list[Path] = []
         for backbone in backbones:
             files += make_files(folder, backbone, arguments.size, arguments.calibration, arguments.count)
-        words = [*map(str, files), "--backend", arguments.backend, "--json", arguments.json]
-        words += ["--iterations", str(arguments.iterations), "--warmup", str(arguments.warmup)]
-        words += ["--threads", str(arguments.threads)] if arguments.threads else []
-        words += ["--profile"] * arguments.profile + ["--overwrite"] * arguments.overwrite
-        status = latency.main(words)
+        asked = [*map(str, files), "--backend", arguments.backend, "--json", arguments.json]
+        asked += ["--iterations", str(arguments.iterations), "--warmup", str(arguments.warmup)]
+        asked += ["--threads", str(arguments.threads)] if arguments.threads else []
+        asked += ["--profile"] * arguments.profile + ["--overwrite"] * arguments.overwrite
+        status = latency.main(asked)
         if status > 1:
             return status
     result = read_result(arguments.json)
@@ -141,9 +141,8 @@ def best_of(result: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, 
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status."""
-    return start(parser(), run, argv)
+main = partial(start, parser, run)
+"""Run the command; the exit status."""
 
 
 if __name__ == "__main__":

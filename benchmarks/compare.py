@@ -11,9 +11,10 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
-from benchmarks.reporting.command import check_outputs, start
+from benchmarks.reporting.command import check_outputs, make_parser, start
 from benchmarks.reporting.results import read_result, write_json
 from benchmarks.reporting.tables import Table, make_console, print_tables
 from emra_deploy.errors import EmraError
@@ -54,9 +55,7 @@ class Change:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        prog="compare.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = make_parser("compare.py", __doc__)
     made.add_argument("old", metavar="OLD.json", help="the earlier result")
     made.add_argument("new", metavar="NEW.json", help="the later result")
     made.add_argument(
@@ -213,9 +212,8 @@ def _verdict(ratio: float, tolerance: float) -> str:
     return WORSE if ratio > 1 + tolerance else BETTER if ratio < 1 - tolerance else SAME
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status."""
-    return start(parser(), run, argv)
+main = partial(start, parser, run)
+"""Run the command; the exit status."""
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +32,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.gpu.library import PROJECT
 from benchmarks.gpu.rows import Row, exit_status, format_table
-from benchmarks.reporting.command import start
+from benchmarks.reporting.command import make_parser, start
 from benchmarks.reporting.provenance import describe_file, describe_run
 from benchmarks.reporting.results import write_json
 from emra_deploy.backends.tensorrt.cuda_unusable import meaning, number_of
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, one_line
 from emra_deploy.host.extras import install_command
 from emra_deploy.host.files import check_all_outputs
 
@@ -91,7 +92,7 @@ def _unusable(torch: Any) -> EmraError:
         torch.cuda.init()
         reason = "it finds none"
     except (AssertionError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = one_line(error)
     known = meaning(number_of(reason))
     if known is None:
         return EmraError(
@@ -239,7 +240,7 @@ def run_sections(job: Job, parts: Mapping[str, Callable[[], list[Row]]]) -> list
         except ImportError as error:
             rows.append(Row(name, "whole section", None, note=f"{error.name} is not installed"))
         except Exception as error:  # The table reports the failure; a traceback would hide the other rows.
-            message = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            message = one_line(f"{type(error).__name__}: {error}", 200)
             rows.append(Row(name, "whole section", None, note=message, required=True))
         print(f"{name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
     return rows
@@ -247,9 +248,7 @@ def run_sections(job: Job, parts: Mapping[str, Callable[[], list[Row]]]) -> list
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        prog="gpu_suite.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = make_parser("gpu_suite.py", __doc__)
     add = made.add_argument
     add("--json", metavar="FILE", help="write all rows there")
     add("--overwrite", action="store_true", help="replace an existing output")
@@ -331,9 +330,8 @@ def run(arguments: argparse.Namespace) -> int:
     return exit_status(rows)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status."""
-    return start(parser(), run, argv)
+main = partial(start, parser, run)
+"""Run the command; the exit status."""
 
 
 if __name__ == "__main__":

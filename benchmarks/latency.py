@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from benchmarks.candidates.timed import STAGES, Pipeline, describe_profile
 from benchmarks.machine_state.meter import Meter, open_meter
 from benchmarks.machine_state.nvml import Nvml
 from benchmarks.machine_state.snapshot import events_between, take_snapshot
-from benchmarks.reporting.command import check_outputs, failure, finish, nothing, start
+from benchmarks.reporting.command import check_outputs, failure, finish, make_parser, nothing, start
 from benchmarks.reporting.not_measured import list_unmeasured
 from benchmarks.reporting.plots import latency_figure
 from benchmarks.reporting.provenance import describe_machine
@@ -40,9 +41,7 @@ RATIO_STAGES = ("compute", "end_to_end")
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        prog="latency.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = make_parser("latency.py", __doc__)
     add_candidates(made)
     add, plan = made.add_argument, Plan()
     add("--iterations", type=int, default=plan.iterations, metavar="N", help="measured iterations of each (100)")
@@ -218,9 +217,8 @@ def _ratios(baseline: Spec, specs: Sequence[Spec], series: Mapping[str, Series],
     return found
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status."""
-    return start(parser(), run, argv)
+main = partial(start, parser, run)
+"""Run the command; the exit status."""
 
 
 if __name__ == "__main__":

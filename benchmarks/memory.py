@@ -14,13 +14,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks.candidates.opened import PEER_SIZE, add_candidates, describe_candidate, specs_of
 from benchmarks.candidates.spec import Spec, with_size
 from benchmarks.counted.graph import count_file
-from benchmarks.reporting.command import check_outputs, failure, finish, nothing, start
+from benchmarks.reporting.command import check_outputs, failure, finish, make_parser, nothing, start
 from benchmarks.reporting.not_measured import list_unmeasured
 from benchmarks.reporting.provenance import REPOSITORY, describe_file, describe_machine
 from benchmarks.reporting.results import make_result
@@ -33,9 +34,7 @@ TIMEOUT = 1800
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        prog="memory.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = make_parser("memory.py", __doc__)
     add_candidates(made)
     return made
 
@@ -136,9 +135,8 @@ def _candidate(spec: Spec, report: dict[str, Any], sha256: str | None, jetson: b
     }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status."""
-    return start(parser(), run, argv)
+main = partial(start, parser, run)
+"""Run the command; the exit status."""
 
 
 if __name__ == "__main__":

@@ -13,13 +13,14 @@ import argparse
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.reporting.command import start
+from benchmarks.reporting.command import make_parser, start
 from benchmarks.reporting.provenance import describe_file, describe_machine, describe_run
 from benchmarks.reporting.results import write_json
 from benchmarks.runtime import measure_raster, pipeline_and_bare, sample_raster, summary
@@ -149,9 +150,7 @@ def missed(found: dict[str, Any]) -> bool:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        prog="raster.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = make_parser("raster.py", __doc__)
     add = made.add_argument
     add("--model", type=Path, help="model of the throughput (the shipped one)")
     add("--side", type=int, default=10_000, help="raster of the throughput; 0 leaves it out (10000)")
@@ -178,9 +177,8 @@ def run(options: argparse.Namespace) -> int:
     return 1 if missed(found) else 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status."""
-    return start(parser(), run, argv)
+main = partial(start, parser, run)
+"""Run the command; the exit status."""
 
 
 if __name__ == "__main__":

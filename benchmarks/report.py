@@ -11,10 +11,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from benchmarks.reporting.accuracy import accuracy_points
-from benchmarks.reporting.command import check_outputs, start
+from benchmarks.reporting.command import check_outputs, make_parser, start
 from benchmarks.reporting.page import render
 from benchmarks.reporting.plots import accuracy_figure, save
 from benchmarks.reporting.results import Result, read_any
@@ -28,9 +29,7 @@ TITLE = "emra-deploy: measured"
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        prog="report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = make_parser("report.py", __doc__)
     made.add_argument("results", nargs="*", type=Path, metavar="RESULTS", help="result files")
     made.add_argument("--html", metavar="FILE", help="write the page there")
     made.add_argument("--markdown", metavar="FILE", help="write Markdown there")
@@ -87,9 +86,8 @@ def read_results(paths: Sequence[Path]) -> dict[str, Result]:
     return {path.name: read_any(path) for path in paths}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status."""
-    return start(parser(), run, argv)
+main = partial(start, parser, run)
+"""Run the command; the exit status."""
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from benchmarks.candidates.spec import Spec
 from benchmarks.candidates.timed import Pipeline, TimedBackend
 from benchmarks.counted.ceilings import measure_gpu, measure_host
 from benchmarks.counted.graph import GraphCost, count_file
-from benchmarks.reporting.command import check_outputs, failure, finish, nothing, start
+from benchmarks.reporting.command import check_outputs, failure, finish, make_parser, nothing, start
 from benchmarks.reporting.not_measured import list_unmeasured
 from benchmarks.reporting.plots import roofline_figure
 from benchmarks.reporting.provenance import describe_machine
@@ -38,9 +39,7 @@ _COMPUTED_IN = {"f32": "fp32", "bf16": "bf16", "f16": "fp16"}
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        prog="roofline.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = make_parser("roofline.py", __doc__)
     add_candidates(made)
     made.add_argument("--iterations", type=int, default=30, metavar="N", help="measured iterations of each (30)")
     made.add_argument("--warmup", type=int, default=5, metavar="N", help="discarded iterations before, of each (5)")
@@ -176,9 +175,8 @@ def least_time(cost: GraphCost, ceilings: Mapping[str, Any], computed_in: str | 
     return (seconds, "compute") if seconds >= moving else (moving, "memory")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status."""
-    return start(parser(), run, argv)
+main = partial(start, parser, run)
+"""Run the command; the exit status."""
 
 
 if __name__ == "__main__":

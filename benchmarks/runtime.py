@@ -19,13 +19,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.reporting.command import start
+from benchmarks.reporting.command import make_parser, start
 from benchmarks.reporting.provenance import describe_file
 from benchmarks.reporting.results import write_json
 from emra_deploy.errors import EmraError
@@ -333,9 +334,7 @@ def measure(
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        prog="runtime.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = make_parser("runtime.py", __doc__)
     add = made.add_argument
     add("--model", type=Path, required=True, help="model file")
     add("--image", type=Path, help="picture for the overhead (default: generated)")
@@ -370,9 +369,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status."""
-    return start(parser(), run, argv)
+main = partial(start, parser, run)
+"""Run the command; the exit status."""
 
 
 if __name__ == "__main__":

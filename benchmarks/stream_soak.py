@@ -11,11 +11,11 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.reporting.command import start
+from benchmarks.reporting.command import make_parser, start
 from benchmarks.reporting.provenance import describe_machine, describe_run
 from benchmarks.reporting.results import write_json
 from benchmarks.streams.outages import cut_and_stall, slow_consumer
@@ -135,9 +135,7 @@ def lines(parts: dict[str, Any]) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = argparse.ArgumentParser(
-        prog="stream_soak.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    made = make_parser("stream_soak.py", __doc__)
     add = made.add_argument
     add("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure (all)")
     add("--model", help="model file (the shipped one)")
@@ -162,9 +160,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; the exit status."""
-    return start(parser(), run, argv)
+main = partial(start, parser, run)
+"""Run the command; the exit status."""
 
 
 def _ms(seconds: float | None) -> str:

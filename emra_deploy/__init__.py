@@ -10,21 +10,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from emra_deploy._version import __version__
+from emra_deploy.errors import (
+    AccuracyError,
+    BackendMissingError,
+    BugError,
+    DeviceError,
+    EmraError,
+    InputError,
+    ModelFileError,
+    OptionError,
+    OutputError,
+    StoppedError,
+)
 
 if TYPE_CHECKING:
     from emra_deploy.backends.options import LoadOptions
-    from emra_deploy.errors import (
-        AccuracyError,
-        BackendMissingError,
-        BugError,
-        DeviceError,
-        EmraError,
-        InputError,
-        ModelFileError,
-        OptionError,
-        OutputError,
-        StoppedError,
-    )
     from emra_deploy.maps.job import MapJob
     from emra_deploy.maps.run import estimate_map, make_map
     from emra_deploy.model_file.classes import ClassSet
@@ -63,37 +63,25 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AccuracyError": "emra_deploy.errors",
-    "BackendMissingError": "emra_deploy.errors",
-    "BugError": "emra_deploy.errors",
-    "ClassSet": "emra_deploy.model_file.classes",
-    "DeviceError": "emra_deploy.errors",
-    "EmraError": "emra_deploy.errors",
-    "InputError": "emra_deploy.errors",
-    "LoadOptions": "emra_deploy.backends.options",
-    "Manifest": "emra_deploy.model_file.manifest",
-    "MapJob": "emra_deploy.maps.job",
-    "ModelFileError": "emra_deploy.errors",
-    "OptionError": "emra_deploy.errors",
-    "OutputError": "emra_deploy.errors",
-    "Segmentation": "emra_deploy.segmenting.segmentation",
-    "Segmenter": "emra_deploy.segmenting.segmenter",
-    "StoppedError": "emra_deploy.errors",
-    "Stream": "emra_deploy.stream",
-    "StreamOptions": "emra_deploy.stream",
-    "StreamState": "emra_deploy.stream",
-    "Window": "emra_deploy.pictures.windows",
-    "estimate_map": "emra_deploy.maps.run",
-    "make_map": "emra_deploy.maps.run",
-    "read_image": "emra_deploy.pictures.images",
+    "ClassSet": "model_file.classes",
+    "LoadOptions": "backends.options",
+    "Manifest": "model_file.manifest",
+    "MapJob": "maps.job",
+    "Segmentation": "segmenting.segmentation",
+    "Segmenter": "segmenting.segmenter",
+    **dict.fromkeys(("Stream", "StreamOptions", "StreamState"), "stream"),
+    "Window": "pictures.windows",
+    **dict.fromkeys(("estimate_map", "make_map"), "maps.run"),
+    "read_image": "pictures.images",
 }
+"""The modules of what is imported on first use."""
 
 
 def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(home), name)
+    value = getattr(import_module(f"emra_deploy.{home}"), name)
     globals()[name] = value
     return value
 

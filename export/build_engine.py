@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from emra_deploy.backends.names import ENGINES
 from emra_deploy.backends.tensorrt.cuda import UNUSABLE, Cuda, open_cuda
@@ -297,7 +298,9 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("model", metavar="MODEL.onnx", help="file that to_onnx, to_fp16 or to_int8 wrote")
     add("--output", required=True, metavar="MODEL.engine", help="file to write; MODEL.engine.json is written beside it")
-    add("--flavor", choices=FLAVOURS, help="tensorrt or rtx, TensorRT-RTX (the first that is installed)")
+    add(
+        "--flavor", dest="flavour", choices=FLAVOURS, help="tensorrt or rtx, TensorRT-RTX (the first that is installed)"
+    )
     add("--plugin", metavar="LIB.so", help="library that runs the attention aggregation, instead of the graph's form")
     add("--min-batch", type=int, metavar="N", help="smallest batch (1)")
     add("--opt-batch", type=int, metavar="N", help="batch to tune for (the largest)")
@@ -307,7 +310,7 @@ def parser() -> argparse.ArgumentParser:
     add("--hardware-compatible", action="store_true", help="run on other GPUs of the Ampere generation and later")
     add("--version-compatible", action="store_true", help="run with later TensorRT of the same major version")
     add("--dla", action="store_true", help="run supported layers on the deep learning accelerator")
-    add("--no-tf32", action="store_true", help="compute FP32 products in full FP32")
+    add("--no-tf32", dest="tf32", action="store_false", help="compute FP32 products in full FP32")
     add("--ignore-memory", action="store_true", help="build even if the engine is not expected to fit into memory")
     add("--overwrite", action="store_true", help="replace existing outputs")
     add("--verbose", action="store_true", help="print the builder's log")
@@ -317,23 +320,11 @@ def parser() -> argparse.ArgumentParser:
 @command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    arguments = parser().parse_args(argv)
-    if arguments.verbose:
+    arguments = vars(parser().parse_args(argv))
+    if arguments.pop("verbose"):
         logging.basicConfig(level=logging.DEBUG, format="%(message)s")
     try:
-        engine = build_engine(
-            arguments.model,
-            arguments.output,
-            flavour=arguments.flavor,
-            plugin=arguments.plugin,
-            min_batch=arguments.min_batch,
-            opt_batch=arguments.opt_batch,
-            max_batch=arguments.max_batch,
-            flags=_flags(arguments),
-            timing_cache=arguments.timing_cache,
-            ignore_memory=arguments.ignore_memory,
-            overwrite=arguments.overwrite,
-        )
+        engine = build_engine(flags=_take_flags(arguments), **arguments)
     except KeyboardInterrupt:
         print("interrupted; no output was changed", file=sys.stderr, flush=True)
         # The builder may still be at work in its thread, and cannot be waited for.
@@ -344,17 +335,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _flags(arguments: argparse.Namespace) -> Flags:
-    limit = arguments.workspace
+def _take_flags(arguments: dict[str, Any]) -> Flags:
+    limit = arguments.pop("workspace")
     if limit is not None and not 1 <= limit <= 2**20:
         raise EmraError("export-argument", f"workspace of {limit:g} MiB, expected 1 to {2**20}", "Change --workspace")
-    return Flags(
-        hardware_compatible=arguments.hardware_compatible,
-        version_compatible=arguments.version_compatible,
-        dla=arguments.dla,
-        tf32=not arguments.no_tf32,
-        workspace=None if limit is None else round(limit * 2**20),
-    )
+    chosen = {name: arguments.pop(name) for name in ("hardware_compatible", "version_compatible", "dla", "tf32")}
+    return Flags(**chosen, workspace=None if limit is None else round(limit * 2**20))
 
 
 if __name__ == "__main__":

@@ -282,29 +282,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
     from rich.console import Console
 
-    arguments = parser().parse_args(argv)
-    a, b = arguments.a, arguments.b
-    if arguments.json is not None:
-        check_output(arguments.json, overwrite=arguments.overwrite, inputs=(a, b))
+    arguments = vars(parser().parse_args(argv))
+    a, b, overwrite, report = arguments["a"], arguments["b"], arguments["overwrite"], arguments.pop("json")
+    if report is not None:
+        check_output(report, overwrite=overwrite, inputs=(a, b))
     with Console(stderr=True).status("comparing") as status:
         verdict = check(
-            a,
-            b,
-            data=arguments.data,
-            kind=arguments.kind,
-            split=arguments.split,
-            tolerance=arguments.tolerance,
-            min_agreement=arguments.min_agreement,
-            max_miou_drop=arguments.max_miou_drop,
-            backends=(arguments.backend_a, arguments.backend_b),
-            threads=arguments.threads,
-            limit=arguments.limit,
-            worst=arguments.worst,
-            overwrite=arguments.overwrite,
+            backends=(arguments.pop("backend_a"), arguments.pop("backend_b")),
+            **arguments,
             progress=lambda tile: status.update(f"{tile.name}: {tile.agreement:.3%}"),
         )
-    if arguments.json is not None:
-        with atomic_output(arguments.json, overwrite=arguments.overwrite) as part:
+    if report is not None:
+        with atomic_output(report, overwrite=overwrite) as part:
             text = json.dumps(describe(verdict, a, b), indent=1, allow_nan=False)
             part.write_text(text + "\n", encoding="utf-8")
     print_verdict(verdict, Console())

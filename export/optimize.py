@@ -299,6 +299,7 @@ def parser() -> argparse.ArgumentParser:
     add("--target", choices=TARGETS, default="cpu", help="cpu and openvino are measured, rtx and orin modelled (cpu)")
     add(
         "--high-precision",
+        dest="high",
         choices=HIGH_PRECISIONS,
         help="of the other parts (fp16 for rtx and orin, fp32 else)",
     )
@@ -314,34 +315,16 @@ def parser() -> argparse.ArgumentParser:
 @command("stopped; no output is left half-written")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    arguments = parser().parse_args(argv)
+    arguments = vars(parser().parse_args(argv))
     from export.int8.progress import progress_bars
 
-    most = arguments.max_class_drop
-    budget = Budget(arguments.max_drop, CLASS_FACTOR * arguments.max_drop if most is None else most)
-    settings = Settings(
-        budget,
-        target=arguments.target,
-        high=arguments.high_precision,
-        split=arguments.split,
-        windows=arguments.windows,
-        count=arguments.count,
-        method=arguments.method,
-        percentile=arguments.percentile,
-    )
+    drop, most, as_json = (arguments.pop(name) for name in ("max_drop", "max_class_drop", "json"))
+    budget = Budget(drop, CLASS_FACTOR * drop if most is None else most)
+    chosen = ("target", "high", "split", "windows", "count", "method", "percentile")
+    settings = Settings(budget, **{name: arguments.pop(name) for name in chosen})
     with progress_bars() as progress:
-        report, written = optimize(
-            arguments.model,
-            arguments.data,
-            settings,
-            calibration=arguments.calibration,
-            output=arguments.output,
-            table=arguments.table,
-            plot=arguments.plot,
-            overwrite=arguments.overwrite,
-            progress=progress,
-        )
-    if arguments.json:
+        report, written = optimize(settings=settings, **arguments, progress=progress)
+    if as_json:
         print(json.dumps(report.to_dict(), indent=1, allow_nan=False))
         return 0
     print(as_text(report), end="")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, about
 from emra_deploy.host.command import command
 from emra_deploy.host.digest import file_sha256
 from emra_deploy.host.extras import need, script_imports
@@ -61,10 +61,8 @@ def rewrite_aggregation(
     need("quant", "onnxruntime", purpose="checking the file")
     _check_arguments(output, to, function_body)
     first, manifest = read_model(source)
-    try:
+    with about(source):
         first, second = _forms(first, manifest, to, function_body)
-    except EmraError as error:
-        raise EmraError(error.code, error.cause, error.remedy, source) from error
     tiles = conversion_tiles(manifest, check_data)
     parent = OnnxRunner(first, manifest)
     limits = verify.ROUNDED if has_half(first) else verify.SAME_PRECISION
@@ -159,7 +157,8 @@ def parser() -> argparse.ArgumentParser:
     add("--output", required=True, metavar="FILE.onnx", help="file to write")
     add(
         "--no-function-body",
-        action="store_true",
+        dest="function_body",
+        action="store_false",
         help="with plugin: a file for TensorRT with the plugin alone",
     )
     add("--check-data", metavar="DIR", help="images on which both files are compared, besides generated scenes")
@@ -170,15 +169,7 @@ def parser() -> argparse.ArgumentParser:
 @command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    arguments = parser().parse_args(argv)
-    rewritten = rewrite_aggregation(
-        arguments.model,
-        arguments.output,
-        to=arguments.to,
-        function_body=not arguments.no_function_body,
-        check_data=arguments.check_data,
-        overwrite=arguments.overwrite,
-    )
+    rewritten = rewrite_aggregation(**vars(parser().parse_args(argv)))
     for line in rewritten.checks:
         print(line)
     print(f"wrote {rewritten.path}: {rewritten.size / 1e6:.1f} MB, {rewritten.manifest.aggregation} form")

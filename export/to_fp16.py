@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.backends import contract
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, about
 from emra_deploy.host.command import command
 from emra_deploy.host.digest import file_sha256
 from emra_deploy.host.extras import need, script_imports
@@ -101,11 +101,8 @@ def to_fp16(
         raise EmraError("export-argument", "the output's name does not end in .onnx", "Name it FILE.onnx", output)
     single, manifest = read_model(source)
     _check_source(single, manifest, source)
-    try:
-        with step(f"converting {source.name}"):
-            half, found = convert_to_half(single, keep=keep, layer_norm=layer_norm)
-    except EmraError as error:
-        raise EmraError(error.code, error.cause, error.remedy, source) from error
+    with about(source), step(f"converting {source.name}"):
+        half, found = convert_to_half(single, keep=keep, layer_norm=layer_norm)
     tiles = conversion_tiles(manifest, check_data)
     parent = OnnxRunner(single, manifest)
     rounded = check_rounding(half, parent, tiles)
@@ -248,16 +245,7 @@ def parser() -> argparse.ArgumentParser:
 @command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    arguments = parser().parse_args(argv)
-    converted = to_fp16(
-        arguments.model,
-        arguments.output,
-        keep=arguments.keep,
-        layer_norm=arguments.layer_norm,
-        check_data=arguments.check_data,
-        audit=arguments.audit,
-        overwrite=arguments.overwrite,
-    )
+    converted = to_fp16(**vars(parser().parse_args(argv)))
     for line in (*converted.audit.lines(), *converted.checks):
         print(line)
     print(f"wrote {converted.path}: {converted.size / 1e6:.2f} MB, before {converted.size_before / 1e6:.2f} MB")

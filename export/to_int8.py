@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile, check_bands, check_classes
-from emra_deploy.host.command import command
+from emra_deploy.host.command import command, words
 from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import check_output
 from emra_deploy.model_file.manifest import Manifest
@@ -229,7 +229,13 @@ def parser() -> argparse.ArgumentParser:
     add("--calibration", required=True, metavar="DIR", help="images or a data set, to measure activations on")
     add("--output", required=True, metavar="FILE.onnx", help="file to write")
     add("--high-precision", choices=HIGH_PRECISIONS, default="fp32", help="precision of the other parts (fp32)")
-    add("--exclude", default="", metavar="NAMES", help="linears or blocks that stay, such as blocks.0,mlp.fc2")
+    add(
+        "--exclude",
+        type=words,
+        default="",
+        metavar="NAMES",
+        help="linears or blocks that stay, such as blocks.0,mlp.fc2",
+    )
     add("--check-data", metavar="DIR", help="data set or images to compare with the FP32 file on")
     add_calibration_arguments(made)
     return made
@@ -238,23 +244,11 @@ def parser() -> argparse.ArgumentParser:
 @command("stopped; no output is left half-written")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    arguments = parser().parse_args(argv)
+    arguments = vars(parser().parse_args(argv))
     from export.int8.progress import progress_bars
 
     with progress_bars() as progress:
-        written = to_int8(
-            arguments.model,
-            arguments.calibration,
-            arguments.output,
-            method=arguments.method,
-            percentile=arguments.percentile,
-            high_precision=arguments.high_precision,
-            count=arguments.count,
-            exclude=[word.strip() for word in arguments.exclude.split(",") if word.strip()],
-            check_data=arguments.check_data,
-            overwrite=arguments.overwrite,
-            progress=progress,
-        )
+        written = to_int8(**arguments, progress=progress)
     for line in written.checks:
         print(line)
     evidence = written.manifest.evidence["int8"]

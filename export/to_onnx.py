@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.errors import EmraError
-from emra_deploy.host.command import command
+from emra_deploy.host.command import command, words
 from emra_deploy.host.digest import file_sha256
 from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import atomic_output, check_output
@@ -236,11 +236,24 @@ def parser() -> argparse.ArgumentParser:
     add("--aggregation", choices=AGGREGATIONS, help="form of class attention (the checkpoint's)")
     add(
         "--no-function-body",
-        action="store_true",
+        dest="function_body",
+        action="store_false",
         help="with plugin: a file for TensorRT with the plugin alone",
     )
-    add("--heads", default="classes", metavar="LIST", help="classes,logits,confidence or some of them (classes)")
-    add("--input", choices=("uint8", "float"), default="uint8", help="uint8: BxHxWx3 RGB; float: normalised Bx3xHxW")
+    add(
+        "--heads",
+        type=words,
+        default="classes",
+        metavar="LIST",
+        help="classes,logits,confidence or some of them (classes)",
+    )
+    add(
+        "--input",
+        dest="input_kind",
+        choices=("uint8", "float"),
+        default="uint8",
+        help="uint8: BxHxWx3 RGB; float: normalised Bx3xHxW",
+    )
     add("--weights", choices=("float32", "float16"), default="float32", help="float16 halves the file (float32)")
     add("--golden", metavar="IMAGE", help="picture for the self-test in the file (a generated scene)")
     add("--check-data", metavar="DIR", help="images on which PyTorch and the file are compared, besides noise")
@@ -252,22 +265,7 @@ def parser() -> argparse.ArgumentParser:
 @command()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    arguments = parser().parse_args(argv)
-    exported = to_onnx(
-        arguments.checkpoint,
-        arguments.output,
-        size=None if arguments.size is None else tuple(arguments.size),
-        batch=arguments.batch,
-        aggregation=arguments.aggregation,
-        function_body=not arguments.no_function_body,
-        heads=[head.strip() for head in arguments.heads.split(",") if head.strip()],
-        input_kind=arguments.input,
-        weights=arguments.weights,
-        golden=arguments.golden,
-        check_data=arguments.check_data,
-        overwrite=arguments.overwrite,
-        name=arguments.name,
-    )
+    exported = to_onnx(**vars(parser().parse_args(argv)))
     for line in exported.checks:
         print(line)
     shape = "x".join(str(side or "batch") for side in exported.manifest.input_shape)

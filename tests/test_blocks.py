@@ -58,6 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     picture = generate(7, 240, 320).image
     for name in ("photo.jpg", "first.jpg", "second.jpg"):
         Image.fromarray(picture).save(made / name)
+    Image.fromarray(picture).save(made / "ortho.tif")
     shutil.copy(shipped_model(), made / "model.onnx")
     return made
 

@@ -15,6 +15,7 @@ from benchmarks.candidates.timed import TimedBackend
 from benchmarks.reporting.command import failure, nothing
 from benchmarks.reporting.provenance import describe_file
 from emra_deploy.errors import EmraError
+from emra_deploy.host.command import words
 
 _log = logging.getLogger(__name__)
 PEER_SIZE = (512, 512)
@@ -56,8 +57,8 @@ def specs_of(arguments: argparse.Namespace) -> list[Spec]:
         raise EmraError("threads", f"{threads} threads, expected at least 1", "Give as many as cores, or leave it out")
     specs = make_specs(
         arguments.models,
-        _words(arguments.peer),
-        backends=_words(arguments.backend),
+        words(arguments.peer),
+        backends=words(arguments.backend),
         batches=parse_batches(arguments.batch),
         sizes=parse_sizes(arguments.sizes) if arguments.sizes else (),
         threads=threads,
@@ -169,7 +170,3 @@ def opened_candidates(arguments: argparse.Namespace) -> Iterator[tuple[Opened, C
             yield opened, lambda words: status.update(words)
         finally:
             opened.close()
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",") if word.strip()]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, one_line
 from emra_deploy.host.extras import install_command
 from training.model.state_dict import find_network
 
@@ -90,7 +90,7 @@ def make_peer(name: str, size: tuple[int, int], weights: Path | None = None) -> 
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
-            raise _unreadable(" ".join(str(error).split())[:200], weights) from error
+            raise _unreadable(one_line(error, 200), weights) from error
     return (model if padded == size else Padded(model, size, padded)), classes
 
 
@@ -118,7 +118,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise _unreadable(" ".join(str(error).split())[:200], path) from error
+        raise _unreadable(one_line(error, 200), path) from error
     # training/peer_unet.py keeps the library's model as `net`.
     found = next(filter(None, (find_network(state, head) for head in _HEADS)), None)
     return state if found is None else found.tensors

@@ -9,12 +9,12 @@ Moving and converting data is free, and so are nodes that depend on constants al
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emra_deploy.errors import EmraError
+from emra_deploy.backends.tensorrt.graph_memory import sweep
+from emra_deploy.errors import EmraError, about
 from emra_deploy.host.extras import need
 
 if TYPE_CHECKING:
@@ -115,10 +115,8 @@ def count_file(path: Path, batch: int = 1) -> GraphCost:
         raise EmraError(
             "model-unreadable", f"It is not an ONNX model ({str(error)[:200]})", "Export it again", path
         ) from error
-    try:
+    with about(path):
         return count_graph(model, batch)
-    except EmraError as error:
-        raise EmraError(error.code, error.cause, error.remedy, path) from error
 
 
 def count_graph(model: onnx.ModelProto, batch: int = 1) -> GraphCost:
@@ -136,7 +134,7 @@ def count_graph(model: onnx.ModelProto, batch: int = 1) -> GraphCost:
         input_bytes=sum(tensors.bytes(value.name) for value in graph.input if value.name not in tensors.constants),
         output_bytes=sum(tensors.bytes(value.name) for value in graph.output),
         bytes_unfused=counter.moved,
-        activations_bytes=_peak(tensors),
+        activations_bytes=sweep(graph, fused=False).activations,
         uncounted=counter.uncounted,
     )
 
@@ -276,36 +274,6 @@ def _matrix_flops(node: onnx.NodeProto, tensors: _Tensors) -> int | None:
         # C_in x (C_out / group) x kernel
         return 2 * tensors.count(node.input[0]) * math.prod(tensors.shape(node.input[1])[1:])
     return None
-
-
-def _peak(tensors: _Tensors) -> int:
-    """Peak of live bytes between nodes; a view shares the memory of its source."""
-    root: dict[str, str] = {}
-    nodes = [node for node in tensors.graph.node if not all(name in tensors.constants for name in node.output)]
-    for node in nodes:
-        if node.op_type in _VIEWS:
-            root[node.output[0]] = root.get(node.input[0], node.input[0])
-
-    def owners(names: Iterable[str]) -> set[str]:
-        return {root.get(name, name) for name in names if name and name not in tensors.constants}
-
-    last: dict[str, int] = {}
-    for index, node in enumerate(nodes):
-        for name in owners((*node.input, *node.output)):
-            last[name] = index
-    for name in owners(value.name for value in tensors.graph.output):
-        last[name] = len(nodes)
-    alive = {name for name in owners(value.name for value in tensors.graph.input)}
-    peak = total = sum(tensors.bytes(name) for name in alive)
-    for index, node in enumerate(nodes):
-        made = owners(node.output) - alive
-        alive |= made
-        total += sum(tensors.bytes(name) for name in made)
-        peak = max(peak, total)
-        dead = {name for name in owners((*node.input, *node.output)) if last[name] == index} & alive
-        alive -= dead
-        total -= sum(tensors.bytes(name) for name in dead)
-    return peak
 
 
 def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:

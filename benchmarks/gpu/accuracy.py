@@ -11,6 +11,7 @@ from torch import Tensor
 from benchmarks.gpu.formulas import errors, explicit, make_inputs, reference
 from benchmarks.gpu.library import Aggregation, Problem
 from benchmarks.gpu.rows import Goal, Row
+from emra_deploy.errors import one_line
 
 SECTION = "error against FP64, relative, beside PyTorch's in the same precision"
 
@@ -92,7 +93,7 @@ def check_all(library: Aggregation, seed: int) -> list[Row]:
         try:
             rows += check(library, case, seed + number)
         except (RuntimeError, AssertionError) as error:
-            rows.append(Row(SECTION, str(case), None, "", Goal("<=", 0), " ".join(str(error).split())[:120], True))
+            rows.append(Row(SECTION, str(case), None, "", Goal("<=", 0), one_line(error, 120), True))
             if isinstance(error, RuntimeError) and not isinstance(error, torch.cuda.OutOfMemoryError):
                 return rows  # A device error may leave the device unusable.
         torch.cuda.empty_cache()

@@ -15,6 +15,7 @@ from benchmarks.gpu.formulas import aggregation, explicit, make_inputs, streamed
 from benchmarks.gpu.library import Aggregation, Problem
 from benchmarks.gpu.rows import Goal, Row
 from benchmarks.gpu.timing import Work, extra_memory, time_graphs
+from emra_deploy.errors import one_line
 
 BACKENDS = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -58,7 +59,7 @@ def available_backends(problem: Problem, qkv: list[torch.Tensor]) -> tuple[dict[
             torch.cuda.synchronize()
             usable[name] = backend
         except RuntimeError as error:
-            refused[name] = " ".join(str(error).split())[:80]
+            refused[name] = one_line(error, 80)
     return usable, refused
 
 
@@ -94,7 +95,7 @@ def compare(
                 partial(form, qkv, problem.heads, problem.classes, problem.scale) for qkv in sets
             ]
         except Exception as error:  # whatever a compiler raises, the other rows still stand
-            refused["torch.compile"] = " ".join(str(error).split())[:80]
+            refused["torch.compile"] = one_line(error, 80)
 
     times, failures = time_graphs(candidates)
     if "plugin" in failures:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
+from emra_deploy.errors import one_line
+
 Work = Callable[[], object]
 
 
@@ -51,7 +53,7 @@ def time_graphs(
         try:
             graphs[name] = capture(works)
         except RuntimeError as error:
-            failures[name] = " ".join(str(error).split())[:80]
+            failures[name] = one_line(error, 80)
     replays = {name: max(3, min(200, round(seconds / max(_once(graph), 1e-6)))) for name, graph in graphs.items()}
     samples: dict[str, list[list[float]]] = {name: [] for name in graphs}
     names = list(graphs)

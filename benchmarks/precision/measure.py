@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from emra_deploy.backends.base import Backend
 from emra_deploy.backends.opening import open_backend
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, one_line
 from emra_deploy.evaluation import LabelledTile
 from emra_deploy.model_file.manifest import Manifest
 from export.compare.cached import Cached
@@ -65,7 +65,7 @@ def attempt(action: Callable[[], T]) -> T | Missing:
     except EmraError as error:
         return Missing(error.cause, failed=error.code != "backend-missing")
     except Exception as error:  # The libraries' own errors share no base but Exception.
-        return Missing(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        return Missing(f"{type(error).__name__}: {one_line(error)}")
 
 
 def measure_accuracy(

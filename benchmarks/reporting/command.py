@@ -76,11 +76,21 @@ def finish(arguments: argparse.Namespace, result: Result, draw: Callable[[Result
     return FAILED if result["failures"] else 0
 
 
+def make_parser(script: str, text: str | None) -> argparse.ArgumentParser:
+    """A parser whose help starts with the docstring of the script, line by line."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(prog=script, description=text, formatter_class=formatter)
+
+
 @command("interrupted: nothing was written")
-def start(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int], argv: Sequence[str] | None) -> int:
+def start(
+    parser: Callable[[], argparse.ArgumentParser],
+    run: Callable[[argparse.Namespace], int],
+    argv: Sequence[str] | None = None,
+) -> int:
     """Parse and run a command; ``arguments.argv`` holds its words. Returns the exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     words = sys.argv[1:] if argv is None else list(argv)
-    arguments = parser.parse_args(words)
+    arguments = parser().parse_args(words)
     arguments.argv = words
     return run(arguments)

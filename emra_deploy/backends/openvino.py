@@ -16,7 +16,7 @@ from emra_deploy.backends import contract
 from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.backends.external_data import check_external_data
 from emra_deploy.backends.options import DEFAULTS, LoadOptions
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, about, one_line
 from emra_deploy.host.extras import install_command
 from emra_deploy.host.files import instead_of_file
 from emra_deploy.host.forks import Owner
@@ -60,16 +60,14 @@ class OpenVinoBackend:
         self._path = path
         core = open_core()
         proto = _load(Path(path))
-        try:
+        # The checks see values only; the user needs to know which file holds them.
+        with about(path):
             manifest = Manifest.from_metadata({entry.key: entry.value for entry in proto.metadata_props})
             quantised = any(node.op_type in _QUANTISERS for node in proto.graph.node)
             self.precision = _choose_precision(core, manifest, options.precision, quantised)
             graph = _read(core, proto)
             contract.check_graph(_values(graph.inputs), _values(graph.outputs), manifest)
             self._compiled = _compile(core, graph, options.threads, self.precision)
-        except EmraError as error:
-            # The checks see values only; the user needs to know which file holds them.
-            raise EmraError(error.code, error.cause, error.remedy, path) from error
         self.manifest, self._owner = manifest, Owner()
         self._threads = str(self._compiled.get_property("INFERENCE_NUM_THREADS"))
         # A request holds the memory of one run, so threads must not share one.
@@ -110,7 +108,7 @@ class OpenVinoBackend:
             self._owner.check("the model", self._path)
             raise EmraError(
                 "model-run",
-                f"OpenVINO cannot run this model on {len(batch)} tiles ({_message(error)})",
+                f"OpenVINO cannot run this model on {len(batch)} tiles ({one_line(error)})",
                 "Give a smaller --batch or free memory; if that is not it, export the model again",
                 self._path,
             ) from error
@@ -180,7 +178,7 @@ def _load(path: Path) -> onnx.ModelProto:
     except Exception as error:  # protobuf's errors share no base but Exception.
         raise EmraError(
             "model-unreadable",
-            f"The file is not an ONNX model: it may be truncated, damaged or of another kind ({_message(error)})",
+            f"The file is not an ONNX model: it may be truncated, damaged or of another kind ({one_line(error)})",
             "Copy the file again and compare its size, or export it again with python -m export.to_onnx",
             path,
         ) from error
@@ -189,7 +187,7 @@ def _load(path: Path) -> onnx.ModelProto:
     except Exception as error:
         raise EmraError(
             "model-external-data",
-            f"Weights that the model keeps in other files are missing or outside its folder ({_message(error)})",
+            f"Weights that the model keeps in other files are missing or outside its folder ({one_line(error)})",
             "Put all files of the model into one folder, or get the model from a source you trust",
             path,
         ) from error
@@ -204,7 +202,7 @@ def _read(core: openvino.Core, proto: onnx.ModelProto) -> openvino.Model:
     except Exception as error:  # Its own, and protobuf's for a graph of more than 2 GB.
         raise EmraError(
             "model-unreadable",
-            f"OpenVINO {openvino.__version__.split('-')[0]} cannot read this graph ({_message(error)})",
+            f"OpenVINO {openvino.__version__.split('-')[0]} cannot read this graph ({one_line(error)})",
             "Copy the file again, or export it again with python -m export.to_onnx",
         ) from error
 
@@ -219,7 +217,7 @@ def _compile(core: openvino.Core, graph: openvino.Model, threads: int | None, pr
     except Exception as error:  # Damaged graphs bring out errors of the C++ library, such as IndexError.
         raise EmraError(
             "model-unreadable",
-            f"OpenVINO cannot compile this graph ({_message(error)})",
+            f"OpenVINO cannot compile this graph ({one_line(error)})",
             "Use another backend, or export the model again with python -m export.to_onnx",
         ) from error
 
@@ -266,7 +264,3 @@ def _type_name(element: Any) -> str:
         return str(np.dtype(element.to_dtype()).name)
     except Exception:
         return str(element.get_type_name())
-
-
-def _message(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -15,7 +15,7 @@ from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.backends.external_data import check_external_data
 from emra_deploy.backends.half_quantizing import check_rounding, version_of
 from emra_deploy.backends.options import DEFAULTS, LoadOptions
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, about, one_line
 from emra_deploy.host import slow_steps
 from emra_deploy.host.extras import install_command
 from emra_deploy.host.files import instead_of_file
@@ -65,11 +65,11 @@ class OnnxRuntimeBackend:
     def _checked(self) -> Manifest:
         """The Manifest, once the graph was found to be as it says."""
         try:
-            manifest = Manifest.from_metadata(self._session.get_modelmeta().custom_metadata_map)
-            contract.check_graph(_values(self._session.get_inputs()), _values(self._session.get_outputs()), manifest)
-        except EmraError as error:
             # The checks see values only; the user needs to know which file holds them.
-            raise EmraError(error.code, error.cause, error.remedy, self._path) from error
+            with about(self._path):
+                manifest = Manifest.from_metadata(self._session.get_modelmeta().custom_metadata_map)
+                inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+                contract.check_graph(_values(inputs), _values(outputs), manifest)
         except UnicodeDecodeError as error:
             # ONNX Runtime passes names and metadata on as they are in the file.
             raise EmraError(
@@ -203,11 +203,6 @@ def open_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime
             "Copy the file again and compare its size, or export it again with python -m export.to_onnx",
             path,
         ) from error
-
-
-def one_line(error: Exception) -> str:
-    """The text of an error of ONNX Runtime, which may have many lines."""
-    return " ".join(str(error).split())[:300]
 
 
 def _values(nodes: list[Any]) -> list[contract.Value]:

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.backends.gpu_guard import GpuGuard
 from emra_deploy.backends.options import LoadOptions
-from emra_deploy.backends.ort import OnnxRuntimeBackend, check_file, load_runtime, make_session, one_line, open_session
+from emra_deploy.backends.ort import OnnxRuntimeBackend, check_file, load_runtime, make_session, open_session
 from emra_deploy.backends.providers import PROVIDERS, Provider, provider_options
 from emra_deploy.backends.tensorrt.bindings import chunks
 from emra_deploy.backends.tensorrt.cuda_unusable import meaning, number_of
@@ -30,7 +30,7 @@ from emra_deploy.backends.tensorrt.device import free_memory
 from emra_deploy.backends.tensorrt.forecast import Forecast
 from emra_deploy.backends.tensorrt.gpu_errors import LOST, RESTART, fault_of
 from emra_deploy.backends.tensorrt.graph_memory import measure_graph
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, one_line
 
 if TYPE_CHECKING:
     import onnxruntime

@@ -13,6 +13,8 @@ model again (`ModelFileError`), fall back to another backend (`BackendMissingErr
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeAlias
 
 from emra_deploy.errors.codes import CODES
@@ -103,3 +105,17 @@ KINDS: dict[str, type[EmraError]] = {
     )
 }
 """The subclasses by name."""
+
+
+@contextmanager
+def about(path: _Path) -> Iterator[None]:
+    """Context that names a file in the errors of checks that see only values of it."""
+    try:
+        yield
+    except EmraError as error:
+        raise EmraError(error.code, error.cause, error.remedy, path) from error
+
+
+def one_line(error: object, limit: int = 300) -> str:
+    """The text of another library's error on one line, at most ``limit`` characters of it."""
+    return " ".join(str(error).split())[:limit]

@@ -1,4 +1,4 @@
-"""Decorator of every ``main``: errors become one line and an exit status."""
+"""What every ``main`` needs: a decorator that turns errors into one line and an exit status, and a type of argument."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ BAD_INPUT, INTERRUPTED = 2, 130
 """Exit statuses."""
 
 _Arguments = ParamSpec("_Arguments")
+
+
+def words(text: str) -> list[str]:
+    """The words of a comma-separated argument."""
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def command(interrupted: str | None = None) -> Callable[[Callable[_Arguments, int]], Callable[_Arguments, int]]:

@@ -16,7 +16,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, one_line
 
 _NAME = "emra-deploy"
 _OWN = ("emra_deploy", "training", "export", "benchmarks")
@@ -96,7 +96,7 @@ def script_imports(script: str, *extras: str) -> Iterator[None]:
 def _state(error: ImportError) -> str:
     if isinstance(error, ModuleNotFoundError):
         return "is not installed"
-    return f"cannot be loaded ({' '.join(str(error).split())[:200]})"
+    return f"cannot be loaded ({one_line(error, 200)})"
 
 
 def _declared(extra: str) -> list[str]:

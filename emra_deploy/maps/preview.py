@@ -96,4 +96,5 @@ class Preview:
 def _middles(length: int, factor: int) -> NDArray[np.intp]:
     """The middle pixel of each group of ``factor``; the last group may be shorter."""
     starts = np.arange(0, length, factor)
-    return (starts + np.minimum(starts + factor, length) - 1) // 2
+    middles: NDArray[np.intp] = (starts + np.minimum(starts + factor, length) - 1) // 2
+    return middles

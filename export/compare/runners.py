@@ -17,7 +17,7 @@ from emra_deploy.backends import contract
 from emra_deploy.backends.base import Backend, Outputs, check_batch
 from emra_deploy.backends.half_quantizing import truncates
 from emra_deploy.backends.opening import open_backend
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, one_line
 from emra_deploy.model_file.manifest import Manifest
 from export.graphs.model_file import read_model, with_logits
 from export.half.rounding import with_rounding
@@ -110,7 +110,7 @@ def open_session(model: onnx.ModelProto, threads: int | None = None) -> onnxrunt
     except Exception as error:  # ONNX Runtime's own errors share no base but Exception.
         raise EmraError(
             "model-unreadable",
-            f"ONNX Runtime {onnxruntime.__version__} cannot load the graph ({' '.join(str(error).split())[:300]})",
+            f"ONNX Runtime {onnxruntime.__version__} cannot load the graph ({one_line(error)})",
             "Export the model again with python -m export.to_onnx",
         ) from error
 

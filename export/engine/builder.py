@@ -13,7 +13,7 @@ from emra_deploy.backends.tensorrt.flavour import Flavour
 from emra_deploy.backends.tensorrt.log import Messages, make_logger
 from emra_deploy.backends.tensorrt.plugins import check_creators, load_plugin
 from emra_deploy.backends.tensorrt.sidecar import Flags, Plugin, Profile
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, one_line
 from export.engine.input_model import InputModel
 from export.engine.progress import BuildProgress, make_monitor
 
@@ -218,7 +218,7 @@ def _parse_error(parser: Any, messages: Messages, source: InputModel, flavour: F
         if not operator:
             continue
         domain = next((node.domain for node in source.model.graph.node if node.name == name), "")
-        reason = " ".join(str(error.desc()).split())[:200]
+        reason = one_line(error.desc(), 200)
         full = f"{domain}::{operator}" if domain else operator
         return EmraError(
             "operator-unsupported",

@@ -10,7 +10,7 @@ from onnx import inliner
 
 from emra_deploy.backends.tensorrt.flavour import Flavour
 from emra_deploy.backends.tensorrt.precision import asked_products, check_asked
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, about, one_line
 from emra_deploy.host.digest import file_sha256
 from emra_deploy.model_file.manifest import Manifest
 from export.graphs.function_body import DOMAIN, drop_body
@@ -57,15 +57,13 @@ def read_input_model(path: str | Path, flavour: Flavour, *, plugin: bool) -> Inp
     """
     # Without ONNX's checker: an opset that TensorRT does not read has an error of its own.
     model, manifest = read_model(path, check=False)
-    try:
+    with about(path):
         _check_opset(model, flavour)
         has_body = any(body.domain == DOMAIN for body in model.functions)
         model, operators = _settle_functions(model, plugin)
         name_nodes(model)
         asked = asked_products(model)
         check_asked(asked, manifest.precision)
-    except EmraError as error:
-        raise EmraError(error.code, error.cause, error.remedy, path) from error
     return InputModel(Path(path), model, manifest, file_sha256(path), asked, operators, has_body)
 
 
@@ -110,7 +108,7 @@ def _settle_functions(model: onnx.ModelProto, plugin: bool) -> tuple[onnx.ModelP
             model = inliner.inline_local_functions(model)
         except Exception as error:
             raise EmraError(
-                "model-unreadable", f"Its functions cannot be put in place ({_line(error)})", _AGAIN
+                "model-unreadable", f"Its functions cannot be put in place ({one_line(error)})", _AGAIN
             ) from error
     return model, tuple(sorted(used)) if plugin else ()
 
@@ -122,11 +120,9 @@ def _note_shapes(model: onnx.ModelProto) -> None:
     try:
         inferred = onnx.shape_inference.infer_shapes(inliner.inline_local_functions(model), data_prop=True)
     except Exception as error:
-        raise EmraError("model-unreadable", f"Its functions cannot be put in place ({_line(error)})", _AGAIN) from error
+        raise EmraError(
+            "model-unreadable", f"Its functions cannot be put in place ({one_line(error)})", _AGAIN
+        ) from error
     wanted = {name for node in model.graph.node if node.domain == DOMAIN for name in node.output}
     wanted -= {value.name for value in model.graph.value_info}
     model.graph.value_info.extend(value for value in inferred.graph.value_info if value.name in wanted)
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -11,7 +11,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from emra_deploy import __version__
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, about, one_line
 from emra_deploy.host.files import check_input
 from emra_deploy.model_file.manifest import Manifest
 from emra_deploy.model_file.seal import check_model_seal, seal_model
@@ -69,7 +69,7 @@ def read_model(path: str | Path, *, check: bool = True) -> tuple[onnx.ModelProto
         raise EmraError(
             "model-external-data",
             "weights that the model keeps in other files are missing, cut or outside its folder"
-            f" ({' '.join(str(error).split())[:200]})",
+            f" ({one_line(error, 200)})",
             "Put all files of the model into one folder, or get the model from a source you trust",
             path,
         ) from error
@@ -78,10 +78,8 @@ def read_model(path: str | Path, *, check: bool = True) -> tuple[onnx.ModelProto
             onnx.checker.check_model(model)
     except Exception as error:  # The checker's own error, or protobuf's when it cannot write the message.
         raise _unreadable(path, error) from error
-    try:
+    with about(path):
         manifest = Manifest.from_metadata({entry.key: entry.value for entry in model.metadata_props})
-    except EmraError as error:
-        raise EmraError(error.code, error.cause, error.remedy, path) from error
     return model, manifest
 
 
@@ -142,8 +140,7 @@ def tool_versions(*packages: str) -> dict[str, str]:
 def _unreadable(path: Path, error: Exception) -> EmraError:
     return EmraError(
         "model-unreadable",
-        "not a whole ONNX model: it may be truncated, damaged or of another kind"
-        f" ({' '.join(str(error).split())[:200]})",
+        f"not a whole ONNX model: it may be truncated, damaged or of another kind ({one_line(error, 200)})",
         _REMEDY,
         path,
     )

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, one_line
 
 FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
 
@@ -32,7 +32,7 @@ class GraphView:
         except onnx.shape_inference.InferenceError as error:
             raise EmraError(
                 "graph-types",
-                f"the types of the graph cannot be inferred ({' '.join(str(error).split())[:200]})",
+                f"the types of the graph cannot be inferred ({one_line(error, 200)})",
                 "Export the model again with python -m export.to_onnx",
             ) from error
         self._types: dict[str, int] = {}

@@ -216,7 +216,7 @@ def run(options: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; the exit status."""
-    return start(_parser(), run, argv)
+    return start(_parser, run, argv)
 
 
 if __name__ == "__main__":

@@ -201,7 +201,7 @@ def read_mask(path: Path, codec: Codec, window: Window) -> npt.NDArray[np.uint8]
     return decode_labels(codec, _read_tiff_mask(path, codec, window), path, window.top, window.left)
 
 
-def read_stored(path: Path, codec: Codec, window: Window) -> np.ndarray:
+def read_stored(path: Path, codec: Codec, window: Window) -> npt.NDArray[Any]:
     """One window of a mask as it is stored, for `Codec.decode`.
 
     Args:
@@ -217,7 +217,7 @@ def read_stored(path: Path, codec: Codec, window: Window) -> np.ndarray:
     return _cut(_read_png_mask(path, codec), window, path)
 
 
-def mask_palette(path: Path) -> np.ndarray | None:
+def mask_palette(path: Path) -> npt.NDArray[Any] | None:
     """The colours that a viewer shows for the numbers of a mask: uint8 256×3, or None for a mask without a palette."""
     if is_tiff(path):
         with _open_tiff(path) as raster:
@@ -229,18 +229,18 @@ def mask_palette(path: Path) -> np.ndarray | None:
     return np.array([*stored, *[0] * (768 - len(stored))], np.uint8).reshape(256, 3)
 
 
-def _tiff_palette(raster: Any) -> np.ndarray | None:
+def _tiff_palette(raster: Any) -> npt.NDArray[Any] | None:
     if raster.count != 1 or raster.colorinterp[0].name != "palette":
         return None
     palette = raster.colormap(1)
     return np.array([palette.get(value, (0, 0, 0, 0))[:3] for value in range(256)], np.uint8)
 
 
-def _read_tiff_mask(path: Path, codec: Codec, window: Window) -> np.ndarray:
+def _read_tiff_mask(path: Path, codec: Codec, window: Window) -> npt.NDArray[Any]:
     area = _rasterio_window(window)
     with _open_tiff(path) as raster:
         if not isinstance(codec, ColourCodec):
-            pixels: np.ndarray = raster.read(1, window=area) if raster.count == 1 else _interleaved(raster, area)
+            pixels: npt.NDArray[Any] = raster.read(1, window=area) if raster.count == 1 else _interleaved(raster, area)
         elif (table := _tiff_palette(raster)) is not None:
             pixels = table[raster.read(1, window=area)]
         elif raster.count == 1:
@@ -254,8 +254,8 @@ def _read_tiff_mask(path: Path, codec: Codec, window: Window) -> np.ndarray:
     return pixels
 
 
-def _interleaved(raster: Any, area: Any) -> np.ndarray:
-    pixels: np.ndarray = raster.read(window=area).transpose(1, 2, 0)
+def _interleaved(raster: Any, area: Any) -> npt.NDArray[Any]:
+    pixels: npt.NDArray[Any] = raster.read(window=area).transpose(1, 2, 0)
     return pixels
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from emra_deploy.backends.tensorrt.manifests import manifest_of_onnx, onnx_beside
+from emra_deploy.backends.metadata import onnx_beside, read_manifest
 from emra_deploy.backends.tensorrt.plan import read_header
 from emra_deploy.backends.tensorrt.sidecar import Sidecar, check_digest, read_sidecar, sidecar_path
 from emra_deploy.errors import EmraError
@@ -41,7 +41,7 @@ def about_engine(
         facts["manifest"] = "none: no ONNX file of its name lies beside it; give --manifest FILE.onnx"
         return None, {**facts, **unknown}
     facts["manifest"] = f"of {source}; that the engine was built of it is not proven"
-    return manifest_of_onnx(source), {**facts, **unknown, **(_known(found[0]) if found and belongs else {})}
+    return read_manifest(source), {**facts, **unknown, **(_known(found[0]) if found and belongs else {})}
 
 
 def _belongs(path: str | os.PathLike[str], sidecar: Sidecar) -> bool:

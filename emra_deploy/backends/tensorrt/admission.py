@@ -6,9 +6,9 @@ import hashlib
 import logging
 import os
 
+from emra_deploy.backends.metadata import onnx_beside, read_manifest
 from emra_deploy.backends.tensorrt.cuda import DeviceFacts
 from emra_deploy.backends.tensorrt.flavour import RTX, TITLES, Flavour, parse_version
-from emra_deploy.backends.tensorrt.manifests import manifest_of_onnx, onnx_beside
 from emra_deploy.backends.tensorrt.plan import PlanHeader
 from emra_deploy.backends.tensorrt.sidecar import Gpu, Sidecar, check_digest, read_sidecar, sidecar_path
 from emra_deploy.errors import EmraError
@@ -33,7 +33,7 @@ def read_description(
         trusted: Whether an engine without a sidecar of its own may be loaded.
 
     Raises:
-        EmraError: ``engine-sidecar``, ``engine-mismatch``, ``manifest-missing``, and those of `manifest_of_onnx`.
+        EmraError: ``engine-sidecar``, ``engine-mismatch``, ``manifest-missing``, and those of `read_manifest`.
     """
     found = read_sidecar(path)
     if found is None and not trusted:
@@ -62,7 +62,7 @@ def read_description(
             "Put the ONNX file that it was built of beside it, under the same name",
             path,
         )
-    return None, manifest_of_onnx(source)
+    return None, read_manifest(source)
 
 
 def check_version(header: PlanHeader, flavour: Flavour, sidecar: Sidecar | None, path: str | os.PathLike[str]) -> None:

@@ -10,7 +10,7 @@ from emra_deploy.backends.tensorrt.cuda_base import Bytes, Cuda, DeviceFacts
 from emra_deploy.backends.tensorrt.cuda_pycuda import PyCuda
 from emra_deploy.backends.tensorrt.cuda_python import CudaPython
 from emra_deploy.backends.tensorrt.cuda_unusable import driver_is_missing, no_driver
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, one_line
 from emra_deploy.host.extras import install_command
 
 __all__ = ["UNUSABLE", "Bytes", "Cuda", "CudaPython", "DeviceFacts", "PyCuda", "cuda_state", "open_cuda"]
@@ -78,7 +78,7 @@ def _import(title: str, names: tuple[str, ...]) -> Any:
 
 
 def _broken(title: str, error: Exception) -> EmraError:
-    reason = " ".join(str(error).split())[:300]
+    reason = one_line(error)
     if "libcuda" in reason and driver_is_missing():
         return no_driver(reason)
     return EmraError("backend-broken", f"{title} is installed and does not load ({reason})", _get())

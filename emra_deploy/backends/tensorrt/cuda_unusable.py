@@ -9,7 +9,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, one_line
 from emra_deploy.host.extras import pip_install
 
 ELSEWHERE = "or give the ONNX file, which runs on the processor"
@@ -120,7 +120,7 @@ def unusable(number: int | None, reason: str, *, runtime: int | None = None, dri
     """
     if number is None:
         number = number_of(reason)
-    reason = " ".join(reason.split())[:300]
+    reason = one_line(reason)
     if number == INSUFFICIENT and driver == 0:
         return no_driver(f"CUDA's error {number}")
     if number in (INSUFFICIENT, LACKING) and runtime and driver and driver < runtime:

@@ -18,7 +18,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, one_line
 from emra_deploy.host.extras import install_command
 
 TENSORRT = "tensorrt"
@@ -150,7 +150,7 @@ def _load(flavour: str, name: str) -> Flavour:
     except Exception as error:  # Its loader raises OSError, ImportError, RuntimeError, FileNotFoundError, and others.
         raise EmraError(
             "backend-broken",
-            f"{TITLES[flavour]} is installed but does not load ({' '.join(str(error).split())[:300]})",
+            f"{TITLES[flavour]} is installed but does not load ({one_line(error)})",
             "Its Python package and its libraries must be of one version and fit this machine. " + GET,
         ) from error
     if version < OLDEST[flavour]:

@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, one_line
 
-_VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "DequantizeLinear"})
+_VIEWS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout"})
 _ELEMENTWISE = frozenset(
     {"Abs", "Add", "BatchNormalization", "Cast", "Clip", "Cos", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid"}
     | {"HardSwish", "LayerNormalization", "LeakyRelu", "Log", "Max", "Min", "Mul", "Neg", "Pow", "Reciprocal", "Relu"}
@@ -70,8 +70,18 @@ def measure_graph(model: Any, batch: int) -> GraphMemory:
     Raises:
         EmraError: ``model-unreadable`` when shapes cannot be inferred.
     """
-    sized = _with_batch(model, batch)
-    return _Sweep(sized.graph).run()
+    return sweep(_with_batch(model, batch).graph)
+
+
+def sweep(graph: Any, *, fused: bool = True) -> GraphMemory:
+    """Count the memory of a graph with inferred shapes.
+
+    Args:
+        graph: ``onnx.GraphProto`` without functions.
+        fused: False counts without the compiler's savings, as between kernels that each write a new value: only views
+            share storage, and inputs and outputs are live values, too.
+    """
+    return _Sweep(graph, fused).run()
 
 
 def _with_batch(model: Any, batch: int) -> Any:
@@ -97,7 +107,7 @@ def _with_batch(model: Any, batch: int) -> Any:
     except Exception as error:  # The inliner and the inference raise errors of their own, without a common base.
         raise EmraError(
             "model-unreadable",
-            f"The shapes of the graph cannot be inferred ({' '.join(str(error).split())[:300]})",
+            f"The shapes of the graph cannot be inferred ({one_line(error)})",
             "Export the model again with python -m export.to_onnx",
         ) from error
 
@@ -133,8 +143,8 @@ def _fold_small(graph: Any) -> None:
 class _Sweep:
     """One walk over the nodes, with the storage that is in use at each."""
 
-    def __init__(self, graph: Any) -> None:
-        self.graph = graph
+    def __init__(self, graph: Any, fused: bool) -> None:
+        self.graph, self.fused = graph, fused
         self.constants = {tensor.name: _tensor_bytes(tensor) for tensor in graph.initializer}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.sizes: dict[str, int] = {}
@@ -160,7 +170,11 @@ class _Sweep:
         weights = self._weights(nodes)
         for node in nodes:
             self.uses.update(name for name in node.input if name and name not in self.constants)
-        most, attention, place = 0, 0, ""
+        if not self.fused:
+            self.uses.update(self.outputs)
+            self.storage.update((name, name) for name in self.inputs)
+            self.live.update((name, self.sizes.get(name, 0)) for name in self.inputs)
+        most, attention, place = sum(self.live.values()), 0, ""
         for node in nodes:
             self._enter(node)
             total = sum(self.live.values())
@@ -200,7 +214,7 @@ class _Sweep:
 
     def _enter(self, node: Any) -> None:
         for index, name in enumerate(node.output):
-            if not name or name in self.outputs:
+            if not name or (self.fused and name in self.outputs):
                 # Outputs have memory of their own.
                 continue
             source = self._shared(node, name) if index == 0 else None
@@ -215,9 +229,9 @@ class _Sweep:
 
     def _shared(self, node: Any, output: str) -> str | None:
         """The storage that a node's output can be kept in, of one of its inputs."""
-        if node.op_type in _VIEWS:
+        if node.op_type in _VIEWS or (self.fused and node.op_type == "DequantizeLinear"):
             return self.storage.get(node.input[0])
-        if node.op_type not in _ELEMENTWISE:
+        if not self.fused or node.op_type not in _ELEMENTWISE:
             return None
         for name in node.input:
             storage = self.storage.get(name)

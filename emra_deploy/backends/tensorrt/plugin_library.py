@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, one_line
 from emra_deploy.host.digest import stream_sha256
 from emra_deploy.host.files import instead_of_file
 
@@ -138,7 +138,7 @@ def load_plugins(
     try:
         handle, reason = registry.load_library(str(library.path)), "it gives no reason but its log"
     except Exception as error:  # The bindings raise pybind11's RuntimeError, TypeError or the loader's OSError.
-        handle, reason = None, " ".join(str(error).split())[:300]
+        handle, reason = None, one_line(error)
     if handle is None:
         raise EmraError(
             "plugin-load",

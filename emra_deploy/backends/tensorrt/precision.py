@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, one_line
 
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"})
 """ONNX operators that multiply matrices."""
@@ -95,7 +95,7 @@ def asked_products(model: Any) -> dict[str, str]:
     except Exception as error:
         raise EmraError(
             "model-unreadable",
-            f"The types of the graph cannot be inferred ({' '.join(str(error).split())[:300]})",
+            f"The types of the graph cannot be inferred ({one_line(error)})",
             "Export the model again with python -m export.to_onnx",
         ) from error
     types = {tensor.name: tensor.data_type for tensor in graph.initializer}

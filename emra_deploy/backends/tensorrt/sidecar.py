@@ -15,7 +15,7 @@ from typing import Any
 
 from emra_deploy.backends.tensorrt.flavour import FLAVOURS, TITLES, parse_version
 from emra_deploy.backends.tensorrt.records import decode, encode
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, about
 from emra_deploy.model_file.classes import holds_controls
 from emra_deploy.model_file.manifest import PRECISIONS, Manifest
 from emra_deploy.model_file.seal import take_json_seal
@@ -330,10 +330,8 @@ def read_sidecar(engine: str | os.PathLike[str]) -> tuple[Sidecar, Manifest] | N
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise EmraError("engine-sidecar", f"The sidecar cannot be read ({error})", _REMEDY, path) from error
-    try:
+    with about(path):
         return from_json(text)
-    except EmraError as error:
-        raise EmraError(error.code, error.cause, error.remedy, path) from error
 
 
 def check_digest(engine: str | os.PathLike[str], sidecar: Sidecar, size: int, sha256: str) -> None:

@@ -107,10 +107,13 @@ def test_what_is_no_engine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "[manifest-unused]" in capsys.readouterr().err
 
 
-def test_a_device_without_onnx_reads_manifests_with_its_runtime(engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from emra_deploy.backends.tensorrt.manifests import manifest_of_onnx
+def test_a_device_without_onnx_and_without_a_runtime_reads_manifests(
+    engine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from emra_deploy.backends.metadata import read_manifest
 
     source = engine.parent / "other" / "source.onnx"
-    expected = manifest_of_onnx(source)
+    expected = read_manifest(source)
     monkeypatch.setitem(sys.modules, "onnx", None)
-    assert manifest_of_onnx(source) == expected
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    assert read_manifest(source) == expected
