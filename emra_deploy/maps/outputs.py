@@ -22,6 +22,7 @@ from emra_deploy.maps.preview import MAX_SIDE, STREAMED_SIDE, Preview
 from emra_deploy.maps.side_car import SUFFIX
 from emra_deploy.model_file.manifest import Manifest
 from emra_deploy.pictures.georeference import GeoReference
+from emra_deploy.pictures.ground import PixelAreas
 from emra_deploy.pictures.inputs import OpenPicture
 from emra_deploy.pictures.windows import Window
 from emra_deploy.segmenting.areas import ClassArea, class_areas, count_labels
@@ -95,7 +96,7 @@ class MapOutputs:
         job: Which outputs.
         source: The picture.
         manifest: Of the model.
-        pixel_area: Square metres of a pixel on the ground, or None.
+        ground: Square metres of the pixels on the ground, or None.
         place: As `split_place` gives it.
 
     Attributes:
@@ -112,14 +113,15 @@ class MapOutputs:
         job: MapJob,
         source: OpenPicture,
         manifest: Manifest,
-        pixel_area: float | None,
+        ground: PixelAreas | None,
         place: tuple[GeoReference, str | None],
     ) -> None:
-        self._job, self._source, self._manifest, self._pixel_area = job, source, manifest, pixel_area
+        self._job, self._source, self._manifest, self._ground = job, source, manifest, ground
         self._place, self._side_car = place
         self._outlined = class_labels(manifest.classes, job.polygon_classes) if job.polygons is not None else ()
         self._stack = ExitStack()
         self.counts = np.zeros(256, np.int64)
+        self._metres = np.zeros(256)
         self.preview: Preview | None = None
         self.polygon_count = 0
 
@@ -154,13 +156,16 @@ class MapOutputs:
         """Write the next rows, uint8 h×W, to all files; return the row after their last."""
         self._writer.write(labels)
         self.counts += count_labels(labels)
+        if self._ground is not None and self._ground.uniform is None:
+            self._metres += self._ground.of_labels(window.top, labels)
         if self.preview is not None:
             self.preview.add(window.top, labels)
         return window.bottom
 
     def areas(self) -> tuple[ClassArea, ...]:
         """Areas of the classes in the rows so far."""
-        return class_areas(self.counts, self._manifest.classes, self._pixel_area)
+        pixel = None if self._ground is None else self._ground.uniform or self._metres / np.maximum(self.counts, 1)
+        return class_areas(self.counts, self._manifest.classes, pixel)
 
     def finish(self) -> None:
         """Complete all files, after the last row."""
@@ -171,16 +176,15 @@ class MapOutputs:
             with writing(job.overlay):
                 self.preview.save(self._overlay, self.areas())
         if self._polygons is not None and self._map is not None and job.polygons is not None:
-            least = max(job.min_pixels, job.min_area / self._pixel_area if self._pixel_area else 0)
             with step(f"outlining classes for {os.fspath(job.polygons)}"):
                 self.polygon_count = write_polygons(
                     self._map,
                     self._polygons,
                     self._manifest.classes,
                     labels=self._outlined,
-                    least=least,
+                    least=(job.min_pixels, job.min_area),
                     georeference=self._source.georeference,
-                    pixel_area=self._pixel_area,
+                    ground=self._ground,
                 )
 
     def _open_writer(self, path: Path) -> LabelWriter:

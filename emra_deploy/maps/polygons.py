@@ -18,6 +18,7 @@ from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
 from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.pictures.georeference import GeoReference
+from emra_deploy.pictures.ground import PixelAreas
 from emra_deploy.pictures.raster import gdal_session, open_dataset
 
 _AT_ONCE = 4096
@@ -65,9 +66,9 @@ def write_polygons(
     classes: ClassSet,
     *,
     labels: Collection[int],
-    least: float,
+    least: tuple[float, float],
     georeference: GeoReference,
-    pixel_area: float | None,
+    ground: PixelAreas | None,
 ) -> int:
     """Trace a finished label raster.
 
@@ -80,9 +81,9 @@ def write_polygons(
         output: File to write, ``.gpkg`` or ``.geojson``; give the temporary file of `atomic_output`.
         classes: Names of the labels.
         labels: Of the classes that are outlined.
-        least: Smaller polygons are left out, in pixels.
+        least: Pixels and square metres; polygons of less are left out.
         georeference: The raster's.
-        pixel_area: Square metres of a pixel on the ground, or None.
+        ground: Square metres of its pixels on the ground, or None.
 
     Returns:
         How many were written.
@@ -90,10 +91,18 @@ def write_polygons(
     Raises:
         EmraError: ``output-write``.
     """
-    traced = (polygon for polygon in trace(raster) if polygon.label in labels and polygon.pixels >= least)
+    # Rounding may not leave out a polygon of exactly the least area.
+    pixels, metres = least[0], least[1] * (1 - 1e-9)
+    traced = (
+        polygon
+        for polygon in trace(raster)
+        if polygon.label in labels
+        and polygon.pixels >= pixels
+        and (ground is None or _square_metres(polygon, ground) >= metres)
+    )
     writer = _write_geojson if output.suffix.lower() == ".geojson" else _write_geopackage
     with gdal_session():
-        return writer(output, traced, classes, georeference, pixel_area)
+        return writer(output, traced, classes, georeference, ground)
 
 
 def trace(raster: Path) -> Iterator[Polygon]:
@@ -139,7 +148,7 @@ def _groups(polygons: Iterable[Polygon]) -> Iterator[list[Polygon]]:
 
 
 def _write_geojson(
-    output: Path, polygons: Iterable[Polygon], classes: ClassSet, georeference: GeoReference, pixel_area: float | None
+    output: Path, polygons: Iterable[Polygon], classes: ClassSet, georeference: GeoReference, ground: PixelAreas | None
 ) -> int:
     from rasterio.crs import CRS
 
@@ -153,7 +162,7 @@ def _write_geojson(
             for polygon, rings in zip(group, _placed(group, georeference, degrees), strict=True):
                 feature = {
                     "type": "Feature",
-                    "properties": _properties(polygon, classes, pixel_area),
+                    "properties": _properties(polygon, classes, ground),
                     "geometry": {
                         "type": "Polygon",
                         "coordinates": [np.round(ring, digits).tolist() for ring in rings],
@@ -166,7 +175,7 @@ def _write_geojson(
 
 
 def _write_geopackage(
-    output: Path, polygons: Iterable[Polygon], classes: ClassSet, georeference: GeoReference, pixel_area: float | None
+    output: Path, polygons: Iterable[Polygon], classes: ClassSet, georeference: GeoReference, ground: PixelAreas | None
 ) -> int:
     pyogrio, shapely = load_geopackage_libraries()
     from pyogrio._err import CPLE_BaseError
@@ -178,7 +187,7 @@ def _write_geopackage(
     for group in _groups_or_one_empty(polygons):
         placed = _placed(group, georeference, None) if group else []
         geometry = np.array([shapely.to_wkb(shapely.Polygon(rings[0], rings[1:])) for rings in placed], object)
-        rows = [_properties(polygon, classes, pixel_area) for polygon in group]
+        rows = [_properties(polygon, classes, ground) for polygon in group]
         columns = [
             np.array([row["class"] for row in rows], object),
             np.array([row["label"] for row in rows], np.int32),
@@ -249,12 +258,16 @@ def _groups_or_one_empty(polygons: Iterable[Polygon]) -> Iterator[list[Polygon]]
         yield []
 
 
-def _properties(polygon: Polygon, classes: ClassSet, pixel_area: float | None) -> dict[str, Any]:
+def _square_metres(polygon: Polygon, ground: PixelAreas) -> float:
+    return ground.of_rings(polygon.rings) if ground.uniform is None else polygon.pixels * ground.uniform
+
+
+def _properties(polygon: Polygon, classes: ClassSet, ground: PixelAreas | None) -> dict[str, Any]:
     return {
         "class": classes.names[polygon.label],
         "label": polygon.label,
         "pixels": polygon.pixels,
-        "area_m2": None if pixel_area is None else round(polygon.pixels * pixel_area, 4),
+        "area_m2": None if ground is None else round(_square_metres(polygon, ground), 4),
     }
 
 
