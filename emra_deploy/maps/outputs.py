@@ -17,7 +17,7 @@ from emra_deploy.host.files import atomic_output, check_all_outputs, writing
 from emra_deploy.host.slow_steps import step
 from emra_deploy.maps.job import MapJob
 from emra_deploy.maps.label_files import LabelWriter, PngWriter, RasterWriter
-from emra_deploy.maps.polygons import class_labels, load_geopackage_libraries, write_polygons
+from emra_deploy.maps.polygons import check_place, class_labels, load_geopackage_libraries, write_polygons
 from emra_deploy.maps.preview import MAX_SIDE, STREAMED_SIDE, Preview
 from emra_deploy.maps.side_car import SUFFIX
 from emra_deploy.model_file.manifest import Manifest
@@ -59,7 +59,7 @@ def check_files(job: MapJob, model: str | os.PathLike[str] | None) -> None:
             ) from error
 
 
-def check_map(job: MapJob, source: OpenPicture, area_note: str | None) -> None:
+def check_map(job: MapJob, source: OpenPicture, area_note: str | None) -> str | None:
     """Check that the outputs can hold the map of a picture.
 
     Args:
@@ -67,8 +67,11 @@ def check_map(job: MapJob, source: OpenPicture, area_note: str | None) -> None:
         source: The picture.
         area_note: Why its pixels have no known area on the ground, or None.
 
+    Returns:
+        What the user should know of the polygons, or None.
+
     Raises:
-        EmraError: ``output-too-large``, ``polygon-area``.
+        EmraError: ``output-too-large``, ``polygon-area``, ``polygon-place``.
     """
     if not job.writes_raster and not source.in_memory and source.height * source.width > MAX_PNG_PIXELS:
         raise EmraError(
@@ -79,6 +82,9 @@ def check_map(job: MapJob, source: OpenPicture, area_note: str | None) -> None:
         )
     if job.polygons is not None and job.min_area and area_note is not None:
         raise EmraError("polygon-area", f"no square metres: {area_note}", "Use --min-pixels instead of --min-area")
+    if job.polygons is None:
+        return None
+    return check_place(Path(job.polygons), source.georeference, source.height, source.width)
 
 
 def _files_beside(job: MapJob) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -16,13 +17,20 @@ from numpy.typing import NDArray
 
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
+from emra_deploy.maps.longitudes import crosses_180, cut_at_180, load_shapely
 from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.pictures.georeference import GeoReference
 from emra_deploy.pictures.ground import PixelAreas
 from emra_deploy.pictures.raster import gdal_session, open_dataset
 
+_RADIUS = 6.371e6
+"""Of the earth, in metres."""
+
 _AT_ONCE = 4096
 """Number of features that are transformed and written together."""
+
+_STRAIGHT = 64
+"""Pixels of an edge that are taken for straight in degrees, but for rasters near a pole or of large pixels."""
 
 Ring = NDArray[np.float64]
 """Corners of a closed ring, n×2: column and row, or x and y; the last is the first again."""
@@ -73,8 +81,8 @@ def write_polygons(
     """Trace a finished label raster.
 
     GDAL traces it row by row: the polygons have to fit into memory, the raster has not. A GeoPackage keeps the
-    raster's coordinates. GeoJSON is in longitude and latitude (RFC 7946). Where the raster has no transform, both hold
-    columns and rows.
+    raster's coordinates. GeoJSON is in longitude and latitude (RFC 7946). Where the raster is not placed, both hold
+    columns and rows; `check_place` refuses what would be neither.
 
     Args:
         raster: The label raster.
@@ -105,6 +113,51 @@ def write_polygons(
         return writer(output, traced, classes, georeference, ground)
 
 
+def check_place(output: Path, georeference: GeoReference, height: int, width: int) -> str | None:
+    """Check that polygons of a raster can be placed, before the work.
+
+    Args:
+        output: The file that will be written.
+        georeference: The raster's.
+        height: Of the raster.
+        width: Of the raster.
+
+    Returns:
+        What the user should know of the coordinates, or None.
+
+    Raises:
+        EmraError: ``polygon-place``; ``polygon-extra`` without shapely where polygons have to be cut.
+    """
+    geojson = output.suffix.lower() == ".geojson"
+    if not georeference.is_placed:
+        if geojson and (georeference.gcps or georeference.rpcs is not None):
+            raise _unplaced(
+                "the picture has no transform to coordinates", "Give it one: gdalwarp -rpc, or -tps", output
+            )
+        return f"the picture has no transform to coordinates: {output} gets columns and rows"
+    if geojson and georeference.placed_crs is None:
+        raise _unplaced("the picture has no coordinate reference system", "Give a .gpkg, or gdal_edit -a_srs", output)
+    remedy = "Correct its georeference" + (", or give a .gpkg" if geojson else "")
+    corners = np.array([[0, 0], [width, 0], [width, height], [0, height], [0, 0]], np.float64)
+    try:
+        border = georeference.coordinates(_with_stops(corners, _STRAIGHT), 4326 if geojson else None)
+        misfit = georeference.misfit()
+    except ValueError as error:
+        raise _unplaced(f"the picture's coordinates cannot be used ({error})", remedy, output) from error
+    if geojson:
+        if not np.isfinite(border).all() or np.abs(border[:, 1]).max() > 90 + 1e-6:
+            raise _unplaced("the picture reaches beyond the poles", remedy, output)
+        if crosses_180(border):
+            load_shapely()
+    if misfit is None:
+        return None
+    return f"{len(georeference.gcps)} ground control points place the polygons, which miss them by up to {misfit:.2g} m"
+
+
+def _unplaced(cause: str, remedy: str, output: Path) -> EmraError:
+    return EmraError("polygon-place", f"no polygons in coordinates: {cause}", remedy, output)
+
+
 def trace(raster: Path) -> Iterator[Polygon]:
     """The connected areas of a label raster, without no data, in columns and rows."""
     from rasterio.features import shapes
@@ -127,18 +180,45 @@ def signed_area(ring: Ring) -> float:
     return float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum() / 2)
 
 
-def _placed(polygons: list[Polygon], georeference: GeoReference, crs: Any) -> list[tuple[Ring, ...]]:
-    """The rings in coordinates, outlines counter-clockwise and holes clockwise."""
+def _placed(
+    polygons: list[Polygon], georeference: GeoReference, crs: Any, side: float | None = None
+) -> list[tuple[Ring, ...]]:
+    """The rings in coordinates, outlines counter-clockwise and holes clockwise.
+
+    Straight lines of columns and rows are curves in degrees. Where their middle would be off by more than a twentieth
+    of a pixel, whose side is given in metres, edges get more points.
+    """
     rings = [ring for polygon in polygons for ring in polygon.rings]
     points = georeference.coordinates(np.concatenate(rings), crs)
+    if side is not None:
+        # A line of n pixels bends by (n side)² tan(latitude) / 8 radii.
+        cosine = math.cos(math.radians(min(float(np.abs(points[:, 1]).max()), 90.0)))
+        step = max(1, min(_STRAIGHT, int(math.sqrt(0.4 * _RADIUS * cosine / side))))
+        rings = [_with_stops(ring, step) for ring in rings]
+        points = georeference.coordinates(np.concatenate(rings), crs)
     parts = iter(np.split(points, np.cumsum([len(ring) for ring in rings])[:-1]))
     placed = []
     for polygon in polygons:
-        own = list(islice(parts, len(polygon.rings)))
-        placed.append(
-            tuple(ring if (signed_area(ring) > 0) == (index == 0) else ring[::-1] for index, ring in enumerate(own))
-        )
+        placed.append(_turned(list(islice(parts, len(polygon.rings)))))
     return placed
+
+
+def _turned(rings: Sequence[Ring]) -> tuple[Ring, ...]:
+    """The outline counter-clockwise, the holes clockwise."""
+    return tuple(ring if (signed_area(ring) > 0) == (index == 0) else ring[::-1] for index, ring in enumerate(rings))
+
+
+def _with_stops(ring: Ring, step: int) -> Ring:
+    """A ring whose edges have a point every ``step`` pixels at least."""
+    lengths = np.abs(np.diff(ring, axis=0)).max(axis=1)
+    if lengths.max() <= step:
+        return ring
+    counts = np.maximum(1, np.ceil(lengths / step)).astype(int)
+    parts = [
+        np.linspace(start, end, count, endpoint=False)
+        for start, end, count in zip(ring[:-1], ring[1:], counts, strict=True)
+    ]
+    return np.concatenate([*parts, ring[-1:]])
 
 
 def _groups(polygons: Iterable[Polygon]) -> Iterator[list[Polygon]]:
@@ -152,21 +232,26 @@ def _write_geojson(
 ) -> int:
     from rasterio.crs import CRS
 
-    degrees = CRS.from_epsg(4326) if georeference.crs is not None and georeference.has_transform else None
-    # About a centimetre in degrees, a thousandth of any other unit.
-    digits = 7 if degrees is not None else 3
+    degrees = None if georeference.placed_crs is None else CRS.from_epsg(4326)
+    # A thousandth of a pixel of columns and rows, and a hundredth of one in degrees, but no less than a centimetre.
+    digits, side = 3, None
+    if degrees is not None:
+        side = 1.0 if ground is None else math.sqrt(ground.mean)
+        digits = min(max(7, 2 - math.floor(math.log10(math.degrees(side / _RADIUS)))), 12)
     count = 0
     with output.open("w", encoding="utf-8") as stream:
         stream.write('{"type": "FeatureCollection", "features": [')
         for group in _groups(polygons):
-            for polygon, rings in zip(group, _placed(group, georeference, degrees), strict=True):
+            for polygon, rings in zip(group, _placed(group, georeference, degrees, side), strict=True):
+                parts = [rings]
+                if degrees is not None and crosses_180(rings[0]):
+                    parts = [_turned(part) for part in cut_at_180(rings)]
+                lists = [[np.round(ring, digits).tolist() for ring in part] for part in parts]
+                single = {"type": "Polygon", "coordinates": lists[0]}
                 feature = {
                     "type": "Feature",
                     "properties": _properties(polygon, classes, ground),
-                    "geometry": {
-                        "type": "Polygon",
-                        "coordinates": [np.round(ring, digits).tolist() for ring in rings],
-                    },
+                    "geometry": single if len(lists) == 1 else {"type": "MultiPolygon", "coordinates": lists},
                 }
                 stream.write((",\n" if count else "\n") + json.dumps(feature, ensure_ascii=False))
                 count += 1
@@ -180,7 +265,7 @@ def _write_geopackage(
     pyogrio, shapely = load_geopackage_libraries()
     from pyogrio._err import CPLE_BaseError
 
-    crs = georeference.crs.to_wkt() if georeference.crs is not None and georeference.has_transform else None
+    crs = None if georeference.placed_crs is None else georeference.placed_crs.to_wkt()
     # The library creates the file itself.
     output.unlink(missing_ok=True)
     count = 0

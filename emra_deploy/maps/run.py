@@ -98,7 +98,9 @@ class PreparedMap:
             self.ground, self.area_note = self.source.georeference.pixel_areas(*shape)
             if isinstance(job.gsd, float):
                 self.ground, self.area_note = PixelAreas.alike(job.gsd**2, *shape), None
-            check_map(job, self.source, self.area_note)
+            said = check_map(job, self.source, self.area_note)
+            if said is not None:
+                self._warn(said)
             self._place: tuple[GeoReference, str | None] = self.source.georeference, None
             if job.writes_raster:
                 self._place = split_place(self.source.georeference, job.input)

@@ -69,9 +69,9 @@ class GeoReference:
     @property
     def placed_crs(self) -> Any:
         """Coordinate reference system of what `coordinates` gives by default, or None."""
-        if self.has_transform or not self.is_placed:
-            return self.crs
-        return self.gcp_crs
+        if not self.is_placed:
+            return None
+        return self.crs if self.has_transform else self.gcp_crs
 
     def coordinates(self, points: Points, crs: Any = None) -> Points:
         """Coordinates of points given as columns and rows.
