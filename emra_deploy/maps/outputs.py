@@ -91,7 +91,8 @@ def _files_beside(job: MapJob) -> list[Path]:
     """Existing files that GDAL takes for parts of the map: they belong to the map that it replaces."""
     if not job.writes_raster:
         return []
-    place = os.path.realpath(job.output)
+    # Links are not followed: GDAL looks beside the name that it is given.
+    place = os.fspath(job.output)
     return [path for path in (Path(place + suffix) for suffix in (SUFFIX, ".msk", ".ovr")) if path.exists()]
 
 
@@ -140,7 +141,7 @@ class MapOutputs:
             )
             assert self._map is not None
             if self._side_car is not None:
-                beside = os.path.realpath(job.output) + SUFFIX
+                beside = os.fspath(job.output) + SUFFIX
                 stack.enter_context(atomic_output(beside, overwrite=job.overwrite)).write_text(self._side_car, "utf-8")
             self._writer: LabelWriter = stack.enter_context(closing(self._open_writer(self._map)))
             if job.overlay is not None:

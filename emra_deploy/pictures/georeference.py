@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,39 @@ class GeoReference:
             dataset.crs = self.crs
         if self.rpcs is not None:
             dataset.rpcs = self.rpcs
+
+    def turned(self, orientation: int, height: int, width: int) -> GeoReference:
+        """That of the picture as a viewer turns it.
+
+        Args:
+            orientation: As in EXIF, 1 to 8.
+            height: Rows of the picture as it is stored.
+            width: Columns of it.
+        """
+        from rasterio.control import GroundControlPoint
+        from rasterio.transform import Affine
+
+        # From columns and rows as shown to those as stored.
+        rows = {
+            2: ((-1, 0, width), (0, 1, 0)),
+            3: ((-1, 0, width), (0, -1, height)),
+            4: ((1, 0, 0), (0, -1, height)),
+            5: ((0, 1, 0), (1, 0, 0)),
+            6: ((0, 1, 0), (-1, 0, height)),
+            7: ((0, -1, width), (-1, 0, height)),
+            8: ((0, -1, width), (1, 0, 0)),
+        }.get(orientation)
+        if rows is None:
+            return self
+        stored = np.array([*rows, (0, 0, 1)], np.float64)
+        shown = np.linalg.inv(stored)
+        points = []
+        for point in self.gcps:
+            column, row, _ = shown @ (point.col, point.row, 1)
+            points.append(GroundControlPoint(row, column, point.x, point.y, point.z, point.id, point.info))
+        transform = Affine(*(np.reshape(self.transform, (3, 3)) @ stored).flat[:6]) if self.has_transform else None
+        # No coefficients turn with it.
+        return replace(self, transform=transform, gcps=tuple(points), rpcs=None)
 
     @property
     def has_transform(self) -> bool:
