@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
+from emra_deploy.host.unfinished import hold
 from emra_deploy.maps.longitudes import crosses_180, cut_at_180, load_shapely
 from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.pictures.georeference import GeoReference
@@ -267,6 +268,7 @@ def _write_geopackage(
 
     crs = None if georeference.placed_crs is None else georeference.placed_crs.to_wkt()
     # The library creates the file itself.
+    hold(output)
     output.unlink(missing_ok=True)
     count = 0
     for group in _groups_or_one_empty(polygons):
