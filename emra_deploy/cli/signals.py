@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from emra_deploy.host import slow_steps
-from emra_deploy.host.files import remove_unfinished
+from emra_deploy.host.unfinished import remove_unfinished
 
 PATIENCE = 1.5
 """Seconds in which the main thread may end the process itself, as it does unless a library's call lasts longer."""

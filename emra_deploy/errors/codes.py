@@ -133,6 +133,7 @@ _KINDS: Mapping[str, Mapping[str, str]] = {
         "no-labels": "The picture or split has no labels.",
         "not-an-image": "The file is not JPEG, PNG or TIFF.",
         "optimize-data": "The split has no labels to measure accuracy with.",
+        "polygon-place": "The picture has no place in degrees or another system that polygons could be written in.",
         "raster-implausible": "The TIFF declares far more pixels than its bytes can hold.",
         "raster-layout": "The TIFF is stored in blocks that are too large to read by windows.",
         "raster-name": "The name of the raster is not UTF-8, which GDAL needs.",

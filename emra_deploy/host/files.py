@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from emra_deploy.errors import EmraError
-
-_unfinished: set[Path] = set()
-"""Temporary files of outputs that are being written."""
+from emra_deploy.host.unfinished import begin, end
 
 
 def check_input(path: str | os.PathLike[str]) -> Path:
@@ -139,7 +136,7 @@ def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
     """Context that writes a temporary file in the output's folder and renames it to the output when the block succeeds.
 
     The data reach the disk before the name does, so a crash at any point leaves the old output, none, or a complete
-    one. A block that raises leaves no file; a killed process may leave a hidden ``.NAME.*.part``.
+    one. A block that raises leaves no file; what a killed process leaves goes when the same output is written again.
 
     Args:
         path: Output file.
@@ -153,11 +150,8 @@ def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
             ``output-write`` when the disk is full or fails.
     """
     place = check_output(path, overwrite=overwrite)
-    # The suffix stays last, for writers that choose a format by it; the random part separates two runs.
-    part = place.with_name(f".{place.stem[:40]}.{secrets.token_hex(6)}.part{place.suffix}")
     try:
-        # Not mkstemp: its mode 0600 would ignore the umask.
-        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        part = begin(place)
     except OSError as error:
         raise EmraError(
             "output-unwritable",
@@ -165,7 +159,6 @@ def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
             "Choose a folder that you may write to",
             path,
         ) from error
-    _unfinished.add(part)
     try:
         with writing(path):
             yield part
@@ -177,16 +170,7 @@ def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
             raise _write_error(error, path) from error
         _sync_folder(place.parent)
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
-        _unfinished.discard(part)
-
-
-def remove_unfinished() -> None:
-    """Delete the temporary files of unfinished outputs, before a process ends at once."""
-    for part in tuple(_unfinished):
-        with contextlib.suppress(OSError):
-            part.unlink()
+        end(part)
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from emra_deploy.errors import EmraError
+from emra_deploy.host.unfinished import hold
 from emra_deploy.maps.cog import COPY_CACHE_BYTES, copy_to_cog
 from emra_deploy.maps.label_check import check_content, facts
 from emra_deploy.maps.label_levels import BLOCK, LabelLevels
@@ -64,6 +65,8 @@ class RasterWriter:
     ) -> None:
         self._path, self._height = path, height
         self._levels: LabelLevels | None = None
+        # GDAL deletes the file before it makes the COG.
+        hold(path)
         try:
             # No side-car files: they would keep the temporary name.
             with gdal_session() as rasterio, rasterio.Env(GDAL_PAM_ENABLED="NO"), _writing(path):

@@ -17,11 +17,12 @@ from emra_deploy.host.files import atomic_output, check_all_outputs, writing
 from emra_deploy.host.slow_steps import step
 from emra_deploy.maps.job import MapJob
 from emra_deploy.maps.label_files import LabelWriter, PngWriter, RasterWriter
-from emra_deploy.maps.polygons import class_labels, load_geopackage_libraries, write_polygons
+from emra_deploy.maps.polygons import check_place, class_labels, load_geopackage_libraries, write_polygons
 from emra_deploy.maps.preview import MAX_SIDE, STREAMED_SIDE, Preview
 from emra_deploy.maps.side_car import SUFFIX
 from emra_deploy.model_file.manifest import Manifest
 from emra_deploy.pictures.georeference import GeoReference
+from emra_deploy.pictures.ground import PixelAreas
 from emra_deploy.pictures.inputs import OpenPicture
 from emra_deploy.pictures.windows import Window
 from emra_deploy.segmenting.areas import ClassArea, class_areas, count_labels
@@ -58,7 +59,7 @@ def check_files(job: MapJob, model: str | os.PathLike[str] | None) -> None:
             ) from error
 
 
-def check_map(job: MapJob, source: OpenPicture, area_note: str | None) -> None:
+def check_map(job: MapJob, source: OpenPicture, area_note: str | None) -> str | None:
     """Check that the outputs can hold the map of a picture.
 
     Args:
@@ -66,8 +67,11 @@ def check_map(job: MapJob, source: OpenPicture, area_note: str | None) -> None:
         source: The picture.
         area_note: Why its pixels have no known area on the ground, or None.
 
+    Returns:
+        What the user should know of the polygons, or None.
+
     Raises:
-        EmraError: ``output-too-large``, ``polygon-area``.
+        EmraError: ``output-too-large``, ``polygon-area``, ``polygon-place``.
     """
     if not job.writes_raster and not source.in_memory and source.height * source.width > MAX_PNG_PIXELS:
         raise EmraError(
@@ -78,13 +82,17 @@ def check_map(job: MapJob, source: OpenPicture, area_note: str | None) -> None:
         )
     if job.polygons is not None and job.min_area and area_note is not None:
         raise EmraError("polygon-area", f"no square metres: {area_note}", "Use --min-pixels instead of --min-area")
+    if job.polygons is None:
+        return None
+    return check_place(Path(job.polygons), source.georeference, source.height, source.width)
 
 
 def _files_beside(job: MapJob) -> list[Path]:
     """Existing files that GDAL takes for parts of the map: they belong to the map that it replaces."""
     if not job.writes_raster:
         return []
-    place = os.path.realpath(job.output)
+    # Links are not followed: GDAL looks beside the name that it is given.
+    place = os.fspath(job.output)
     return [path for path in (Path(place + suffix) for suffix in (SUFFIX, ".msk", ".ovr")) if path.exists()]
 
 
@@ -95,7 +103,7 @@ class MapOutputs:
         job: Which outputs.
         source: The picture.
         manifest: Of the model.
-        pixel_area: Square metres of a pixel on the ground, or None.
+        ground: Square metres of the pixels on the ground, or None.
         place: As `split_place` gives it.
 
     Attributes:
@@ -112,14 +120,15 @@ class MapOutputs:
         job: MapJob,
         source: OpenPicture,
         manifest: Manifest,
-        pixel_area: float | None,
+        ground: PixelAreas | None,
         place: tuple[GeoReference, str | None],
     ) -> None:
-        self._job, self._source, self._manifest, self._pixel_area = job, source, manifest, pixel_area
+        self._job, self._source, self._manifest, self._ground = job, source, manifest, ground
         self._place, self._side_car = place
         self._outlined = class_labels(manifest.classes, job.polygon_classes) if job.polygons is not None else ()
         self._stack = ExitStack()
         self.counts = np.zeros(256, np.int64)
+        self._metres = np.zeros(256)
         self.preview: Preview | None = None
         self.polygon_count = 0
 
@@ -132,7 +141,7 @@ class MapOutputs:
             )
             assert self._map is not None
             if self._side_car is not None:
-                beside = os.path.realpath(job.output) + SUFFIX
+                beside = os.fspath(job.output) + SUFFIX
                 stack.enter_context(atomic_output(beside, overwrite=job.overwrite)).write_text(self._side_car, "utf-8")
             self._writer: LabelWriter = stack.enter_context(closing(self._open_writer(self._map)))
             if job.overlay is not None:
@@ -154,13 +163,16 @@ class MapOutputs:
         """Write the next rows, uint8 h×W, to all files; return the row after their last."""
         self._writer.write(labels)
         self.counts += count_labels(labels)
+        if self._ground is not None and self._ground.uniform is None:
+            self._metres += self._ground.of_labels(window.top, labels)
         if self.preview is not None:
             self.preview.add(window.top, labels)
         return window.bottom
 
     def areas(self) -> tuple[ClassArea, ...]:
         """Areas of the classes in the rows so far."""
-        return class_areas(self.counts, self._manifest.classes, self._pixel_area)
+        pixel = None if self._ground is None else self._ground.uniform or self._metres / np.maximum(self.counts, 1)
+        return class_areas(self.counts, self._manifest.classes, pixel)
 
     def finish(self) -> None:
         """Complete all files, after the last row."""
@@ -171,16 +183,15 @@ class MapOutputs:
             with writing(job.overlay):
                 self.preview.save(self._overlay, self.areas())
         if self._polygons is not None and self._map is not None and job.polygons is not None:
-            least = max(job.min_pixels, job.min_area / self._pixel_area if self._pixel_area else 0)
             with step(f"outlining classes for {os.fspath(job.polygons)}"):
                 self.polygon_count = write_polygons(
                     self._map,
                     self._polygons,
                     self._manifest.classes,
                     labels=self._outlined,
-                    least=least,
+                    least=(job.min_pixels, job.min_area),
                     georeference=self._source.georeference,
-                    pixel_area=self._pixel_area,
+                    ground=self._ground,
                 )
 
     def _open_writer(self, path: Path) -> LabelWriter:

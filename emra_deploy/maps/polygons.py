@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -16,12 +17,21 @@ from numpy.typing import NDArray
 
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
+from emra_deploy.host.unfinished import hold
+from emra_deploy.maps.longitudes import crosses_180, cut_at_180, load_shapely
 from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.pictures.georeference import GeoReference
+from emra_deploy.pictures.ground import PixelAreas
 from emra_deploy.pictures.raster import gdal_session, open_dataset
+
+_RADIUS = 6.371e6
+"""Of the earth, in metres."""
 
 _AT_ONCE = 4096
 """Number of features that are transformed and written together."""
+
+_STRAIGHT = 64
+"""Pixels of an edge that are taken for straight in degrees, but for rasters near a pole or of large pixels."""
 
 Ring = NDArray[np.float64]
 """Corners of a closed ring, n×2: column and row, or x and y; the last is the first again."""
@@ -65,24 +75,24 @@ def write_polygons(
     classes: ClassSet,
     *,
     labels: Collection[int],
-    least: float,
+    least: tuple[float, float],
     georeference: GeoReference,
-    pixel_area: float | None,
+    ground: PixelAreas | None,
 ) -> int:
     """Trace a finished label raster.
 
     GDAL traces it row by row: the polygons have to fit into memory, the raster has not. A GeoPackage keeps the
-    raster's coordinates. GeoJSON is in longitude and latitude (RFC 7946). Where the raster has no transform, both hold
-    columns and rows.
+    raster's coordinates. GeoJSON is in longitude and latitude (RFC 7946). Where the raster is not placed, both hold
+    columns and rows; `check_place` refuses what would be neither.
 
     Args:
         raster: The label raster.
         output: File to write, ``.gpkg`` or ``.geojson``; give the temporary file of `atomic_output`.
         classes: Names of the labels.
         labels: Of the classes that are outlined.
-        least: Smaller polygons are left out, in pixels.
+        least: Pixels and square metres; polygons of less are left out.
         georeference: The raster's.
-        pixel_area: Square metres of a pixel on the ground, or None.
+        ground: Square metres of its pixels on the ground, or None.
 
     Returns:
         How many were written.
@@ -90,10 +100,63 @@ def write_polygons(
     Raises:
         EmraError: ``output-write``.
     """
-    traced = (polygon for polygon in trace(raster) if polygon.label in labels and polygon.pixels >= least)
+    # Rounding may not leave out a polygon of exactly the least area.
+    pixels, metres = least[0], least[1] * (1 - 1e-9)
+    traced = (
+        polygon
+        for polygon in trace(raster)
+        if polygon.label in labels
+        and polygon.pixels >= pixels
+        and (ground is None or _square_metres(polygon, ground) >= metres)
+    )
     writer = _write_geojson if output.suffix.lower() == ".geojson" else _write_geopackage
     with gdal_session():
-        return writer(output, traced, classes, georeference, pixel_area)
+        return writer(output, traced, classes, georeference, ground)
+
+
+def check_place(output: Path, georeference: GeoReference, height: int, width: int) -> str | None:
+    """Check that polygons of a raster can be placed, before the work.
+
+    Args:
+        output: The file that will be written.
+        georeference: The raster's.
+        height: Of the raster.
+        width: Of the raster.
+
+    Returns:
+        What the user should know of the coordinates, or None.
+
+    Raises:
+        EmraError: ``polygon-place``; ``polygon-extra`` without shapely where polygons have to be cut.
+    """
+    geojson = output.suffix.lower() == ".geojson"
+    if not georeference.is_placed:
+        if geojson and (georeference.gcps or georeference.rpcs is not None):
+            raise _unplaced(
+                "the picture has no transform to coordinates", "Give it one: gdalwarp -rpc, or -tps", output
+            )
+        return f"the picture has no transform to coordinates: {output} gets columns and rows"
+    if geojson and georeference.placed_crs is None:
+        raise _unplaced("the picture has no coordinate reference system", "Give a .gpkg, or gdal_edit -a_srs", output)
+    remedy = "Correct its georeference" + (", or give a .gpkg" if geojson else "")
+    corners = np.array([[0, 0], [width, 0], [width, height], [0, height], [0, 0]], np.float64)
+    try:
+        border = georeference.coordinates(_with_stops(corners, _STRAIGHT), 4326 if geojson else None)
+        misfit = georeference.misfit()
+    except ValueError as error:
+        raise _unplaced(f"the picture's coordinates cannot be used ({error})", remedy, output) from error
+    if geojson:
+        if not np.isfinite(border).all() or np.abs(border[:, 1]).max() > 90 + 1e-6:
+            raise _unplaced("the picture reaches beyond the poles", remedy, output)
+        if crosses_180(border):
+            load_shapely()
+    if misfit is None:
+        return None
+    return f"{len(georeference.gcps)} ground control points place the polygons, which miss them by up to {misfit:.2g} m"
+
+
+def _unplaced(cause: str, remedy: str, output: Path) -> EmraError:
+    return EmraError("polygon-place", f"no polygons in coordinates: {cause}", remedy, output)
 
 
 def trace(raster: Path) -> Iterator[Polygon]:
@@ -118,18 +181,45 @@ def signed_area(ring: Ring) -> float:
     return float((x[:-1] * y[1:] - x[1:] * y[:-1]).sum() / 2)
 
 
-def _placed(polygons: list[Polygon], georeference: GeoReference, crs: Any) -> list[tuple[Ring, ...]]:
-    """The rings in coordinates, outlines counter-clockwise and holes clockwise."""
+def _placed(
+    polygons: list[Polygon], georeference: GeoReference, crs: Any, side: float | None = None
+) -> list[tuple[Ring, ...]]:
+    """The rings in coordinates, outlines counter-clockwise and holes clockwise.
+
+    Straight lines of columns and rows are curves in degrees. Where their middle would be off by more than a twentieth
+    of a pixel, whose side is given in metres, edges get more points.
+    """
     rings = [ring for polygon in polygons for ring in polygon.rings]
     points = georeference.coordinates(np.concatenate(rings), crs)
+    if side is not None:
+        # A line of n pixels bends by (n side)² tan(latitude) / 8 radii.
+        cosine = math.cos(math.radians(min(float(np.abs(points[:, 1]).max()), 90.0)))
+        step = max(1, min(_STRAIGHT, int(math.sqrt(0.4 * _RADIUS * cosine / side))))
+        rings = [_with_stops(ring, step) for ring in rings]
+        points = georeference.coordinates(np.concatenate(rings), crs)
     parts = iter(np.split(points, np.cumsum([len(ring) for ring in rings])[:-1]))
     placed = []
     for polygon in polygons:
-        own = list(islice(parts, len(polygon.rings)))
-        placed.append(
-            tuple(ring if (signed_area(ring) > 0) == (index == 0) else ring[::-1] for index, ring in enumerate(own))
-        )
+        placed.append(_turned(list(islice(parts, len(polygon.rings)))))
     return placed
+
+
+def _turned(rings: Sequence[Ring]) -> tuple[Ring, ...]:
+    """The outline counter-clockwise, the holes clockwise."""
+    return tuple(ring if (signed_area(ring) > 0) == (index == 0) else ring[::-1] for index, ring in enumerate(rings))
+
+
+def _with_stops(ring: Ring, step: int) -> Ring:
+    """A ring whose edges have a point every ``step`` pixels at least."""
+    lengths = np.abs(np.diff(ring, axis=0)).max(axis=1)
+    if lengths.max() <= step:
+        return ring
+    counts = np.maximum(1, np.ceil(lengths / step)).astype(int)
+    parts = [
+        np.linspace(start, end, count, endpoint=False)
+        for start, end, count in zip(ring[:-1], ring[1:], counts, strict=True)
+    ]
+    return np.concatenate([*parts, ring[-1:]])
 
 
 def _groups(polygons: Iterable[Polygon]) -> Iterator[list[Polygon]]:
@@ -139,25 +229,30 @@ def _groups(polygons: Iterable[Polygon]) -> Iterator[list[Polygon]]:
 
 
 def _write_geojson(
-    output: Path, polygons: Iterable[Polygon], classes: ClassSet, georeference: GeoReference, pixel_area: float | None
+    output: Path, polygons: Iterable[Polygon], classes: ClassSet, georeference: GeoReference, ground: PixelAreas | None
 ) -> int:
     from rasterio.crs import CRS
 
-    degrees = CRS.from_epsg(4326) if georeference.crs is not None and georeference.has_transform else None
-    # About a centimetre in degrees, a thousandth of any other unit.
-    digits = 7 if degrees is not None else 3
+    degrees = None if georeference.placed_crs is None else CRS.from_epsg(4326)
+    # A thousandth of a pixel of columns and rows, and a hundredth of one in degrees, but no less than a centimetre.
+    digits, side = 3, None
+    if degrees is not None:
+        side = 1.0 if ground is None else math.sqrt(ground.mean)
+        digits = min(max(7, 2 - math.floor(math.log10(math.degrees(side / _RADIUS)))), 12)
     count = 0
     with output.open("w", encoding="utf-8") as stream:
         stream.write('{"type": "FeatureCollection", "features": [')
         for group in _groups(polygons):
-            for polygon, rings in zip(group, _placed(group, georeference, degrees), strict=True):
+            for polygon, rings in zip(group, _placed(group, georeference, degrees, side), strict=True):
+                parts = [rings]
+                if degrees is not None and crosses_180(rings[0]):
+                    parts = [_turned(part) for part in cut_at_180(rings)]
+                lists = [[np.round(ring, digits).tolist() for ring in part] for part in parts]
+                single = {"type": "Polygon", "coordinates": lists[0]}
                 feature = {
                     "type": "Feature",
-                    "properties": _properties(polygon, classes, pixel_area),
-                    "geometry": {
-                        "type": "Polygon",
-                        "coordinates": [np.round(ring, digits).tolist() for ring in rings],
-                    },
+                    "properties": _properties(polygon, classes, ground),
+                    "geometry": single if len(lists) == 1 else {"type": "MultiPolygon", "coordinates": lists},
                 }
                 stream.write((",\n" if count else "\n") + json.dumps(feature, ensure_ascii=False))
                 count += 1
@@ -166,19 +261,20 @@ def _write_geojson(
 
 
 def _write_geopackage(
-    output: Path, polygons: Iterable[Polygon], classes: ClassSet, georeference: GeoReference, pixel_area: float | None
+    output: Path, polygons: Iterable[Polygon], classes: ClassSet, georeference: GeoReference, ground: PixelAreas | None
 ) -> int:
     pyogrio, shapely = load_geopackage_libraries()
     from pyogrio._err import CPLE_BaseError
 
-    crs = georeference.crs.to_wkt() if georeference.crs is not None and georeference.has_transform else None
+    crs = None if georeference.placed_crs is None else georeference.placed_crs.to_wkt()
     # The library creates the file itself.
+    hold(output)
     output.unlink(missing_ok=True)
     count = 0
     for group in _groups_or_one_empty(polygons):
         placed = _placed(group, georeference, None) if group else []
         geometry = np.array([shapely.to_wkb(shapely.Polygon(rings[0], rings[1:])) for rings in placed], object)
-        rows = [_properties(polygon, classes, pixel_area) for polygon in group]
+        rows = [_properties(polygon, classes, ground) for polygon in group]
         columns = [
             np.array([row["class"] for row in rows], object),
             np.array([row["label"] for row in rows], np.int32),
@@ -249,12 +345,16 @@ def _groups_or_one_empty(polygons: Iterable[Polygon]) -> Iterator[list[Polygon]]
         yield []
 
 
-def _properties(polygon: Polygon, classes: ClassSet, pixel_area: float | None) -> dict[str, Any]:
+def _square_metres(polygon: Polygon, ground: PixelAreas) -> float:
+    return ground.of_rings(polygon.rings) if ground.uniform is None else polygon.pixels * ground.uniform
+
+
+def _properties(polygon: Polygon, classes: ClassSet, ground: PixelAreas | None) -> dict[str, Any]:
     return {
         "class": classes.names[polygon.label],
         "label": polygon.label,
         "pixels": polygon.pixels,
-        "area_m2": None if pixel_area is None else round(polygon.pixels * pixel_area, 4),
+        "area_m2": None if ground is None else round(_square_metres(polygon, ground), 4),
     }
 
 

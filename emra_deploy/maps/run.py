@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from emra_deploy.maps.resampling import ResampledSource, scale_factor
 from emra_deploy.maps.side_car import SUFFIX, name_of, split_place
 from emra_deploy.model_file.classes import IGNORE
 from emra_deploy.pictures.georeference import GeoReference
+from emra_deploy.pictures.ground import PixelAreas
 from emra_deploy.pictures.inputs import open_input
 from emra_deploy.pictures.windows import Window
 from emra_deploy.segmenting.segmenter import Segmenter
@@ -77,7 +79,7 @@ class PreparedMap:
 
     Attributes:
         source: The picture.
-        pixel_area: Square metres of a pixel on the ground, or None.
+        ground: Square metres of the pixels on the ground, or None.
         area_note: Why there are none, or None.
         warnings: What the user should know before the work, which is logged too.
 
@@ -92,10 +94,13 @@ class PreparedMap:
         self.warnings: list[str] = []
         self.source = open_input(job.input, bands=job.bands, scale=job.scale)
         try:
-            self.pixel_area, self.area_note = self.source.georeference.pixel_area_m2()
+            shape = self.source.height, self.source.width
+            self.ground, self.area_note = self.source.georeference.pixel_areas(*shape)
             if isinstance(job.gsd, float):
-                self.pixel_area, self.area_note = job.gsd**2, None
-            check_map(job, self.source, self.area_note)
+                self.ground, self.area_note = PixelAreas.alike(job.gsd**2, *shape), None
+            said = check_map(job, self.source, self.area_note)
+            if said is not None:
+                self._warn(said)
             self._place: tuple[GeoReference, str | None] = self.source.georeference, None
             if job.writes_raster:
                 self._place = split_place(self.source.georeference, job.input)
@@ -119,7 +124,7 @@ class PreparedMap:
     def estimate(self, segmenter: Segmenter) -> MapEstimate:
         """As `estimate_map`."""
         # Refuses classes that the model does not have, as `make` does.
-        MapOutputs(self.job, self.source, segmenter.manifest, self.pixel_area, self._place)
+        MapOutputs(self.job, self.source, segmenter.manifest, self.ground, self._place)
         found = estimate(self._resampled(segmenter) or self.source, segmenter)
         return replace(found, warnings=tuple(self.warnings))
 
@@ -131,7 +136,7 @@ class PreparedMap:
         factor = 1.0 if resampled is None else resampled.factor
         rows = partial(segmenter.segment_rows, source) if resampled is None else partial(resampled.rows, segmenter)
         watch = ThrottleWatch()
-        outputs = MapOutputs(job, source, segmenter.manifest, self.pixel_area, self._place)
+        outputs = MapOutputs(job, source, segmenter.manifest, self.ground, self._place)
         # The journal goes last, when the outputs have their names.
         with self._journal(segmenter, factor) as journal, outputs:
             resumed = 0 if journal is None else journal.rows
@@ -167,11 +172,9 @@ class PreparedMap:
 
     def _resampled(self, segmenter: Segmenter) -> ResampledSource | None:
         """The picture at the model's ground sample distance, or None where it stays as it is."""
-        gsd = self.job.gsd
-        if gsd == "off":
+        if self.job.gsd == "off":
             return None
-        known = gsd if isinstance(gsd, float) else self.source.georeference.gsd()
-        factor = scale_factor(known, segmenter.manifest.gsd)
+        factor = scale_factor(None if self.ground is None else math.sqrt(self.ground.mean), segmenter.manifest.gsd)
         return None if factor == 1 else ResampledSource(self.source, factor)
 
     def _journal(self, segmenter: Segmenter, factor: float) -> AbstractContextManager[Journal | None]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from emra_deploy.pictures.ground import PixelAreas, Points, has_ellipsoid, measure, on_ellipsoid
 
 
 @dataclass(frozen=True)
@@ -56,56 +56,125 @@ class GeoReference:
         if self.rpcs is not None:
             dataset.rpcs = self.rpcs
 
+    def turned(self, orientation: int, height: int, width: int) -> GeoReference:
+        """That of the picture as a viewer turns it.
+
+        Args:
+            orientation: As in EXIF, 1 to 8.
+            height: Rows of the picture as it is stored.
+            width: Columns of it.
+        """
+        from rasterio.control import GroundControlPoint
+        from rasterio.transform import Affine
+
+        # From columns and rows as shown to those as stored.
+        rows = {
+            2: ((-1, 0, width), (0, 1, 0)),
+            3: ((-1, 0, width), (0, -1, height)),
+            4: ((1, 0, 0), (0, -1, height)),
+            5: ((0, 1, 0), (1, 0, 0)),
+            6: ((0, 1, 0), (-1, 0, height)),
+            7: ((0, -1, width), (-1, 0, height)),
+            8: ((0, -1, width), (1, 0, 0)),
+        }.get(orientation)
+        if rows is None:
+            return self
+        stored = np.array([*rows, (0, 0, 1)], np.float64)
+        shown = np.linalg.inv(stored)
+        points = []
+        for point in self.gcps:
+            column, row, _ = shown @ (point.col, point.row, 1)
+            points.append(GroundControlPoint(row, column, point.x, point.y, point.z, point.id, point.info))
+        transform = Affine(*(np.reshape(self.transform, (3, 3)) @ stored).flat[:6]) if self.has_transform else None
+        # No coefficients turn with it.
+        return replace(self, transform=transform, gcps=tuple(points), rpcs=None)
+
     @property
     def has_transform(self) -> bool:
         """Whether pixels have coordinates."""
         return self.transform is not None and not self.transform.is_identity
 
-    def coordinates(self, points: NDArray[np.float64], crs: Any = None) -> NDArray[np.float64]:
+    @property
+    def is_placed(self) -> bool:
+        """Whether `coordinates` gives those of a place: by the transform, or by three ground control points or more."""
+        return self.has_transform or len(self.gcps) > 2
+
+    @property
+    def placed_crs(self) -> Any:
+        """Coordinate reference system of what `coordinates` gives by default, or None."""
+        if not self.is_placed:
+            return None
+        return self.crs if self.has_transform else self.gcp_crs
+
+    def coordinates(self, points: Points, crs: Any = None) -> Points:
         """Coordinates of points given as columns and rows.
+
+        Ground control points stand in for a transform that is missing, by GDAL's polynomial of them.
 
         Args:
             points: n×2; whole numbers are corners of pixels.
             crs: Coordinate reference system of the result; None for the raster's own.
 
         Returns:
-            x and y, n×2; columns and rows as they were where the raster has no transform.
-        """
-        if not self.has_transform:
-            return points
-        a, b, c, d, e, f = self.transform[:6]
-        x, y = a * points[:, 0] + b * points[:, 1] + c, d * points[:, 0] + e * points[:, 1] + f
-        if crs is not None:
-            from rasterio.warp import transform
+            x and y, n×2; columns and rows as they were where the raster is not placed.
 
-            x, y = (np.asarray(values) for values in transform(self.crs, crs, x, y))
+        Raises:
+            ValueError: The control points lie on one line, or points beyond what ``crs`` can express.
+        """
+        if not self.is_placed:
+            return points
+        from rasterio._err import CPLE_BaseError
+        from rasterio.errors import CRSError
+        from rasterio.transform import GCPTransformer
+        from rasterio.warp import transform
+
+        try:
+            if self.has_transform:
+                a, b, c, d, e, f = self.transform[:6]
+                x, y = a * points[:, 0] + b * points[:, 1] + c, d * points[:, 0] + e * points[:, 1] + f
+            else:
+                with GCPTransformer(self.gcps) as place:
+                    x, y = place.xy(points[:, 1], points[:, 0], offset="ul")
+            if crs is not None:
+                x, y = transform(self.placed_crs, crs, x, y)
+        except (CRSError, CPLE_BaseError) as error:
+            raise ValueError(" ".join(str(error).split())) from error
         return np.stack([x, y], axis=1)
 
-    def pixel_area_m2(self) -> tuple[float | None, str | None]:
-        """The area of one pixel, or why there is none.
+    def pixel_areas(self, height: int, width: int) -> tuple[PixelAreas | None, str | None]:
+        """The areas of pixels on the ground, or why there are none.
+
+        Args:
+            height: Rows of the raster.
+            width: Columns.
 
         Returns:
-            Square metres and None; or None and a sentence for the user, without a full stop.
+            The areas and None; or None and a sentence for the user, without a full stop.
         """
-        if self.crs is None:
+        if not self.is_placed:
+            missing = "coordinate reference system" if self.crs is None else "transform from pixels to coordinates"
+            return None, f"the picture has no {missing}"
+        crs = self.placed_crs
+        if crs is None:
             return None, "the picture has no coordinate reference system"
-        if not self.has_transform:
-            return None, "the picture has no transform from pixels to coordinates"
-        if self.crs.is_geographic:
-            return None, "its coordinates are degrees; reproject it to metres, such as UTM, to get square metres"
-        if self.crs.to_dict().get("proj") in ("merc", "webmerc") or self.crs.to_epsg() in (3857, 3395):
-            # At 52 degrees north a Mercator square metre is 0.38 true ones: a number, but not an area.
-            return None, "Mercator coordinates stretch areas; reproject it, such as to UTM, to get square metres"
+        grid = None
+        if self.has_transform and not crs.is_geographic:
+            grid = abs(self.transform.determinant) * float(crs.units_factor[1]) ** 2
         try:
-            _, metres = self.crs.linear_units_factor
-        except Exception:
-            return None, "its coordinate reference system has no known unit of length"
-        return abs(self.transform.determinant) * float(metres) ** 2, None
+            if grid is not None and not has_ellipsoid(crs):
+                return PixelAreas.alike(grid, height, width), None
+            return measure(self.coordinates, crs, grid, height, width), None
+        except ValueError as error:
+            return None, f"not all pixels have a place on the ground ({error})"
 
-    def gsd(self) -> float | None:
-        """Metres a pixel: the side of a square of a pixel's area; None where that is not known."""
-        area, _ = self.pixel_area_m2()
-        return None if area is None else math.sqrt(area)
+    def misfit(self) -> float | None:
+        """Metres by which `coordinates` misses the farthest of the control points that it is made of, or None."""
+        if self.has_transform or not self.is_placed or self.gcp_crs is None:
+            return None
+        wanted = np.array([(point.x, point.y) for point in self.gcps], np.float64)
+        found = self.coordinates(np.array([(point.col, point.row) for point in self.gcps], np.float64))
+        misses = on_ellipsoid(self.gcp_crs, wanted) - on_ellipsoid(self.gcp_crs, found)
+        return float(np.linalg.norm(misses, axis=1).max())
 
 
 def _epoch(dataset: Any) -> str | None:

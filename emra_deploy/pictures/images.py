@@ -162,6 +162,15 @@ def read_picture(path: str | os.PathLike[str], scale: Scale | None = None, kind:
         raise _unreadable(path, error) from error
 
 
+def orientation_of(path: str | os.PathLike[str]) -> int:
+    """The EXIF orientation of a picture, 1 to 8, by which `read_picture` turned it; 1 is upright."""
+    from PIL import Image
+
+    with Image.open(path, formats=("JPEG", "PNG", "TIFF")) as picture:
+        found = picture.getexif().get(_ORIENTATION, 1)
+    return found if found in range(1, 9) else 1
+
+
 class _Strictness:
     """Context in which Pillow treats truncated data as an error, whatever ``LOAD_TRUNCATED_IMAGES`` says.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 from emra_deploy.errors import EmraError
-from emra_deploy.pictures.images import image_format, read_picture, tiff_header
-from emra_deploy.pictures.raster import RasterSource
+from emra_deploy.pictures.georeference import GeoReference
+from emra_deploy.pictures.images import image_format, orientation_of, read_picture, tiff_header
+from emra_deploy.pictures.raster import RasterSource, read_place
 from emra_deploy.pictures.scaling import Scale
 from emra_deploy.pictures.sources import ArraySource
 
@@ -22,7 +24,7 @@ def open_input(
     """Open an image file for segmentation.
 
     A TIFF is read by windows; without rasterio, or when an EXIF orientation has to be applied, one without
-    georeference is read whole. JPEG and PNG are read whole.
+    georeference is read whole. JPEG and PNG are read whole; files beside these place them.
 
     Args:
         path: JPEG, PNG, TIFF or GeoTIFF.
@@ -46,4 +48,18 @@ def open_input(
             return RasterSource(path, bands=bands, scale=scale)
     elif bands is not None:
         raise EmraError("image-bands", "--bands is for TIFF, not for JPEG and PNG", "Leave it out", path)
-    return ArraySource(*read_picture(path, scale, kind))
+    return ArraySource(*read_picture(path, scale, kind), _place(path, kind))
+
+
+def _place(path: str | os.PathLike[str], kind: str) -> GeoReference | None:
+    """Where a picture that is read whole lies, by the files beside it."""
+    name = Path(path).name
+    start = name.rpartition(".")[0].casefold() + "."
+    beside = any(
+        entry.name.casefold().startswith(start) and entry.name != name
+        for entry in os.scandir(Path(path).absolute().parent)
+    )
+    # Most photographs have none, and work without rasterio.
+    if not beside or find_spec("rasterio") is None:
+        return None
+    return read_place(path, kind, orientation_of(path))

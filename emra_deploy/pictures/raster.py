@@ -55,8 +55,8 @@ def gdal_session() -> Iterator[Any]:
         yield rasterio
 
 
-def open_dataset(rasterio: Any, path: Path, *options: Any, **more: Any) -> Any:
-    """``rasterio.open`` of a GeoTIFF, for files with any name, with or without a georeference.
+def open_dataset(rasterio: Any, path: Path, *options: Any, driver: str = "GTiff", **more: Any) -> Any:
+    """``rasterio.open`` of one format, for files with any name, with or without a georeference.
 
     Raises:
         EmraError: ``raster-name`` for names that are not text.
@@ -72,7 +72,29 @@ def open_dataset(rasterio: Any, path: Path, *options: Any, **more: Any) -> Any:
         # A TIFF without georeference needs no warning.
         warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
         # A Path, not text: text may name archives, sub-datasets and servers.
-        return rasterio.open(path, *options, driver="GTiff", **more)
+        return rasterio.open(path, *options, driver=driver, **more)
+
+
+def read_place(path: str | os.PathLike[str], kind: str, orientation: int) -> GeoReference:
+    """Where GDAL puts a plain picture: by files beside it, such as ``.jgw``, ``.wld``, ``.aux.xml`` and ``.tab``.
+
+    Args:
+        path: The picture.
+        kind: Its `image_format`.
+        orientation: As in EXIF, which GDAL ignores and the reader of the pixels applies.
+    """
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import RasterioError
+
+    driver = {"jpeg": "JPEG", "png": "PNG", "tiff": "GTiff"}[kind]
+    place = Path(path).absolute()
+    with gdal_session() as rasterio:
+        try:
+            with open_dataset(rasterio, place, driver=driver) as dataset:
+                return GeoReference.of(dataset).turned(orientation, dataset.height, dataset.width)
+        except (RasterioError, CPLE_BaseError):
+            # GDAL reads fewer of these files than Pillow.
+            return GeoReference()
 
 
 def gdal_message(error: BaseException) -> str:

@@ -41,14 +41,14 @@ def count_labels(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
 
 
 def class_areas(
-    counts: npt.NDArray[np.int64], classes: ClassSet, pixel_area_m2: float | None = None
+    counts: npt.NDArray[np.int64], classes: ClassSet, pixel_area_m2: float | npt.NDArray[np.float64] | None = None
 ) -> tuple[ClassArea, ...]:
     """Areas of all classes, in label order.
 
     Args:
         counts: What `count_labels` gave, 256 values; unlabelled pixels (255) are left out.
         classes: The C classes.
-        pixel_area_m2: Ground area of a pixel in square metres, or None.
+        pixel_area_m2: Ground area of a pixel in square metres, or the mean of each label's pixels, or None.
 
     Raises:
         EmraError: ``class-count`` when there are labels from C to 254.
@@ -61,12 +61,13 @@ def class_areas(
             "Use the classes that the labels were made with",
         )
     total = int(counts[: len(classes)].sum())
+    metres = None if pixel_area_m2 is None else counts * pixel_area_m2
     return tuple(
         ClassArea(
             name=name,
             pixels=pixels,
             fraction=pixels / total if total else 0.0,
-            square_metres=None if pixel_area_m2 is None else pixels * pixel_area_m2,
+            square_metres=None if metres is None else float(metres[label]),
         )
-        for name, pixels in zip(classes.names, map(int, counts), strict=False)
+        for label, (name, pixels) in enumerate(zip(classes.names, map(int, counts), strict=False))
     )

@@ -42,8 +42,9 @@ def write_all(
     labels: tuple[int, ...] = (0, 1, 2),
     least: float = 1,
 ) -> int:
-    area, _ = georeference.pixel_area_m2()
-    settings = {"labels": labels, "least": least, "georeference": georeference, "pixel_area": area}
+    with rasterio.open(raster) as dataset:
+        ground, _ = georeference.pixel_areas(*dataset.shape)
+    settings = {"labels": labels, "least": (least, 0.0), "georeference": georeference, "ground": ground}
     return write_polygons(raster, output, CLASSES, **settings)
 
 

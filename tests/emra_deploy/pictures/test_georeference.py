@@ -58,24 +58,30 @@ def test_ground_control_points_are_kept(pixels: np.ndarray, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("crs", "transform", "expected"),
     [
-        ("EPSG:32633", Affine(0.25, 0, 0, 0, -0.25, 9), 0.0625),
-        ("EPSG:32633", Affine(0.3, 0.8, 5, 0.6, -0.4, 7), 0.6),
-        ("EPSG:2263", Affine(2, 0, 0, 0, -2, 9), 4 * 0.3048006096012192**2),
-        ("EPSG:4326", Affine(1e-6, 0, 0, 0, -1e-6, 9), "degrees"),
-        ("EPSG:3857", Affine(0.25, 0, 0, 0, -0.25, 9), "Mercator"),
+        ("EPSG:32633", Affine(0.25, 0, 500_000, 0, -0.25, 5.4e6), 0.0625),
+        ("EPSG:32633", Affine(0.3, 0.8, 500_000, 0.6, -0.4, 5.4e6), 0.6),
+        ("EPSG:2263", Affine(2, 0, 980_000, 0, -2, 200_000), 4 * 0.3048006096012192**2),
+        (
+            'LOCAL_CS["site",UNIT["US survey foot",0.304800609601219]]',
+            Affine(2, 0, 0, 0, -2, 9),
+            4 * 0.304800609601219**2,
+        ),
         (None, Affine(0.25, 0, 0, 0, -0.25, 9), "no coordinate reference"),
         ("EPSG:32633", Affine.identity(), "no transform"),
+        ("EPSG:4326", Affine(1, 0, 0, 0, -1, 500_000), "place on the ground"),
     ],
 )
 def test_area_of_a_pixel(crs: str | None, transform: Affine, expected: float | str) -> None:
     reference = GeoReference(None if crs is None else rasterio.CRS.from_user_input(crs), transform)
-    area, reason = reference.pixel_area_m2()
+    areas, reason = reference.pixel_areas(100, 130)
     if isinstance(expected, str):
-        assert area is None
+        assert areas is None
         assert reason is not None
         assert expected in reason
     else:
-        assert area == pytest.approx(expected, rel=1e-12)
+        assert areas is not None
+        assert areas.uniform == pytest.approx(expected, rel=1e-12)
+        assert areas.mean == pytest.approx(expected, rel=1e-12)
         assert reason is None
 
 
