@@ -25,6 +25,7 @@ from emra_deploy.maps.resampling import ResampledSource, scale_factor
 from emra_deploy.model_file.classes import IGNORE
 from emra_deploy.pictures.inputs import open_input
 from emra_deploy.pictures.windows import Window
+from emra_deploy.segmenting.palettes import drawn_classes
 from emra_deploy.segmenting.segmenter import Segmenter
 
 JOURNAL_PIXELS = 2**26
@@ -127,7 +128,7 @@ class PreparedMap:
             scale_factor=factor,
             height=source.height,
             width=source.width,
-            classes=segmenter.classes,
+            classes=drawn_classes(segmenter.classes, job.palette),
             areas=outputs.areas(),
             no_data_pixels=int(outputs.counts[IGNORE]),
             area_note=self.area_note,
