@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from emra_deploy.errors import EmraError
-from emra_deploy.host.command import command
+from emra_deploy.host.command import command, tell
 from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import atomic_output, check_output, file_sha256
 from emra_deploy.model_file.manifest import Manifest
@@ -175,7 +175,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     for line in rewritten.checks:
         print(line)
-    print(f"wrote {rewritten.path}: {rewritten.size / 1e6:.1f} MB, {rewritten.manifest.aggregation} form")
+    about = f"{rewritten.size / 1e6:.1f} MB, {rewritten.manifest.aggregation} form"
+    tell(f"wrote {rewritten.path}: {about}", rewritten.path)
     return 0
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from emra_deploy.backends import contract
 from emra_deploy.errors import EmraError
-from emra_deploy.host.command import command
+from emra_deploy.host.command import command, tell
 from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import atomic_output, check_all_outputs, file_sha256
 from emra_deploy.host.slow_steps import step
@@ -258,7 +258,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     for line in (*converted.audit.lines(), *converted.checks):
         print(line)
-    print(f"wrote {converted.path}: {converted.size / 1e6:.2f} MB, before {converted.size_before / 1e6:.2f} MB")
+    sizes = f"{converted.size / 1e6:.2f} MB, before {converted.size_before / 1e6:.2f} MB"
+    tell(f"wrote {converted.path}: {sizes}", converted.path)
     return 0
 
 

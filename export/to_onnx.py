@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from emra_deploy.errors import EmraError
-from emra_deploy.host.command import command
+from emra_deploy.host.command import command, tell
 from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import atomic_output, check_output, file_sha256
 from emra_deploy.host.slow_steps import step
@@ -274,9 +274,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in exported.checks:
         print(line)
     shape = "x".join(str(side or "batch") for side in exported.manifest.input_shape)
-    print(
-        f"wrote {exported.path}: {exported.size / 1e6:.1f} MB, input {shape}, {len(exported.manifest.classes)} classes"
-    )
+    about = f"{exported.size / 1e6:.1f} MB, input {shape}, {len(exported.manifest.classes)} classes"
+    tell(f"wrote {exported.path}: {about}", exported.path)
     return 0
 
 
