@@ -51,7 +51,7 @@ def to_onnx(
     batch: int | None = None,
     aggregation: str | None = None,
     function_body: bool = True,
-    heads: Sequence[str] = ("classes",),
+    heads: Sequence[str] = ("classes", "logits"),
     input_kind: str = "uint8",
     weights: str = "float32",
     golden: str | Path | None = None,
@@ -70,7 +70,7 @@ def to_onnx(
             keeps the checkpoint's.
         function_body: Whether that node carries its meaning in standard operators, for who has no plugin. Without it
             nothing but TensorRT with the plugin reads the file; TensorRT before 10.7 takes the plugin only then.
-        heads: Outputs, of ``"classes"``, ``"logits"``, ``"confidence"``.
+        heads: Outputs, of ``"classes"``, ``"logits"``, ``"confidence"``. Blending needs the logits.
         input_kind: ``"uint8"`` or ``"float"`` (normalised by the caller).
         weights: ``"float32"``, or ``"float16"`` for a file of half the size whose weights are rounded; it still
             computes in FP32.
@@ -242,7 +242,12 @@ def parser() -> argparse.ArgumentParser:
     add("--batch", type=_batch, default=None, metavar="N|dynamic", help="fixed batch, or dynamic (dynamic)")
     add("--aggregation", choices=AGGREGATIONS, help="how class attention is computed (the checkpoint's)")
     add("--no-function-body", action="store_true", help="with plugin: the file for TensorRT before 10.7, for it alone")
-    add("--heads", default="classes", metavar="LIST", help="classes,logits,confidence or some of them (classes)")
+    add(
+        "--heads",
+        default="classes,logits",
+        metavar="LIST",
+        help="classes,logits,confidence or some of them; blending needs logits (classes,logits)",
+    )
     add("--input", choices=("uint8", "float"), default="uint8", help="uint8: BxHxWx3 RGB; float: normalised Bx3xHxW")
     add("--weights", choices=("float32", "float16"), default="float32", help="float16 halves the file (float32)")
     add("--golden", metavar="IMAGE", help="picture for the self-test that the file carries (a generated scene)")
