@@ -38,7 +38,7 @@ from emra_deploy.backends.tensorrt.sidecar import (
     to_json,
 )
 from emra_deploy.errors import EmraError
-from emra_deploy.host.command import command
+from emra_deploy.host.command import command, tell
 from emra_deploy.host.extras import script_imports
 from emra_deploy.host.files import atomic_output, check_output
 from emra_deploy.model_file.seal import seal_json
@@ -331,7 +331,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os._exit(130)
     for line in engine.lines:
         print(line)
-    print(f"wrote {engine.path} and {sidecar_path(engine.path).name}: {engine.sidecar.bytes / 1e6:.1f} MB")
+    beside = sidecar_path(engine.path)
+    tell(f"wrote {engine.path} and {beside.name}: {engine.sidecar.bytes / 1e6:.1f} MB", engine.path, beside)
     return 0
 
 

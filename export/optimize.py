@@ -17,7 +17,7 @@ import numpy as np
 
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile, check_bands, check_classes
-from emra_deploy.host.command import command
+from emra_deploy.host.command import command, tell
 from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import atomic_output, check_all_outputs
 from emra_deploy.model_file.manifest import Manifest
@@ -330,7 +330,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(as_text(report), end="")
     if written is not None:
         print(*written.checks, sep="\n")
-        print(f"wrote {written.path}: {written.size / 1e6:.1f} MB")
+        tell(f"wrote {written.path}: {written.size / 1e6:.1f} MB", written.path)
     return 0
 
 

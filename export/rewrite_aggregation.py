@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from emra_deploy.errors import EmraError, about
-from emra_deploy.host.command import command
+from emra_deploy.host.command import command, tell
 from emra_deploy.host.digest import file_sha256
 from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import atomic_output, check_output
@@ -172,7 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     rewritten = rewrite_aggregation(**vars(parser().parse_args(argv)))
     for line in rewritten.checks:
         print(line)
-    print(f"wrote {rewritten.path}: {rewritten.size / 1e6:.1f} MB, {rewritten.manifest.aggregation} form")
+    about = f"{rewritten.size / 1e6:.1f} MB, {rewritten.manifest.aggregation} form"
+    tell(f"wrote {rewritten.path}: {about}", rewritten.path)
     return 0
 
 

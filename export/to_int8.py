@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation import LabelledTile, check_bands, check_classes
-from emra_deploy.host.command import command, words
+from emra_deploy.host.command import command, tell, words
 from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import check_output
 from emra_deploy.model_file.manifest import Manifest
@@ -252,11 +252,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in written.checks:
         print(line)
     evidence = written.manifest.evidence["int8"]
-    print(
+    tell(
         f"wrote {written.path}: {written.size / 1e6:.1f} MB,"
         f" {evidence['quantized']} of {evidence['candidates']} linears INT8,"
         f" the rest in {evidence['high_precision'].upper()},"
-        f" {evidence['method']} of {evidence['calibration']['tiles']} tiles"
+        f" {evidence['method']} of {evidence['calibration']['tiles']} tiles",
+        written.path,
     )
     return 0
 

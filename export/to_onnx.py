@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.errors import EmraError
-from emra_deploy.host.command import command, words
+from emra_deploy.host.command import command, tell, words
 from emra_deploy.host.digest import file_sha256
 from emra_deploy.host.extras import need, script_imports
 from emra_deploy.host.files import atomic_output, check_output
@@ -54,7 +54,7 @@ def to_onnx(
     batch: int | None = None,
     aggregation: str | None = None,
     function_body: bool = True,
-    heads: Sequence[str] = ("classes",),
+    heads: Sequence[str] = ("classes", "logits"),
     input_kind: str = "uint8",
     weights: str = "float32",
     golden: str | Path | None = None,
@@ -74,7 +74,7 @@ def to_onnx(
         function_body: Whether the plugin's node has a function body of standard operators, for runtimes without the
             plugin. Without it only TensorRT with the plugin reads the file; TensorRT before 10.7 uses the plugin only
             then.
-        heads: Outputs, of ``"classes"``, ``"logits"``, ``"confidence"``.
+        heads: Outputs, of ``"classes"``, ``"logits"``, ``"confidence"``. Blending needs the logits.
         input_kind: ``"uint8"`` or ``"float"`` (normalised by the caller).
         weights: ``"float32"``, or ``"float16"`` for a file of half the size whose weights are rounded; it still
             computes in FP32.
@@ -243,9 +243,9 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--heads",
         type=words,
-        default="classes",
+        default="classes,logits",
         metavar="LIST",
-        help="classes,logits,confidence or some of them (classes)",
+        help="classes,logits,confidence or some of them; blending needs logits (classes,logits)",
     )
     add(
         "--input",
@@ -269,9 +269,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in exported.checks:
         print(line)
     shape = "x".join(str(side or "batch") for side in exported.manifest.input_shape)
-    print(
-        f"wrote {exported.path}: {exported.size / 1e6:.1f} MB, input {shape}, {len(exported.manifest.classes)} classes"
-    )
+    about = f"{exported.size / 1e6:.1f} MB, input {shape}, {len(exported.manifest.classes)} classes"
+    tell(f"wrote {exported.path}: {about}", exported.path)
     return 0
 
 

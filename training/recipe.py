@@ -42,6 +42,10 @@ class ModelConfig:
     """The EMRA-proxy to train; `training.model.EMRAConfig` gives the symbols of the paper.
 
     Attributes:
+        backbone: ``tiny``, ``small``, ``base`` or ``large``: timm's ViT of that size.
+        hra_block: M: HRA takes the patch tokens after this block; 0 is the patch embedding.
+        mca_blocks: P: MCA averages attention over this many last blocks.
+        fusion: Combination of HSMF and GCA: ``product``, ``sum`` or ``gated``.
         init: ``scratch``, ``mimetic`` (no pre-training; attention starts close to that of trained models), ``hub``
             (timm's weights, needs a network), or the path of a weights file or checkpoint folder.
         drop_path: Largest stochastic depth rate.

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser
-
+from emra_deploy.cli.flags import describe
+from emra_deploy.cli.parser import Parser
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import script_imports
 from emra_deploy.host.files import make_folder
@@ -165,14 +165,16 @@ def _same_classes(classes: ClassSet, others: tuple[AerialDataset | None, ...]) -
 
 def command(run: Callable[[Recipe], dict[str, Any]], prog: str, description: str, argv: list[str] | None) -> int:
     """Run a recipe given on the command line, and return the exit status: 2 for a user error."""
-    parser = ArgumentParser(prog=prog, description=description, exit_on_error=False)
+    parser = Parser(prog=prog, description=description, exit_on_error=False)
     parser.add_argument("--config", action="config", help="a recipe, such as training/recipes/dubai_tiny.yaml")
     parser.add_class_arguments(Recipe, fail_untyped=True)
+    describe(parser, Recipe)
     try:
         values = parser.instantiate(parser.parse_args(argv))
         values.pop("config", None)
         logging.basicConfig(level=logging.INFO, format="%(message)s")
-        result = run(Recipe(**vars(values)))
+        recipe = Recipe(**vars(values))
+        result = run(recipe)
     except (EmraError, ArgumentError) as error:
         sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
         return 2
@@ -181,6 +183,9 @@ def command(run: Callable[[Recipe], dict[str, Any]], prog: str, description: str
         return 130
     shown = (f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}" for name, value in result.items())
     sys.stdout.write(", ".join(shown) + "\n")
+    for checkpoint in (Path(recipe.output) / name for name in ("best", "last")):
+        if checkpoint.is_dir():
+            sys.stderr.write(f"wrote {checkpoint}\n")
     return 0
 
 

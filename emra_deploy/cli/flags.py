@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import MISSING, Field, fields
-from typing import Any, TypeVar
+from dataclasses import MISSING, Field, fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
 
 _NUMBERS = {"int": int, "float": float}
 
@@ -108,3 +108,24 @@ def _as_help(text: str) -> str:
     """A sentence as argparse's own help: lower case unless it starts with a name, no full stop, no back-ticks."""
     start = text[:1].lower() if text[1:2].islower() else text[:1]
     return (start + text[1:]).removesuffix(".").replace("`", "")
+
+
+def describe(parser: Any, options: type, prefix: str = "") -> None:
+    """Give the arguments that jsonargparse made of a dataclass, and of those in it, the texts of their docstrings.
+
+    Args:
+        parser: The parser, after ``add_class_arguments``.
+        options: The dataclass.
+        prefix: Of the keys, for a dataclass within another.
+    """
+    texts, inner = help_texts(options), get_type_hints(options)
+    for action in parser._actions:
+        if action.dest.startswith(prefix) and (text := texts.get(action.dest.removeprefix(prefix))):
+            action.help = text.replace("%", "%%")
+    for group in parser._action_groups:
+        if group.title == str(options):
+            title = (inspect.getdoc(options) or "").partition("\n")[0].rstrip(".").replace("`", "")
+            group.title = title + (f" ({prefix}*)" if prefix else "")
+    for name, kind in inner.items():
+        if isinstance(kind, type) and is_dataclass(kind):
+            describe(parser, kind, f"{prefix}{name}.")

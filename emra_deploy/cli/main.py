@@ -23,9 +23,9 @@ VERBS = {"segment": segment, "stream": stream, "info": info, "doctor": doctor}
 
 def build_parser() -> ArgumentParser:
     """The parser of all verbs."""
-    from jsonargparse import ArgumentParser
+    from emra_deploy.cli.parser import Parser
 
-    parser = ArgumentParser(
+    parser = Parser(
         prog="emra",
         version=__version__,
         description="Segment aerial images with EMRA-proxy models.",
@@ -34,7 +34,7 @@ def build_parser() -> ArgumentParser:
     )
     verbs = parser.add_subcommands(dest="verb", metavar="VERB", title="verbs")
     for name, module in VERBS.items():
-        verb = ArgumentParser(description=module.HELP)
+        verb = Parser(description=module.HELP)
         module.add_arguments(verb)
         verbs.add_subcommand(name, verb, help=module.HELP)
     return parser

@@ -18,6 +18,7 @@ from emra_deploy.cli.allocator import share_one_arena
 from emra_deploy.cli.flags import add_flags, read_flags
 from emra_deploy.cli.model_options import add_model_arguments
 from emra_deploy.errors import EmraError
+from emra_deploy.segmenting.palettes import PALETTES, check_palette
 from emra_deploy.stream.options import StreamOptions
 
 if TYPE_CHECKING:
@@ -48,6 +49,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     add("--overlay", type=str, default=None, help="OUT.mp4, an rtsp:// server that takes streams, or the word window")
     add("--opacity", type=float, default=0.5, help="opacity of the overlay's colours, 0 to 1")
+    add(
+        "--palette",
+        type=str,
+        default="auto",
+        metavar="|".join(PALETTES),
+        help="colours of the overlay, as of emra segment",
+    )
     add("--overwrite", action="store_true", help="replace an existing overlay")
     add("--json", action="store_true", help="print one JSON object a line on stdout: frame, state, counters, end")
     add("--model", "-m", type=str, default=None, help="model file (default: the one that comes with the package)")
@@ -81,6 +89,7 @@ def run(options: Namespace) -> int:
                 stream,
                 sink,
                 opacity=options.opacity,
+                palette=options.palette,
                 on_result=printer.result,
                 on_tick=printer.tick,
                 limit=options.frames,
@@ -102,6 +111,11 @@ def _read(options: Namespace) -> StreamOptions:
     """
     if not 0.0 <= options.opacity <= 1.0:
         raise EmraError("opacity-range", f"opacity {options.opacity}, expected 0 to 1", "Correct --opacity")
+    check_palette(options.palette)
+    if options.overlay is None and options.palette != "auto":
+        raise EmraError(
+            "option-unused", "--palette is about the overlay, which is not named", "Give --overlay, or leave it out"
+        )
     if options.frames is not None and options.frames < 1:
         raise EmraError("stream-option", f"--frames is {options.frames}, expected 1 or more", "Correct --frames")
     return read_flags(options, StreamOptions)

@@ -65,6 +65,8 @@ _KINDS: Mapping[str, Mapping[str, str]] = {
         "optimize-target": "There is no target of this name to optimise for, or the library that times it is missing.",
         "optimize-windows": "The number of windows to judge is below 1, or no pixel in them has a label.",
         "overlay-kind": "The overlay is neither an .mp4 file nor an rtsp:// URL nor a window.",
+        "option-unused": "A setting is about an output that was not asked for.",
+        "palette": "There is no palette of this name.",
         "peer-unknown": "There is no model of this name to compare with.",
         "plot-format": "The ending of the plot's name is not that of a format that can be written.",
         "plugin-path": "The path of the plugin library is relative.",

@@ -19,6 +19,7 @@ from emra_deploy.host.extras import need
 from emra_deploy.host.files import atomic_output
 from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.pictures.windows import Window
+from emra_deploy.segmenting.palettes import drawn_classes
 from emra_deploy.segmenting.segmenter import Segmenter
 
 PANEL = 480
@@ -97,9 +98,10 @@ def write_page(
     import jinja2
 
     by_name = {tile.name: tile for tile in tiles}
+    classes = drawn_classes(evaluation.classes)
     shown = []
     for image in evaluation.worst(count):
-        panels = make_panels(segmenter, by_name[image.name], evaluation.classes)
+        panels = make_panels(segmenter, by_name[image.name], classes)
         shown.append(
             {
                 "score": image,
@@ -118,7 +120,7 @@ def write_page(
         content=content,
         scores=evaluation.scores,
         without=evaluation.miou_without_clutter,
-        palette=[_hex(colour) for colour in evaluation.classes.palette],
+        palette=[_hex(colour) for colour in classes.palette],
         verdicts=[("right", _hex(RIGHT)), ("wrong", _hex(WRONG)), ("no label", _hex(UNLABELLED))],
         confusion=(counts / np.maximum(counts.sum(1, keepdims=True), 1)).tolist(),
         shown=shown,

@@ -1,18 +1,28 @@
-"""What every ``main`` needs: a decorator that turns errors into one line and an exit status, and a type of argument."""
+"""What every ``main`` needs: errors in one line, an exit status, reported outputs, and a type of argument."""
 
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import ParamSpec
 
 from emra_deploy.errors import EmraError
+from emra_deploy.host.files import noted_outputs
 
 BAD_INPUT, INTERRUPTED = 2, 130
 """Exit statuses."""
 
 _Arguments = ParamSpec("_Arguments")
+_told: set[Path] = set()
+
+
+def tell(text: str, *outputs: str | os.PathLike[str]) -> None:
+    """Print a line on stdout that says of these outputs that they were written."""
+    sys.stdout.write(f"{text}\n")
+    _told.update(Path(path).absolute() for path in outputs)
 
 
 def words(text: str) -> list[str]:
@@ -23,7 +33,8 @@ def words(text: str) -> list[str]:
 def command(interrupted: str | None = None) -> Callable[[Callable[_Arguments, int]], Callable[_Arguments, int]]:
     """Decorate a function that returns an exit status.
 
-    An `EmraError` becomes one line on stderr and `BAD_INPUT`.
+    An `EmraError` becomes one line on stderr and `BAD_INPUT`. Each output that `atomic_output` completes is a line on
+    stderr, unless the function tells it by `tell`.
 
     Args:
         interrupted: Line on stderr after Ctrl-C, with status `INTERRUPTED`; None propagates `KeyboardInterrupt`.
@@ -32,16 +43,22 @@ def command(interrupted: str | None = None) -> Callable[[Callable[_Arguments, in
     def decorate(main: Callable[_Arguments, int]) -> Callable[_Arguments, int]:
         @functools.wraps(main)
         def run(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> int:
-            try:
-                return main(*args, **kwargs)
-            except EmraError as error:
-                sys.stderr.write(f"error: {error}\n")
-                return BAD_INPUT
-            except KeyboardInterrupt:
-                if interrupted is None:
-                    raise
-                sys.stderr.write(f"{interrupted}\n")
-                return INTERRUPTED
+            with noted_outputs() as outputs:
+                try:
+                    return main(*args, **kwargs)
+                except EmraError as error:
+                    sys.stderr.write(f"error: {error}\n")
+                    return BAD_INPUT
+                except KeyboardInterrupt:
+                    if interrupted is None:
+                        raise
+                    sys.stderr.write(f"{interrupted}\n")
+                    return INTERRUPTED
+                finally:
+                    for path in outputs:
+                        if Path(path).absolute() not in _told:
+                            sys.stderr.write(f"wrote {path}\n")
+                    _told.clear()
 
         return run
 

@@ -12,6 +12,9 @@ from pathlib import Path
 from emra_deploy.errors import EmraError
 from emra_deploy.host.unfinished import begin, end
 
+_notes: list[list[str]] = []
+"""Outputs that were completed inside `noted_outputs`, one list for each block."""
+
 
 def check_input(path: str | os.PathLike[str]) -> Path:
     """The path of an existing regular file.
@@ -132,6 +135,20 @@ def make_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
+def noted_outputs() -> Iterator[list[str]]:
+    """Context that gives a list of the outputs that `atomic_output` completes in it, as their users named them.
+
+    Of contexts in each other the inner one notes.
+    """
+    noted: list[str] = []
+    _notes.append(noted)
+    try:
+        yield noted
+    finally:
+        _notes[:] = [one for one in _notes if one is not noted]
+
+
+@contextlib.contextmanager
 def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
     """Context that writes a temporary file in the output's folder and renames it to the output when the block succeeds.
 
@@ -169,6 +186,8 @@ def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
         except OSError as error:
             raise _write_error(error, path) from error
         _sync_folder(place.parent)
+        if _notes:
+            _notes[-1].append(os.fspath(path))
     finally:
         end(part)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emra_deploy.errors import EmraError
+from emra_deploy.segmenting.palettes import PALETTES, check_palette
 
 if TYPE_CHECKING:
     from emra_deploy.pictures.scaling import Scale
@@ -64,9 +65,13 @@ class MapJob:
             and differ, the model sees the picture at its own
         journal: keep the finished rows of a .tif beside the output, so that the same job resumes after a kill
             (auto: for rasters of 64 megapixels and more)
+        outlines: draw the rims of all regions of the overlay in opaque colours, which shows them on bright roofs
+        palette: colours of map, overlay and legend: natural (water blue, vegetation green, ...) and safe are for every
+            kind of colour vision, model is the model's own (auto: natural for models of public data sets)
 
     Raises:
-        EmraError: ``output-suffix``, ``opacity-range``, ``polygon-area``, ``gsd``, ``journal``.
+        EmraError: ``output-suffix``, ``opacity-range``, ``palette``, ``polygon-area``, ``option-unused``, ``gsd``,
+            ``journal``.
     """
 
     input: _Path = field(metadata={"positional": True})
@@ -86,21 +91,36 @@ class MapJob:
     bands: tuple[int, ...] | None = field(default=None, metadata={"metavar": "R,G,B", "parse": parse_bands})
     gsd: float | str = field(default="auto", metadata={"metavar": "METRES|auto|off"})
     journal: str = field(default="auto", metadata={"metavar": "|".join(JOURNAL_CHOICES)})
+    outlines: bool = False
+    palette: str = field(default="auto", metadata={"metavar": "|".join(PALETTES)})
 
     def __post_init__(self) -> None:
         self._check_suffixes()
         if not 0.0 <= self.opacity <= 1.0:
             raise EmraError("opacity-range", f"opacity {self.opacity}, expected 0 to 1", "Correct it")
+        check_palette(self.palette)
         if self.min_pixels < 1 or not 0 <= self.min_area < math.inf:
             raise EmraError(
                 "polygon-area",
                 f"least area {self.min_area} m², {self.min_pixels} pixels; expected 0 or more, and 1 or more",
                 "Correct --min-area or --min-pixels",
             )
+        self._check_unused()
         if self.journal not in JOURNAL_CHOICES:
             raise EmraError("journal", f"journal {self.journal!r}, expected {', '.join(JOURNAL_CHOICES)}", "Correct it")
         if self.gsd not in ("auto", "off"):
             object.__setattr__(self, "gsd", _metres(self.gsd))
+
+    def _check_unused(self) -> None:
+        """Refuse settings of outputs that are not asked for: whoever gave them expects these."""
+        for output, names in (("polygons", ("polygon_classes", "min_area", "min_pixels")), ("overlay", ("outlines",))):
+            given = [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) != getattr(MapJob, name)]
+            if getattr(self, output) is None and given:
+                raise EmraError(
+                    "option-unused",
+                    f"{', '.join(given)} is about the {output}, of which no file is named",
+                    f"Give --{output} FILE, or leave it out",
+                )
 
     @property
     def writes_raster(self) -> bool:

@@ -26,6 +26,7 @@ from emra_deploy.pictures.ground import PixelAreas
 from emra_deploy.pictures.inputs import OpenPicture
 from emra_deploy.pictures.windows import Window
 from emra_deploy.segmenting.areas import ClassArea, class_areas, count_labels
+from emra_deploy.segmenting.palettes import drawn_classes
 
 MAX_PNG_PIXELS = 2**26
 """Largest label map of a TIFF that is written as PNG, which has to be gathered in memory."""
@@ -126,6 +127,7 @@ class MapOutputs:
         self._job, self._source, self._manifest, self._ground = job, source, manifest, ground
         self._place, self._side_car = place
         self._outlined = class_labels(manifest.classes, job.polygon_classes) if job.polygons is not None else ()
+        self._drawn = drawn_classes(manifest.classes, job.palette)
         self._stack = ExitStack()
         self.counts = np.zeros(256, np.int64)
         self._metres = np.zeros(256)
@@ -146,7 +148,7 @@ class MapOutputs:
             self._writer: LabelWriter = stack.enter_context(closing(self._open_writer(self._map)))
             if job.overlay is not None:
                 side = MAX_SIDE if source.in_memory else STREAMED_SIDE
-                self.preview = Preview(source, self._manifest.classes, job.opacity, side)
+                self.preview = Preview(source, self._drawn, job.opacity, side, job.outlines)
             self._stack = stack.pop_all()
         return self
 
@@ -197,6 +199,6 @@ class MapOutputs:
     def _open_writer(self, path: Path) -> LabelWriter:
         source, manifest = self._source, self._manifest
         if not self._job.writes_raster:
-            return PngWriter(path, source.height, source.width, manifest.classes)
+            return PngWriter(path, source.height, source.width, self._drawn)
         tags = {"EMRA_MODEL": manifest.name, "EMRA_PRECISION": manifest.precision}
-        return RasterWriter(path, source.height, source.width, manifest.classes, self._place, tags)
+        return RasterWriter(path, source.height, source.width, self._drawn, self._place, tags)

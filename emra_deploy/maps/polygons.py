@@ -53,20 +53,29 @@ class Polygon:
 
 
 def class_labels(classes: ClassSet, names: Sequence[str] | None) -> tuple[int, ...]:
-    """Labels of the classes of these names, or of all for None.
+    """Labels of the classes of these names, in any case of letters, or of all for None.
 
     Raises:
-        EmraError: ``polygon-class`` for a name that the model does not know, or for no name.
+        EmraError: ``polygon-class`` for a name that the model does not know, or has twice but for the case, or for no
+            name.
     """
     chosen = classes.names if names is None else names
-    unknown = [name for name in chosen if name not in classes.names]
+    folded = [name.casefold() for name in classes.names]
+    labels, unknown = set(), []
+    for name in chosen:
+        if name in classes.names:
+            labels.add(classes.names.index(name))
+        elif folded.count(name.casefold()) == 1:
+            labels.add(folded.index(name.casefold()))
+        else:
+            unknown.append(name)
     if unknown or not chosen:
         raise EmraError(
             "polygon-class",
             f"no class {', '.join(unknown) or 'was named'}; the model has {', '.join(classes.names)}",
             "Correct --polygon-classes",
         )
-    return tuple(sorted({classes.names.index(name) for name in chosen}))
+    return tuple(sorted(labels))
 
 
 def write_polygons(

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from emra_deploy.model_file.classes import ClassSet
+from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.pictures.sources import ImageSource
 from emra_deploy.pictures.windows import Window
-from emra_deploy.segmenting.overlay import overlay, with_legend
+from emra_deploy.segmenting.overlay import outline, overlay, shown_colours, with_legend
 
 if TYPE_CHECKING:
     from emra_deploy.segmenting.areas import ClassArea
@@ -38,14 +38,23 @@ class Preview:
         classes: Names and colours.
         opacity: Weight of the class colours, 0 to 1.
         max_side: Longest side in pixels.
+        outlines: Draw the rims of all regions in opaque colours.
     """
 
-    def __init__(self, source: ImageSource, classes: ClassSet, opacity: float = 0.5, max_side: int = MAX_SIDE) -> None:
-        self._source, self._classes, self._opacity = source, classes, opacity
+    def __init__(
+        self,
+        source: ImageSource,
+        classes: ClassSet,
+        opacity: float = 0.5,
+        max_side: int = MAX_SIDE,
+        outlines: bool = False,
+    ) -> None:
+        self._source, self._classes, self._opacity, self._outlines = source, classes, opacity, outlines
         self.factor = -(-max(source.height, source.width) // max_side)
         height, width = -(-source.height // self.factor), -(-source.width // self.factor)
         self._middles = _middles(source.height, self.factor), _middles(source.width, self.factor)
         self._canvas = np.zeros((height, width, 3), np.uint8)
+        self._labels = np.full((height, width), IGNORE, np.uint8)
 
     def add(self, top: int, labels: NDArray[np.uint8]) -> None:
         """Draw rows of the map.
@@ -58,11 +67,12 @@ class Preview:
         if first == last:
             return
         rows = labels[self._middles[0][first:last] - top]
+        self._labels[first:last] = rows[:, self._middles[1]]
         step = max(1, _COLUMNS_AT_ONCE // self.factor)
         for left in range(0, self._canvas.shape[1], step):
             right = min(left + step, self._canvas.shape[1])
             image = self._reduced(int(first), int(last), left, right)
-            part = rows[:, self._middles[1][left:right]]
+            part = self._labels[first:last, left:right]
             self._canvas[first:last, left:right] = overlay(image, part, self._classes, self._opacity)
 
     def _reduced(self, first: int, last: int, left: int, right: int) -> NDArray[np.uint8]:
@@ -88,7 +98,10 @@ class Preview:
         """
         from PIL import Image
 
-        picture = Image.fromarray(with_legend(self._canvas, self._classes, areas))
+        shown = shown_colours(self._canvas, self._labels, self._classes, self._opacity)
+        if self._outlines:
+            outline(self._canvas, self._labels, self._classes)
+        picture = Image.fromarray(with_legend(self._canvas, self._classes, areas, shown))
         # Level 6 takes three times as long for a few per cent on photographs.
         picture.save(path, format="PNG", compress_level=3)
 

@@ -31,6 +31,7 @@ from emra_deploy.pictures.georeference import GeoReference
 from emra_deploy.pictures.ground import PixelAreas
 from emra_deploy.pictures.inputs import open_input
 from emra_deploy.pictures.windows import Window
+from emra_deploy.segmenting.palettes import drawn_classes
 from emra_deploy.segmenting.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)
@@ -151,7 +152,7 @@ class PreparedMap:
             scale_factor=factor,
             height=source.height,
             width=source.width,
-            classes=segmenter.classes,
+            classes=drawn_classes(segmenter.classes, job.palette),
             areas=outputs.areas(),
             no_data_pixels=int(outputs.counts[IGNORE]),
             area_note=self.area_note,

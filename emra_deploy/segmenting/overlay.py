@@ -84,13 +84,62 @@ def overlay(
     return result
 
 
-def legend(classes: ClassSet, areas: Sequence[ClassArea] | None = None, *, text_height: int = 16) -> NDArray[np.uint8]:
+def outline(image: NDArray[np.uint8], labels: NDArray[np.uint8], classes: ClassSet) -> None:
+    """Draw the rims of all regions in the opaque colours of their classes, in place: tints are pale on bright roofs.
+
+    Args:
+        image: H x W x 3 uint8 RGB, such as `overlay` gives.
+        labels: H x W uint8, as there.
+        classes: Names and colours.
+    """
+    rim = np.zeros(labels.shape, bool)
+    across, down = labels[:, 1:] != labels[:, :-1], labels[1:] != labels[:-1]
+    rim[:, 1:] |= across
+    rim[:, :-1] |= across
+    rim[1:] |= down
+    rim[:-1] |= down
+    rim &= labels != IGNORE
+    image[rim] = colour_table(classes)[labels[rim]]
+
+
+def shown_colours(
+    image: NDArray[np.uint8], labels: NDArray[np.uint8], classes: ClassSet, opacity: float = 0.5
+) -> tuple[tuple[int, int, int], ...]:
+    """What each class looks like in an overlay: the mean colour of its pixels, for its legend.
+
+    Args:
+        image: H x W x 3 uint8 RGB, the overlay.
+        labels: H x W uint8, those that it shows.
+        classes: Names and colours.
+        opacity: That of the overlay: a class that it does not show is mixed with grey.
+    """
+    shown = opacity * np.asarray(classes.palette, np.float64) + (1 - opacity) * 128
+    counts, sums = np.zeros(256, np.int64), np.zeros((256, 3))
+    for top in range(0, labels.shape[0], _ROWS_AT_ONCE):
+        part = labels[top : top + _ROWS_AT_ONCE].ravel()
+        pixels = image[top : top + _ROWS_AT_ONCE].reshape(-1, 3)
+        counts += count_labels(part[None])
+        for channel in range(3):
+            sums[:, channel] += np.bincount(part, pixels[:, channel], minlength=256)
+    present = counts[: len(classes)] > 0
+    shown[present] = sums[: len(classes)][present] / counts[: len(classes)][present, None]
+    return tuple((int(red), int(green), int(blue)) for red, green, blue in np.rint(shown))
+
+
+def legend(
+    classes: ClassSet,
+    areas: Sequence[ClassArea] | None = None,
+    *,
+    text_height: int = 16,
+    shown: Sequence[tuple[int, int, int]] | None = None,
+) -> NDArray[np.uint8]:
     """A column of colour swatches with the class names, and the share of each when ``areas`` is given.
 
     Args:
         classes: Names and colours.
         areas: One per class, in label order.
         text_height: Height of the letters in pixels.
+        shown: Colours of the swatches where they are not those of the classes; see `shown_colours`.
 
     Returns:
         h x w x 3 uint8 RGB, black on white; as large as the text needs.
@@ -109,7 +158,7 @@ def legend(classes: ClassSet, areas: Sequence[ClassArea] | None = None, *, text_
     for index, (name, share) in enumerate(zip(classes.names, shares, strict=True)):
         top = pad + index * line_height
         box = (pad, top + 2, pad + line_height - 4, top + line_height - 3)
-        draw.rectangle(box, fill=tuple(classes.palette[index]), outline="black")
+        draw.rectangle(box, fill=tuple((shown or classes.palette)[index]), outline="black")
         middle = top + line_height // 2
         draw.text((left, middle), name, fill="black", font=font, anchor="lm")
         draw.text((right, middle), share, fill="black", font=font, anchor="rm")
@@ -117,7 +166,10 @@ def legend(classes: ClassSet, areas: Sequence[ClassArea] | None = None, *, text_
 
 
 def with_legend(
-    image: NDArray[np.uint8], classes: ClassSet, areas: Sequence[ClassArea] | None = None
+    image: NDArray[np.uint8],
+    classes: ClassSet,
+    areas: Sequence[ClassArea] | None = None,
+    shown: Sequence[tuple[int, int, int]] | None = None,
 ) -> NDArray[np.uint8]:
     """The picture with the legend on white to its right.
 
@@ -127,12 +179,13 @@ def with_legend(
         image: H x W x 3 uint8 RGB.
         classes: Names and colours.
         areas: One per class, in label order.
+        shown: Colours of the classes in the picture; see `shown_colours`.
 
     Returns:
         max(H, h) x (W + w) x 3 uint8 RGB, where h x w is the legend.
     """
     height, width = image.shape[:2]
-    key = legend(classes, areas, text_height=int(np.clip(max(height, width) // 50, 12, 64)))
+    key = legend(classes, areas, text_height=int(np.clip(max(height, width) // 50, 12, 64)), shown=shown)
     result = np.full((max(height, key.shape[0]), width + key.shape[1], 3), 255, np.uint8)
     result[:height, :width] = image
     result[: key.shape[0], width:] = key

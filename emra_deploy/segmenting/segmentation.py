@@ -69,19 +69,28 @@ class Segmentation:
         """
         return class_areas(count_labels(self.labels), self.classes, pixel_area_m2)
 
-    def colour_map(self) -> npt.NDArray[np.uint8]:
-        """The labels in the classes' colours: uint8 H×W×3."""
+    def colour_map(self, palette: str = "auto") -> npt.NDArray[np.uint8]:
+        """The labels in the classes' colours: uint8 H×W×3.
+
+        Args:
+            palette: One of `emra_deploy.segmenting.palettes.PALETTES`.
+        """
         from emra_deploy.segmenting.overlay import colour_map
+        from emra_deploy.segmenting.palettes import drawn_classes
 
-        return colour_map(self.labels, self.classes)
+        return colour_map(self.labels, drawn_classes(self.classes, palette))
 
-    def overlay(self, image: npt.NDArray[np.uint8], opacity: float = 0.5) -> npt.NDArray[np.uint8]:
+    def overlay(
+        self, image: npt.NDArray[np.uint8], opacity: float = 0.5, palette: str = "auto"
+    ) -> npt.NDArray[np.uint8]:
         """The labels' colours over the picture: uint8 H×W×3.
 
         Args:
             image: The picture that was segmented, uint8 H×W×3.
             opacity: Of the colours, 0 to 1.
+            palette: As of `colour_map`.
         """
         from emra_deploy.segmenting.overlay import overlay
+        from emra_deploy.segmenting.palettes import drawn_classes
 
-        return overlay(image, self.labels, self.classes, opacity)
+        return overlay(image, self.labels, drawn_classes(self.classes, palette), opacity)

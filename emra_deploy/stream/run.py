@@ -58,9 +58,9 @@ class StreamResult:
         """Area of each class; see `Segmentation.areas`."""
         return self.segmentation.areas(pixel_area_m2)
 
-    def overlay(self, opacity: float = 0.5) -> Image:
-        """Class colours over the image: uint8 H×W×3."""
-        return self.segmentation.overlay(self.frame.image, opacity)
+    def overlay(self, opacity: float = 0.5, palette: str = "auto") -> Image:
+        """Class colours over the image: uint8 H×W×3; see `Segmentation.overlay`."""
+        return self.segmentation.overlay(self.frame.image, opacity, palette)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the arrays, as JSON values."""

@@ -47,6 +47,7 @@ def run_stream(
     sink: Sink | None = None,
     *,
     opacity: float = 0.5,
+    palette: str = "auto",
     on_result: Callable[[StreamResult], None] | None = None,
     on_tick: Callable[[], None] | None = None,
     limit: int | None = None,
@@ -57,6 +58,7 @@ def run_stream(
         stream: What to run.
         sink: Where overlays go, or None.
         opacity: Opacity of the class colours, 0 to 1.
+        palette: Of the class colours; see `Segmentation.overlay`.
         on_result: Called with each result, in the working thread.
         on_tick: Called about 20 times a second, in the calling thread, which stays free for signals.
         limit: Number of results after which to stop, or None.
@@ -66,7 +68,7 @@ def run_stream(
     def work() -> None:
         try:
             for count, result in enumerate(stream, 1):
-                wanted = sink is None or sink.write(result.overlay(opacity), result.frame.time)
+                wanted = sink is None or sink.write(result.overlay(opacity, palette), result.frame.time)
                 if on_result is not None:
                     on_result(result)
                 if not wanted or count == limit:

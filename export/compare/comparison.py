@@ -8,7 +8,7 @@ Imports neither PyTorch nor an inference library.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
@@ -27,6 +27,9 @@ from export.compare.report import NEAR_TIE, LogitError, PictureReport, Report
 _Labels = npt.NDArray[np.uint8]
 _Mask = npt.NDArray[np.bool_]
 _Floats = npt.NDArray[np.float64]
+
+_STEPS, _LEAST = 8, 1e-30
+"""Steps of counted margins in an octave, and the least margin that is told from none."""
 
 
 def compare(
@@ -139,6 +142,7 @@ class _LogitErrors:
         self._pixels, self._values, self._near_ties = 0, 0, 0
         self._largest = self._scale = self._total = self._square = self._power = self._divergence = self._margin = 0.0
         self._confidence: float | None = None
+        self._margins: Counter[int] = Counter()
 
     def add(self, valid: _Mask | None, ours: Outputs, theirs: Outputs) -> None:
         """Count one tile.
@@ -167,7 +171,10 @@ class _LogitErrors:
             self._divergence += float((np.exp(p) * (p - q)).sum())
         self._pixels += first.shape[1]
         self._values += first.size
-        self._count_ties(np.exp(p[:, (ours["classes"] != theirs["classes"])[where]]))
+        labels = ours["classes"][where], theirs["classes"][where]
+        other = np.flatnonzero(labels[0] != labels[1])
+        self._count_ties(np.exp(p[:, other]))
+        self._count_margins(first[labels[0][other], other] - first[labels[1][other], other])
         if "confidence" in theirs:
             off = float(np.abs(theirs["confidence"][where] - np.exp(p.max(axis=0))).max())
             self._confidence = max(self._confidence or 0.0, off)
@@ -178,6 +185,13 @@ class _LogitErrors:
             second, first = np.partition(shares, -2, axis=0)[-2:]
             self._near_ties += int((first - second < NEAR_TIE).sum())
             self._margin = max(self._margin, float((first - second).max()))
+
+    def _count_margins(self, margins: _Floats) -> None:
+        """Count margins between two labels in the reference's logits, in steps: the picture's scale is unknown yet."""
+        with np.errstate(invalid="ignore"):
+            octaves = np.ceil(_STEPS * np.log2(np.clip(margins, _LEAST, None)))
+        values, counts = np.unique(octaves[np.isfinite(octaves)].astype(int), return_counts=True)
+        self._margins.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
 
     def result(self) -> LogitError | None:
         """The differences of the picture, None where no logits were compared."""
@@ -192,6 +206,7 @@ class _LogitErrors:
             self._near_ties,
             self._margin,
             self._confidence,
+            tuple((2.0 ** (step / _STEPS) / scale, count) for step, count in sorted(self._margins.items())),
         )
 
 

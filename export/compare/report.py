@@ -24,6 +24,8 @@ class Limits:
         miou_drop: Most mIoU points (hundredths) lost, where there is ground truth.
         logit_error: Most that a logit may be off, over the picture's largest absolute logit; finite logits pass.
         confidence_error: Most that a confidence may be off.
+        tie: Margin between two classes in the reference, over the picture's largest absolute logit, up to which both
+            labels count as equal: neither is more right.
 
     Raises:
         EmraError: ``tolerance`` for values out of range.
@@ -33,6 +35,7 @@ class Limits:
     miou_drop: float = 100.0
     logit_error: float = math.inf
     confidence_error: float = math.inf
+    tie: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.agreement <= 1:
@@ -61,6 +64,8 @@ class LogitError:
         margin: Largest such margin of a pixel with another label; 0 without any.
         confidence: Largest difference between the output ``confidence`` and the reference's largest probability, None
             without that output.
+        margins: Of the pixels with another label: margins between both labels in the reference's logits, rounded up,
+            over the largest absolute logit, and how many pixels have each.
     """
 
     max: float
@@ -70,6 +75,7 @@ class LogitError:
     near_ties: int
     margin: float
     confidence: float | None = None
+    margins: tuple[tuple[float, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,11 @@ class Report:
         """Share of all pixels with equal labels."""
         return sum(picture.agreeing for picture in self.pictures) / self.pixels if self.pixels else 1.0
 
+    def agreement_beyond(self, tie: float) -> float:
+        """Share of all pixels whose labels are equal, or whose margin in the reference is at most ``tie``."""
+        ties = sum(count for margin, count in self.logits.margins if margin <= tie) if self.logits else 0
+        return min(1.0, self.agreement + ties / self.pixels) if self.pixels else 1.0
+
     @property
     def logits(self) -> LogitError | None:
         """Largest values and, weighted by pixels, means over all pictures."""
@@ -161,8 +172,10 @@ class Report:
     def failures(self, limits: Limits) -> list[str]:
         """Violations of the limits, in words; empty when there is none."""
         found = []
-        if not self.agreement >= limits.agreement:
-            found.append(f"{self.agreement:.4%} of the labels agree, expected at least {limits.agreement:.2%}")
+        agreement = self.agreement_beyond(limits.tie)
+        if not agreement >= limits.agreement:
+            ties = f" and {agreement - self.agreement:.4%} are ties" if limits.tie else ""
+            found.append(f"{self.agreement:.4%} of the labels agree{ties}, expected at least {limits.agreement:.2%}")
         drop, logits = self.miou_drop, self.logits
         if drop is not None and not drop <= limits.miou_drop:
             found.append(f"{drop:.3f} mIoU points are lost, expected at most {limits.miou_drop:g}")
@@ -222,6 +235,7 @@ def _total(pictures: tuple[PictureReport, ...] | list[PictureReport]) -> LogitEr
         sum(error.near_ties for error, _ in known),
         max(error.margin for error, _ in known),
         max(confidences) if confidences else None,
+        tuple(margin for error, _ in known for margin in error.margins),
     )
 
 

@@ -18,6 +18,7 @@ from emra_deploy.backends.base import Backend, Outputs, check_batch
 from emra_deploy.backends.half_quantizing import truncates
 from emra_deploy.backends.opening import open_backend
 from emra_deploy.errors import EmraError, one_line
+from emra_deploy.host.forks import Owner
 from emra_deploy.model_file.manifest import Manifest
 from export.graphs.model_file import read_model, with_logits
 from export.half.rounding import with_rounding
@@ -41,7 +42,7 @@ class OnnxRunner:
     name = "onnxruntime"
 
     def __init__(self, model: onnx.ModelProto, manifest: Manifest, threads: int | None = None) -> None:
-        self._session = open_session(model, threads)
+        self._session, self._owner = open_session(model, threads), Owner()
         self._names = [output.name for output in self._session.get_outputs()]
         if "logits" in self._names and "logits" not in manifest.heads:
             manifest = replace(manifest, heads=(*manifest.heads, "logits"))
@@ -60,6 +61,7 @@ class OnnxRunner:
 
     def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
         """uint8 B x H x W x 3 -> ``classes`` uint8 B x H x W, and ``logits`` float32 B x C x H x W where they are."""
+        self._owner.check("the model")
         check_batch(batch, self.input_shape)
         outputs = contract.in_fixed_batches(batch, self.input_shape[0], self._run)
         if "classes" not in outputs:
@@ -72,7 +74,8 @@ class OnnxRunner:
 
     def close(self) -> None:
         """Let ONNX Runtime free the model."""
-        del self._session
+        if self._owner.release():
+            del self._session
 
 
 def half_quantizers_fail(model: onnx.ModelProto) -> bool:

@@ -111,7 +111,7 @@ def real_tiles(folder: str | Path | None, height: int, width: int) -> npt.NDArra
 
 
 def conversion_tiles(manifest: Manifest, folder: str | Path | None) -> npt.NDArray[np.uint8]:
-    """Tiles to compare a converted file with its source file on: the golden tile, scenes, and real tiles.
+    """Tiles to compare a converted file with its source file on: the golden tile, real tiles, and scenes.
 
     Args:
         manifest: The Manifest of both.
@@ -126,7 +126,7 @@ def conversion_tiles(manifest: Manifest, folder: str | Path | None) -> npt.NDArr
     height, width = manifest.tile
     golden = [] if manifest.golden is None else [manifest.golden.image()]
     scenes = [generate(seed, height, width).image for seed in SCENES]
-    return np.concatenate([np.stack([*golden, *scenes]), real_tiles(folder, height, width)])
+    return np.stack([*golden, *real_tiles(folder, height, width), *scenes])
 
 
 def images_below(folder: Path) -> list[Path]:

@@ -11,7 +11,8 @@ from emra_deploy.backends.base import Backend
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.pictures.sources import ImageSource
 from emra_deploy.pictures.windows import Window
-from emra_deploy.segmenting.overlay import overlay, with_legend
+from emra_deploy.segmenting.overlay import overlay, shown_colours, with_legend
+from emra_deploy.segmenting.palettes import drawn_classes
 from emra_deploy.segmenting.segmenter import Segmenter
 
 PANEL = 1024
@@ -41,7 +42,7 @@ def draw_difference(a: Backend, b: Backend, source: ImageSource, names: tuple[st
     image = source.read(Window(0, 0, source.height, source.width))
     first, second = (Segmenter(one, batch_size=1).segment_source(source).labels for one in (a, b))
     different = first != second
-    classes = a.manifest.classes
+    classes = drawn_classes(a.manifest.classes)
     step = max(1, math.ceil(max(image.shape[:2]) / PANEL))
     thin = (slice(None, None, step), slice(None, None, step))
     small = np.ascontiguousarray(image[thin])
@@ -53,7 +54,8 @@ def draw_difference(a: Backend, b: Backend, source: ImageSource, names: tuple[st
             mark(small, _pool(different, step), mark_colour(classes)),
         ),
     ]
-    return with_legend(_side_by_side(panels), classes)
+    drawn, labels = np.concatenate([panel for _, panel in panels[:2]]), np.concatenate([first[thin], second[thin]])
+    return with_legend(_side_by_side(panels), classes, shown=shown_colours(drawn, labels, classes))
 
 
 def mark_colour(classes: ClassSet) -> Colour:

@@ -25,10 +25,10 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def small_file(tiny_checkpoint: Path) -> Path:
-    """Its export: bytes in, labels out, any batch, weights stored as FP16 and computed in FP32. Only to be read."""
+    """Its export: bytes in, labels alone out, any batch; weights stored as FP16, computed in FP32. Only to be read."""
     path = tiny_checkpoint.parent / "small.onnx"
     with narrow_backbone():
-        to_onnx(tiny_checkpoint, path, weights="float16")
+        to_onnx(tiny_checkpoint, path, weights="float16", heads=("classes",))
     return path
 
 

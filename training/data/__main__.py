@@ -61,7 +61,7 @@ def _generate(argv: Sequence[str]) -> int:
     except EmraError as error:
         print(error, file=sys.stderr)
         return 2
-    print(f"wrote {arguments.train} and {arguments.val} labelled pictures; to check them:")
+    print(f"wrote {arguments.train} and {arguments.val} labelled pictures into {arguments.folder}; to check them:")
     print(f"  python -m training.data folder {shlex.quote(arguments.folder)} --split train")
     return 0
 

@@ -286,11 +286,13 @@ def test_every_setting_of_a_job_is_an_option() -> None:
         "bands": "3,2,1",
         "gsd": "0.5",
         "journal": "off",
+        "palette": "safe",
     }
-    arguments = ["segment", "in.tif", "-o", "map.tif", "--overwrite", "--scale", "0", "4095"]
+    arguments = ["segment", "in.tif", "-o", "map.tif", "--overwrite", "--outlines", "--scale", "0", "4095"]
     options = build_parser().parse_args([*arguments, *(f"--{name}={value}" for name, value in words.items())])
     expected = MapJob("in.tif", "map.tif", "o.png", "p.gpkg", ("building", "water"), 2.0, 3, 0.25, True)
-    expected = replace(expected, scale=Scale(0, 4095), bands=(3, 2, 1), gsd=0.5, journal="off")
+    expected = replace(expected, scale=Scale(0, 4095), bands=(3, 2, 1), gsd=0.5, journal="off", outlines=True)
+    expected = replace(expected, palette="safe")
     assert read_flags(options.segment, MapJob) == expected
     default = MapJob("in.tif", "map.tif")
     assert read_flags(build_parser().parse_args(["segment", "in.tif", "-o", "map.tif"]).segment, MapJob) == default

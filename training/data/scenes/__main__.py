@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from emra_deploy.host.command import command
+from emra_deploy.host.command import command, tell
 from emra_deploy.host.extras import need
 from emra_deploy.host.files import make_folder
 from training.data.scenes import DEFAULT_GSD, generate, write_geotiff
@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     make_folder(options.output)
     image, labels = options.output / "scene.tif", options.output / "scene_labels.tif"
     write_geotiff(scene, image, labels)
-    sys.stdout.write(f"{image}\n{labels}\n")
+    tell(f"{image}\n{labels}", image, labels)
     return 0
 
 
