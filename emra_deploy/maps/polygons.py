@@ -30,6 +30,9 @@ _RADIUS = 6.371e6
 _AT_ONCE = 4096
 """Number of features that are transformed and written together."""
 
+_BEYOND = 90 + 1e-6
+"""No latitude is larger."""
+
 _STRAIGHT = 64
 """Pixels of an edge that are taken for straight in degrees, but for rasters near a pole or of large pixels."""
 
@@ -154,11 +157,10 @@ def check_place(output: Path, georeference: GeoReference, height: int, width: in
         misfit = georeference.misfit()
     except ValueError as error:
         raise _unplaced(f"the picture's coordinates cannot be used ({error})", remedy, output) from error
-    if geojson:
-        if not np.isfinite(border).all() or np.abs(border[:, 1]).max() > 90 + 1e-6:
-            raise _unplaced("the picture reaches beyond the poles", remedy, output)
-        if crosses_180(border):
-            load_shapely()
+    if geojson and np.abs(border[:, 1]).max() > _BEYOND:
+        return f"the picture's coordinates are no degrees, or reach beyond a pole: {output} gets them as they are"
+    if geojson and crosses_180(border):
+        load_shapely()
     if misfit is None:
         return None
     return f"{len(georeference.gcps)} ground control points place the polygons, which miss them by up to {misfit:.2g} m"
@@ -254,7 +256,7 @@ def _write_geojson(
         for group in _groups(polygons):
             for polygon, rings in zip(group, _placed(group, georeference, degrees, side), strict=True):
                 parts = [rings]
-                if degrees is not None and crosses_180(rings[0]):
+                if degrees is not None and crosses_180(rings[0]) and np.abs(rings[0][:, 1]).max() <= _BEYOND:
                     parts = [_turned(part) for part in cut_at_180(rings)]
                 lists = [[np.round(ring, digits).tolist() for ring in part] for part in parts]
                 single = {"type": "Polygon", "coordinates": lists[0]}
