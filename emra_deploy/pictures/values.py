@@ -81,4 +81,7 @@ def _divide(values: NDArray[Any], opacity: NDArray[Any]) -> NDArray[Any]:
     whole = values.dtype.kind != "f"
     full = float(np.iinfo(values.dtype).max) if whole else 1.0
     colours = np.divide(values * full, opacity, out=np.zeros(values.shape), where=opacity > 0)
-    return np.minimum(np.rint(colours), full).astype(values.dtype) if whole else colours
+    if whole:
+        colours = np.minimum(np.rint(colours), full)
+    divided: NDArray[Any] = colours.astype(values.dtype)
+    return divided
