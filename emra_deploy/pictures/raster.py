@@ -23,7 +23,7 @@ from emra_deploy.pictures.georeference import GeoReference
 from emra_deploy.pictures.images import tiff_header
 from emra_deploy.pictures.masks import DataMask
 from emra_deploy.pictures.scaling import Scale
-from emra_deploy.pictures.values import PixelValues
+from emra_deploy.pictures.values import PixelValues, check_depth
 from emra_deploy.pictures.windows import Window
 
 CACHE_BYTES = 64 * 2**20
@@ -131,17 +131,18 @@ class RasterSource:
             with self._errors():
                 self._check_size(state.st_size)
                 self._find_split()
-                self.georeference = GeoReference.of(self.dataset)
                 # This reads further directories; where one is damaged, the call after it raises.
                 flags = self.dataset.mask_flag_enums
                 names = band_names(self.dataset)
-                self._values = PixelValues(self.dataset, scale, self.path)
+                bits = check_depth(self.dataset, scale, self.path)
                 self._bands = choose_bands(names, bands, self.path, wanted)
+                self._values = PixelValues(self.dataset, scale, self._bands, bits, self.path)
                 # A band that the user chose is read as a colour, whatever the file calls it.
                 self._alpha = tuple(band for band in alpha_bands(names) if band not in self._bands)
                 self._multiplied = self._alpha[:1] if self._has_associated_alpha(place) else ()
                 self._mask = DataMask(self.dataset, flags, self._bands, self._alpha, self._values.may_be_colour)
                 self._sums = self._open_sums(place)
+                self.georeference = GeoReference.of(self.dataset)
         except BaseException:
             self.dataset.close()
             raise
