@@ -26,12 +26,14 @@ the encoder, 170 MB at 4096 pixels and 40 MB at 2048."""
 
 _COLUMNS_AT_ONCE = 2048
 
+NO_DATA = np.uint8(0)
+
 
 class Preview:
     """An overlay, reduced by a whole factor when the picture's longer side exceeds ``max_side``.
 
     A reduced pixel has the mean colour of its group's pixels with data, and the label of the group's middle pixel: an
-    average of labels would be another class.
+    average of labels would be another class. Without any data it is black, whatever colour is stored there.
 
     Args:
         source: The picture; it is read again, by windows.
@@ -69,12 +71,11 @@ class Preview:
         factor = self.factor
         bottom, end = min(last * factor, self._source.height), min(right * factor, self._source.width)
         window = Window(first * factor, left * factor, bottom - first * factor, end - left * factor)
-        image = self._source.read(window)
+        image, held = self._source.read(window), self._source.valid(window)
+        if held is not None:
+            image = np.where(held[..., None], image, NO_DATA)
         if factor == 1:
             return image
-        held = self._source.valid(window)
-        if held is not None:
-            image = np.where(held[..., None], image, 0)
         # Only the last groups may be shorter.
         rows, columns = (np.arange(0, length, factor) for length in image.shape[:2])
 
@@ -82,6 +83,7 @@ class Preview:
             return np.add.reduceat(np.add.reduceat(pixels, rows, axis=0, dtype=np.uint32), columns, axis=1)
 
         count = sums(np.ones(image.shape[:2], np.uint32) if held is None else held)[..., None]
+        # Pixels without data are `NO_DATA`, 0, and add nothing.
         means: NDArray[np.uint8] = ((sums(image) + count // 2) // np.maximum(count, 1)).astype(np.uint8)
         return means
 

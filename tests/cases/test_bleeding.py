@@ -112,14 +112,14 @@ def test_a_continuous_edge_keeps_the_values_beside_it() -> None:
             np.testing.assert_array_equal(held, np.broadcast_to([130, 40, 9], held.shape))
 
 
-@pytest.mark.parametrize("side", [10, 37, 64])
+@pytest.mark.parametrize("side", [10, 37, 64, 97])
 def test_the_preview_shows_no_hidden_colour(side: int) -> None:
     none = hidden(97, 83)
     picture = np.where(none[..., None], np.uint8([[[0, 255, 0]]]), np.uint8([[[255, 0, 0]]]))
     preview = Preview(ArraySource(picture, ~none), COLOURS, 0, side)
     preview.add(0, np.where(none, np.uint8(255), np.uint8(0)))
     factor = preview.factor
-    assert factor > 1
+    assert factor == -(-97 // side)
     grid = np.add.reduceat(np.add.reduceat(~none, np.arange(0, 97, factor), 0), np.arange(0, 83, factor), 1)
     np.testing.assert_array_equal(preview._canvas, np.where((grid > 0)[..., None], [255, 0, 0], 0))
 
