@@ -10,11 +10,13 @@ from typing import Any
 
 from emra_deploy.backends.base import Backend
 from emra_deploy.backends.choose import Choice, choose_on_processor, providers_here
+from emra_deploy.backends.metadata import peek_manifest
 from emra_deploy.backends.names import ENGINES
 from emra_deploy.backends.options import DEFAULTS, LoadOptions
 from emra_deploy.backends.providers import PROVIDERS
 from emra_deploy.errors import EmraError
 from emra_deploy.host.slow_steps import step
+from emra_deploy.model_file.manifest import Manifest
 
 _SUITS = {".onnx": ("onnxruntime", "openvino", *PROVIDERS), **dict.fromkeys(ENGINES, ("tensorrt",))}
 """For each ending the backends that run such files."""
@@ -25,6 +27,22 @@ _NOT_HERE = ("backend-missing", "backend-provider", "backend-broken", "backend-o
 _ENGINE = Choice("tensorrt", "which runs engines")
 
 _log = logging.getLogger(__name__)
+
+
+def stated_manifest(path: Path) -> Manifest | None:
+    """The Manifest in a model file or in an engine's sidecar, without loading the model.
+
+    None where it cannot be read: loading reports the reason.
+    """
+    if path.suffix.lower() not in ENGINES:
+        return peek_manifest(path)
+    from emra_deploy.backends.tensorrt.sidecar import read_sidecar
+
+    try:
+        found = read_sidecar(path)
+    except EmraError:
+        return None
+    return None if found is None else found[1]
 
 
 def open_backend(path: str | os.PathLike[str], options: LoadOptions = DEFAULTS, **changes: Any) -> Backend:

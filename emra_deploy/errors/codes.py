@@ -78,7 +78,7 @@ _KINDS: Mapping[str, Mapping[str, str]] = {
         "quantize-argument": "An argument of quantising is out of range, or the output has a wrong ending.",
         "quantize-exclude": "A word to exclude names none of the model's linears, or all are excluded.",
         "recipe": "A value of the training recipe is out of range or does not fit the others.",
-        "scale-range": "The range of values to scale from is not two finite numbers, the smaller first.",
+        "scale-range": "The range to scale from is not two numbers, the smaller first, or does not fit the values.",
         "scene-argument": "An argument of the generated scene is out of range.",
         "section-unknown": "The GPU measurements have no section of this name.",
         "shape-unsupported": "The CUDA kernel does not support tensors of this shape.",

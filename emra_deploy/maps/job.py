@@ -60,7 +60,7 @@ class MapJob:
         opacity: weight of the overlay's colours, 0 to 1
         overwrite: replace existing outputs, which are kept otherwise
         scale: for 16-bit and float pictures: the values that become black and white
-        bands: band numbers of a TIFF, from 1, such as 3,2,1
+        bands: numbers, from 1, of the model's bands in the picture, such as 3,2,1 (default: by their names)
         gsd: size of a pixel on the ground in metres; where it and the model's are known (auto: from the georeference)
             and differ, the model sees the picture at its own
         journal: keep the finished rows of a .tif beside the output, so that the same job resumes after a kill

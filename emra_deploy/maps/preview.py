@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +26,14 @@ the encoder, 170 MB at 4096 pixels and 40 MB at 2048."""
 
 _COLUMNS_AT_ONCE = 2048
 
+NO_DATA = np.uint8(0)
+
 
 class Preview:
     """An overlay, reduced by a whole factor when the picture's longer side exceeds ``max_side``.
 
-    A reduced pixel has the mean colour of its group and the label of the group's middle pixel: an average of labels
-    would be another class.
+    A reduced pixel has the mean colour of its group's pixels with data, and the label of the group's middle pixel: an
+    average of labels would be another class. Without any data it is black, whatever colour is stored there.
 
     Args:
         source: The picture; it is read again, by windows.
@@ -78,15 +80,21 @@ class Preview:
     def _reduced(self, first: int, last: int, left: int, right: int) -> NDArray[np.uint8]:
         factor = self.factor
         bottom, end = min(last * factor, self._source.height), min(right * factor, self._source.width)
-        image = self._source.read(Window(first * factor, left * factor, bottom - first * factor, end - left * factor))
+        window = Window(first * factor, left * factor, bottom - first * factor, end - left * factor)
+        image, held = self._source.read(window), self._source.valid(window)
+        if held is not None:
+            image = np.where(held[..., None], image, NO_DATA)
         if factor == 1:
             return image
-        short = ((last - first) * factor - image.shape[0], (right - left) * factor - image.shape[1])
-        if any(short):
-            image = np.pad(image, ((0, short[0]), (0, short[1]), (0, 0)), mode="edge")
-        cells = image.reshape(last - first, factor, right - left, factor, 3)
-        total = cells.sum(axis=(1, 3), dtype=np.uint32)
-        means: NDArray[np.uint8] = ((total + factor * factor // 2) // (factor * factor)).astype(np.uint8)
+        # Only the last groups may be shorter.
+        rows, columns = (np.arange(0, length, factor) for length in image.shape[:2])
+
+        def sums(pixels: NDArray[Any]) -> NDArray[Any]:
+            return np.add.reduceat(np.add.reduceat(pixels, rows, axis=0, dtype=np.uint32), columns, axis=1)
+
+        count = sums(np.ones(image.shape[:2], np.uint32) if held is None else held)[..., None]
+        # Pixels without data are `NO_DATA`, 0, and add nothing.
+        means: NDArray[np.uint8] = ((sums(image) + count // 2) // np.maximum(count, 1)).astype(np.uint8)
         return means
 
     def save(self, path: Path, areas: Sequence[ClassArea] | None = None) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.errors import EmraError
+from emra_deploy.model_file.classes import IGNORE
 from emra_deploy.pictures.windows import Window
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ def scale_factor(picture: float | None, model: float | None) -> float:
 class ResampledSource:
     """A source enlarged or reduced, window by window; an `ImageSource`.
 
-    Pixels are interpolated linearly, and averaged where they are reduced. Every window has the pixels of the
-    whole picture resampled at once, except for rounding.
+    Pixels are interpolated linearly, and averaged where they are reduced; those without data have no part in it.
+    Every window has the pixels of the whole picture resampled at once, except for rounding.
 
     Args:
         source: The picture.
@@ -83,40 +84,76 @@ class ResampledSource:
         # The filter's reach beyond the window: one old pixel, or one new one where that is larger.
         y0, y1 = _reach(top, bottom, down, self._source.height)
         x0, x1 = _reach(left, right, across, self._source.width)
-        picture = Image.fromarray(self._source.read(Window(y0, x0, y1 - y0, x1 - x0)))
+        outer = Window(y0, x0, y1 - y0, x1 - x0)
         box = (left - x0, top - y0, min(right, x1) - x0, min(bottom, y1) - y0)
-        return np.asarray(picture.resize((window.width, window.height), Image.Resampling.BILINEAR, box))
+
+        def resized(plane: npt.NDArray[Any]) -> npt.NDArray[Any]:
+            picture = Image.fromarray(plane)
+            return np.asarray(picture.resize((window.width, window.height), Image.Resampling.BILINEAR, box))
+
+        pixels, valid = self._source.read(outer), self._source.valid(outer)
+        if valid is None:
+            return resized(pixels)
+        # The share of each new pixel that holds data; 0 only where `valid` is False, too.
+        share = resized(valid.astype(np.float32))
+        result = np.zeros((window.height, window.width, 3), np.uint8)
+        for band in range(3):
+            total = resized(np.where(valid, pixels[..., band], 0).astype(np.float32))
+            mean = np.divide(total, share, out=np.zeros_like(total), where=share > 0)
+            result[..., band] = np.rint(np.clip(mean, 0, 255))
+        return result
 
     def valid(self, window: Window) -> npt.NDArray[np.bool_] | None:
-        """Which pixels hold data: as the source's pixel at the middle of each; None when all do."""
-        rows = _nearest(self.height, self._source.height)[window.top : window.bottom]
-        columns = _nearest(self.width, self._source.width)[window.left : window.right]
-        outer = Window(rows[0], columns[0], rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1)
+        """Which pixels hold data: those that touch a pixel of the source that does; None when all do."""
+        top, bottom = _touched(self.height, self._source.height, window.top, window.bottom)
+        left, right = _touched(self.width, self._source.width, window.left, window.right)
+        outer = Window(int(top[0]), int(left[0]), int(bottom[-1] - top[0]), int(right[-1] - left[0]))
         valid = self._source.valid(outer)
-        return None if valid is None else valid[np.ix_(rows - rows[0], columns - columns[0])]
+        if valid is None:
+            return None
+        # Sums over all pixels above and to the left: four of them give the count in any rectangle.
+        sums = np.zeros((outer.height + 1, outer.width + 1), np.int64)
+        sums[1:, 1:] = valid.cumsum(axis=0).cumsum(axis=1)
+        down = sums[bottom - outer.top] - sums[top - outer.top]
+        counts = down[:, right - outer.left] - down[:, left - outer.left]
+        return np.asarray(counts > 0)
 
     def rows(self, segmenter: Segmenter, start: int = 0) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
         """Segment the picture; yield labels on the grid of the source, from its row ``start`` on.
 
-        Each pixel of the source gets the label of the new pixel in which its middle lies.
+        Each pixel of the source gets the label of the new pixel in which its middle lies, unless it holds no data.
         """
         rows = _nearest(self._source.height, self.height)
         columns = _nearest(self._source.width, self.width)
         if start >= self._source.height:
             return
-        step = max(1, _PIECE_BYTES // self._source.width)
+        width = self._source.width
+        step = max(1, _PIECE_BYTES // width)
         for window, labels in segmenter.segment_rows(self, int(rows[start])):
             first, last = np.searchsorted(rows, [window.top, window.bottom])
             # In pieces: where the model's pixels are larger, one row of tiles becomes many rows of the source.
             for top in range(max(int(first), start), int(last), step):
                 bottom = min(top + step, int(last))
-                part = labels[rows[top:bottom] - window.top][:, columns]
-                yield Window(top, 0, bottom - top, self._source.width), part
+                part, whole = labels[rows[top:bottom] - window.top][:, columns], Window(top, 0, bottom - top, width)
+                valid = self._source.valid(whole)
+                if valid is not None:
+                    part[~valid] = IGNORE
+                yield whole, part
 
 
 def _reach(first: float, last: float, scale: float, length: int) -> tuple[int, int]:
     margin = max(1.0, scale) + 1
     return max(0, math.floor(first - margin)), min(length, math.ceil(last + margin))
+
+
+def _touched(count: int, others: int, first: int, last: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Which of ``others`` equal parts of a line each of its ``count`` equal parts touches, from ``first`` to ``last``.
+
+    Returns:
+        The first of them, and the one after the last.
+    """
+    index = np.arange(first, last, dtype=np.int64)
+    return index * others // count, -(-(index + 1) * others // count)
 
 
 def _nearest(count: int, others: int) -> npt.NDArray[np.int64]:

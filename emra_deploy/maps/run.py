@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy._version import __version__
+from emra_deploy.backends.opening import stated_manifest
+from emra_deploy.errors import EmraError
 from emra_deploy.host.digest import file_sha256
 from emra_deploy.host.throttling import ThrottleWatch
 from emra_deploy.maps.estimate import MapEstimate, estimate
@@ -27,6 +29,8 @@ from emra_deploy.maps.report import MapReport
 from emra_deploy.maps.resampling import ResampledSource, scale_factor
 from emra_deploy.maps.side_car import SUFFIX, name_of, split_place
 from emra_deploy.model_file.classes import IGNORE
+from emra_deploy.model_file.manifest import Manifest
+from emra_deploy.pictures.bands import RGB
 from emra_deploy.pictures.georeference import GeoReference
 from emra_deploy.pictures.ground import PixelAreas
 from emra_deploy.pictures.inputs import open_input
@@ -54,7 +58,7 @@ def make_map(job: MapJob, segmenter: Segmenter, progress: Callable[[int, int], N
     Raises:
         EmraError: Whatever is wrong with files or settings; then no output has changed.
     """
-    with PreparedMap(job, segmenter.path) as prepared:
+    with PreparedMap(job, segmenter.path, segmenter.manifest) as prepared:
         return prepared.make(segmenter, progress)
 
 
@@ -64,7 +68,7 @@ def estimate_map(job: MapJob, segmenter: Segmenter) -> MapEstimate:
     Raises:
         EmraError: What `make_map` would raise before its work.
     """
-    with PreparedMap(job, segmenter.path) as prepared:
+    with PreparedMap(job, segmenter.path, segmenter.manifest) as prepared:
         return prepared.estimate(segmenter)
 
 
@@ -77,6 +81,7 @@ class PreparedMap:
     Args:
         job: What to do.
         model: File of the model, which no output may replace.
+        manifest: Of the model; by default what the file says.
 
     Attributes:
         source: The picture.
@@ -88,12 +93,17 @@ class PreparedMap:
         EmraError: Whatever is wrong with the picture or the outputs.
     """
 
-    def __init__(self, job: MapJob, model: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self, job: MapJob, model: str | os.PathLike[str] | None = None, manifest: Manifest | None = None
+    ) -> None:
         self._start = time.perf_counter()
         self.job = job
         check_files(job, model)
         self.warnings: list[str] = []
-        self.source = open_input(job.input, bands=job.bands, scale=job.scale)
+        if manifest is None and model is not None:
+            manifest = stated_manifest(Path(model))
+        self._bands = RGB if manifest is None else manifest.bands
+        self.source = open_input(job.input, bands=job.bands, scale=job.scale, wanted=self._bands)
         try:
             shape = self.source.height, self.source.width
             self.ground, self.area_note = self.source.georeference.pixel_areas(*shape)
@@ -172,7 +182,18 @@ class PreparedMap:
         )
 
     def _resampled(self, segmenter: Segmenter) -> ResampledSource | None:
-        """The picture at the model's ground sample distance, or None where it stays as it is."""
+        """The picture at the model's ground sample distance, or None where it stays as it is.
+
+        Raises:
+            EmraError: ``image-bands`` for a model of other bands than were chosen before it was loaded.
+        """
+        if self.job.bands is None and segmenter.manifest.bands != self._bands:
+            raise EmraError(
+                "image-bands",
+                f"the model reads {', '.join(segmenter.manifest.bands)}, which was not known before it was loaded",
+                "Give the numbers of these bands with --bands, such as --bands 3,2,1",
+                self.job.input,
+            )
         if self.job.gsd == "off":
             return None
         factor = scale_factor(None if self.ground is None else math.sqrt(self.ground.mean), segmenter.manifest.gsd)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from emra_deploy.backends.metadata import peek_manifest
+from emra_deploy.backends.opening import stated_manifest
 from emra_deploy.pictures.sources import ImageSource
 from emra_deploy.pictures.windows import count_tiles, default_halo
 from emra_deploy.segmenting.blending import BLEND_DIVISOR
@@ -20,7 +20,7 @@ def estimate_tiles(source: ImageSource, model: str | os.PathLike[str], halo: int
         halo: Overlap in pixels, None for the usual one.
         blend: Whether tiles are averaged.
     """
-    manifest = peek_manifest(Path(model))
+    manifest = stated_manifest(Path(model))
     if manifest is None:
         return None
     height, width = manifest.tile

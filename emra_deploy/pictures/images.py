@@ -148,7 +148,8 @@ def read_picture(path: str | os.PathLike[str], scale: Scale | None = None, kind:
                 picture.info["transparency"] = key * 255 // (2**depth - 1)
             upright = ImageOps.exif_transpose(picture)
             image, valid = _convert(upright, scale, path)
-            return image, valid if nodata is None else _without(nodata, upright, valid)
+            valid = valid if nodata is None else _without(nodata, upright, valid)
+            return image, _masked(path, picture, valid)
     except Image.DecompressionBombError as error:
         raise _too_large(path, str(error).split(",")[0]) from error
     except UnidentifiedImageError as error:
@@ -258,6 +259,29 @@ def _without(nodata: float, picture: Any, valid: NDArray[np.bool_] | None) -> ND
     values = np.asarray(picture)
     colours = values[..., :-1] if picture.mode in _WITH_ALPHA else values.reshape(*values.shape[:2], -1)
     held: NDArray[np.bool_] = (colours != nodata).any(axis=2)
+    held &= True if valid is None else valid
+    return None if held.all() else held
+
+
+def _masked(path: str | os.PathLike[str], picture: Any, valid: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
+    """``valid`` without the pixels that GDAL's mask beside the file hides, ``PICTURE.jpg.msk``, a TIFF."""
+    from PIL import Image, ImageOps
+
+    place = Path(f"{os.fspath(path)}.msk")
+    if not place.is_file():
+        return valid
+    try:
+        with Image.open(place, formats=("TIFF",)) as mask:
+            if mask.size != picture.size:
+                raise ValueError(
+                    f"a mask of {mask.width} x {mask.height} pixels beside {picture.width} x {picture.height}"
+                )
+            mask.load()
+            # It is turned as the picture is.
+            mask.getexif()[_ORIENTATION] = picture.getexif().get(_ORIENTATION, 1)
+            held = np.asarray(ImageOps.exif_transpose(mask)) > 0
+    except _DECODING as error:
+        raise _unreadable(place, error) from error
     held &= True if valid is None else valid
     return None if held.all() else held
 

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
+
 from emra_deploy.errors import EmraError
+from emra_deploy.pictures.bands import RGB, choose_bands
 from emra_deploy.pictures.georeference import GeoReference
 from emra_deploy.pictures.images import image_format, orientation_of, read_picture, tiff_header
 from emra_deploy.pictures.raster import RasterSource, read_place
@@ -19,7 +22,11 @@ OpenPicture = ArraySource | RasterSource
 
 
 def open_input(
-    path: str | os.PathLike[str], *, bands: Sequence[int] | None = None, scale: Scale | None = None
+    path: str | os.PathLike[str],
+    *,
+    bands: Sequence[int] | None = None,
+    scale: Scale | None = None,
+    wanted: Sequence[str] = RGB,
 ) -> OpenPicture:
     """Open an image file for segmentation.
 
@@ -28,8 +35,9 @@ def open_input(
 
     Args:
         path: JPEG, PNG, TIFF or GeoTIFF.
-        bands: Three band numbers from 1 for red, green and blue, for a TIFF.
+        bands: Three band numbers from 1 for those that are wanted; by default those of their names.
         scale: Range of values to stretch to 8 bits.
+        wanted: Names of the model's bands, in its order.
 
     Raises:
         EmraError: As `RasterSource` and `read_picture`.
@@ -43,16 +51,22 @@ def open_input(
             if not has_rasterio:
                 raise
             # Pillow reads fewer kinds of TIFF than GDAL, so GDAL decides.
-            return RasterSource(path, bands=bands, scale=scale)
+            return RasterSource(path, bands=bands, scale=scale, wanted=wanted)
         if header.georeferenced or bands is not None or (has_rasterio and header.orientation == 1):
-            return RasterSource(path, bands=bands, scale=scale)
-    elif bands is not None:
-        raise EmraError("image-bands", "--bands is for TIFF, not for JPEG and PNG", "Leave it out", path)
-    return ArraySource(*read_picture(path, scale, kind), _place(path, kind))
+            return RasterSource(path, bands=bands, scale=scale, wanted=wanted)
+    elif bands is not None and tuple(wanted) == RGB:
+        raise EmraError(
+            "image-bands", "a JPEG or PNG has the bands that the model reads, without --bands", "Leave it out", path
+        )
+    chosen = [band - 1 for band in choose_bands(RGB, bands, os.fspath(path), wanted)]
+    image, valid = read_picture(path, scale, kind)
+    if chosen != [0, 1, 2]:
+        image = np.ascontiguousarray(image[..., chosen])
+    return ArraySource(image, valid, _place(path, kind))
 
 
 def _place(path: str | os.PathLike[str], kind: str) -> GeoReference | None:
-    """Where a picture that is read whole lies, by the files beside it."""
+    """The georeference of a picture that is read whole, from the files beside it."""
     name = Path(path).name
     start = name.rpartition(".")[0].casefold() + "."
     beside = any(

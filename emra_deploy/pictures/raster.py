@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
-from emra_deploy.pictures.bands import alpha_bands, choose_bands
+from emra_deploy.pictures.bands import RGB, alpha_bands, band_names, choose_bands
 from emra_deploy.pictures.block_sums import DeflateSums
 from emra_deploy.pictures.georeference import GeoReference
 from emra_deploy.pictures.images import tiff_header
 from emra_deploy.pictures.masks import DataMask
 from emra_deploy.pictures.scaling import Scale
-from emra_deploy.pictures.values import PixelValues
+from emra_deploy.pictures.values import PixelValues, check_depth
 from emra_deploy.pictures.windows import Window
 
 CACHE_BYTES = 64 * 2**20
@@ -112,8 +112,9 @@ class RasterSource:
 
     Args:
         path: A local TIFF. `open_input` checks names that users give, and refuses other formats and remote names.
-        bands: Three band numbers from 1 for red, green and blue; by default those the file calls so.
+        bands: Three band numbers from 1 for the bands that are wanted; by default those the file calls so.
         scale: Range of values to stretch; rasters of other than 8 bits are refused without it.
+        wanted: Names of the model's bands, in its order.
 
     Attributes:
         height: Rows of pixels.
@@ -130,7 +131,12 @@ class RasterSource:
     in_memory = False
 
     def __init__(
-        self, path: str | os.PathLike[str], *, bands: Sequence[int] | None = None, scale: Scale | None = None
+        self,
+        path: str | os.PathLike[str],
+        *,
+        bands: Sequence[int] | None = None,
+        scale: Scale | None = None,
+        wanted: Sequence[str] = RGB,
     ) -> None:
         # Links are not followed: GDAL looks for world files and .aux.xml beside the name that was given.
         place = Path(path).absolute()
@@ -149,9 +155,10 @@ class RasterSource:
                 self._find_split()
                 # This reads further directories; where one is damaged, the call after it raises.
                 flags = self.dataset.mask_flag_enums
-                names = [interpretation.name for interpretation in self.dataset.colorinterp]
-                self._values = PixelValues(self.dataset, scale, self.path)
-                self._bands = choose_bands(names, bands, self.path)
+                names = band_names(self.dataset)
+                bits = check_depth(self.dataset, scale, self.path)
+                self._bands = choose_bands(names, bands, self.path, wanted)
+                self._values = PixelValues(self.dataset, scale, self._bands, bits, self.path)
                 # A band that the user chose is read as a colour, whatever the file calls it.
                 self._alpha = tuple(band for band in alpha_bands(names) if band not in self._bands)
                 self._multiplied = self._alpha[:1] if self._has_associated_alpha(place) else ()
@@ -179,7 +186,7 @@ class RasterSource:
                 self._sums.close()
 
     def read(self, window: Window) -> NDArray[np.uint8]:
-        """The pixels of a window inside the raster: h x w x 3 uint8 RGB.
+        """The pixels of a window inside the raster: h x w x 3 uint8, the model's bands.
 
         Raises:
             EmraError: ``image-truncated`` when blocks of the window cannot be decoded.
@@ -271,7 +278,7 @@ class RasterSource:
             # GDAL reads more kinds of TIFF.
             return False
         index = self._alpha[0] - 1 - (int(self.dataset.count) - len(extra))
-        return index >= 0 and extra[index] == _ASSOCIATED
+        return index >= 0 and bool(extra[index] == _ASSOCIATED)
 
     def _find_split(self) -> None:
         # GDAL presents a huge strip as blocks of one row, which then have no offsets of their own in the file.

@@ -37,15 +37,15 @@ class Scale:
 
     def apply(self, values: NDArray[Any]) -> NDArray[np.uint8]:
         """Stretch values of any real type and shape to uint8; NaN becomes 0."""
-        # float32 holds every value of up to 24 bits exactly and halves the memory of wider ones.
-        real: NDArray[Any] = values.astype(np.float64 if values.dtype.itemsize > 4 else np.float32)
+        # float32 halves the memory where it holds every value exactly: whole numbers of up to 16 bits.
+        real: NDArray[Any] = values.astype(np.result_type(values.dtype, np.float32))
         real -= self.low
         real /= self.high - self.low
         real *= 255.0
         np.nan_to_num(real, copy=False, nan=0.0, posinf=255.0, neginf=0.0)
         np.clip(real, 0.0, 255.0, out=real)
-        labels: NDArray[np.uint8] = np.rint(real, out=real).astype(np.uint8)
-        return labels
+        grey: NDArray[np.uint8] = np.rint(real, out=real).astype(np.uint8)
+        return grey
 
 
 def depth_error(what: str, path: object, hint: str = "") -> EmraError:

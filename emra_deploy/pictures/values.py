@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,11 @@ from numpy.typing import NDArray
 
 from emra_deploy.errors import EmraError
 from emra_deploy.pictures.scaling import Scale, depth_error
+from emra_deploy.pictures.units import Units
 
 
-class PixelValues:
-    """Conversion of a raster's values to colours: stretch, depths below 8 bits, palette, white as zero.
+def check_depth(dataset: Any, scale: Scale | None, path: str) -> int:
+    """Bits of a raster's values.
 
     Args:
         dataset: The open rasterio dataset.
@@ -22,17 +24,36 @@ class PixelValues:
     Raises:
         EmraError: ``image-depth``.
     """
+    kinds = {np.dtype(kind) if kind != "complex_int16" else np.dtype("complex64") for kind in dataset.dtypes}
+    bits = int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8 * max(kind.itemsize for kind in kinds)))
+    if any(kind.kind not in "uif" for kind in kinds):
+        raise EmraError("image-depth", "the raster holds complex values", "Give an RGB raster", path)
+    if scale is None and kinds != {np.dtype(np.uint8)}:
+        whole = next(iter(kinds)).kind == "u" and bits < 16
+        names = " and ".join(sorted(kind.name for kind in kinds))
+        raise depth_error(names, path, f"0 {2**bits - 1}" if whole else "")
+    return bits
 
-    def __init__(self, dataset: Any, scale: Scale | None, path: str) -> None:
-        kinds = {np.dtype(kind) if kind != "complex_int16" else np.dtype("complex64") for kind in dataset.dtypes}
-        bits = int(dataset.tags(1, ns="IMAGE_STRUCTURE").get("NBITS", 8 * max(kind.itemsize for kind in kinds)))
-        if any(kind.kind not in "uif" for kind in kinds):
-            raise EmraError("image-depth", "the raster holds complex values", "Give an RGB raster", path)
-        if scale is None and kinds != {np.dtype(np.uint8)}:
-            whole = next(iter(kinds)).kind == "u" and bits < 16
-            names = " and ".join(sorted(kind.name for kind in kinds))
-            raise depth_error(names, path, f"0 {2**bits - 1}" if whole else "")
+
+class PixelValues:
+    """Conversion of a raster's values to colours: stretch, depths below 8 bits, palette, white as zero.
+
+    Args:
+        dataset: The open rasterio dataset.
+        scale: Range of values to stretch, or None.
+        bands: Numbers of the bands that are read.
+        bits: Of a value, from `check_depth`.
+        path: Of the file, for errors.
+
+    Raises:
+        EmraError: ``scale-range`` for a range that leaves nothing of the values.
+    """
+
+    def __init__(self, dataset: Any, scale: Scale | None, bands: Sequence[int], bits: int, path: str) -> None:
         self._scale = scale
+        self._units = Units.of(dataset, bands)
+        if scale is not None:
+            self._units.check(scale, path)
         # Viewers stretch greys of 1 to 7 bits to 0 to 255; the values of a palette are not brightness.
         self._factor = 255 // (2**bits - 1) if scale is None else 1
         self._inverted = dataset.tags(ns="IMAGE_STRUCTURE").get("MINISWHITE") == "YES"
@@ -50,7 +71,7 @@ class PixelValues:
         if self._scale is None:
             return True
         width = self._scale.high - self._scale.low
-        return self._scale.low - width <= value <= self._scale.high + width
+        return self._scale.low - width <= self._units.of_one(band, value) <= self._scale.high + width
 
     def to_rgb(self, values: NDArray[Any], opacity: NDArray[Any] | None = None) -> NDArray[np.uint8]:
         """Colours of stored values: h×w×3 uint8 RGB.
@@ -66,7 +87,7 @@ class PixelValues:
             coloured: NDArray[np.uint8] = self._palette[values[0]]
             return coloured
         if self._scale is not None:
-            values = self._scale.apply(values)
+            values = self._scale.apply(self._units.apply(values))
         elif self._factor != 1:
             values = values * np.uint8(self._factor)
         if self._inverted:
@@ -80,5 +101,8 @@ def _divide(values: NDArray[Any], opacity: NDArray[Any]) -> NDArray[Any]:
     """The colours that were multiplied by their opacity; 0 where they are wholly transparent."""
     whole = values.dtype.kind != "f"
     full = float(np.iinfo(values.dtype).max) if whole else 1.0
-    colours: NDArray[Any] = np.divide(values * full, opacity, out=np.zeros(values.shape), where=opacity > 0)
-    return np.minimum(np.rint(colours), full).astype(values.dtype) if whole else colours
+    colours = np.divide(values * full, opacity, out=np.zeros(values.shape), where=opacity > 0)
+    if whole:
+        colours = np.minimum(np.rint(colours), full)
+    divided: NDArray[Any] = colours.astype(values.dtype)
+    return divided

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, TiffImagePlugin
 
+from emra_deploy.errors import EmraError
 from tests.cases.builders import colour_model, make, segment, squares
 
 rasterio = pytest.importorskip("rasterio")
@@ -263,3 +264,28 @@ def test_png_of_grey_and_alpha(model: Path, tmp_path: Path) -> None:
     image = np.dstack([np.full_like(LABELS, 250), np.where(HIDDEN, 0, 1)]).astype(np.uint8)
     Image.fromarray(image, "LA").save(tmp_path / "a.png")
     np.testing.assert_array_equal(labels(tmp_path / "a.png", model), np.where(HIDDEN, 255, 4))
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_mask_beside_a_plain_picture(ending: str, orientation: int, model: Path, tmp_path: Path) -> None:
+    """As GDAL writes it, in the picture's stored order, before a viewer turns it."""
+    exif = Image.Exif()
+    exif[274] = orientation
+    source = tmp_path / f"a.{ending}"
+    Image.fromarray(PICTURE).save(source, quality=100, subsampling=0, exif=exif)
+    profile = {"driver": "GTiff", "count": 1, "height": HEIGHT, "width": WIDTH, "dtype": "uint8", "nbits": 1}
+    with rasterio.open(tmp_path / "mask.tif", "w", compress="deflate", interleave="band", **profile) as dataset:
+        dataset.write(np.where(HIDDEN, 0, 1)[None].astype(np.uint8))
+    (tmp_path / "mask.tif").rename(tmp_path / f"a.{ending}.msk")
+    turned = TRUTH if orientation == 1 else np.rot90(TRUTH, -1)
+    np.testing.assert_array_equal(labels(source, model), turned)
+
+
+def test_a_mask_of_another_size_is_refused(model: Path, tmp_path: Path) -> None:
+    Image.fromarray(PICTURE).save(tmp_path / "a.png")
+    Image.fromarray(np.ones((5, 5), np.uint8)).save(tmp_path / "mask.tif")
+    (tmp_path / "mask.tif").rename(tmp_path / "a.png.msk")
+    with pytest.raises(EmraError, match="mask of 5 x 5 pixels") as caught:
+        labels(tmp_path / "a.png", model)
+    assert caught.value.code == "image-unreadable"
