@@ -95,7 +95,7 @@ def check(dataset: AerialDataset, full: bool = True) -> DatasetSummary:
     if full and dataset.labelled:
         if not any(summary.class_pixels):
             raise EmraError(
-                "dataset-unlabelled",
+                "no-labels",
                 f"no pixel of split {dataset.split!r} has a label",
                 "Check that the masks and the classes belong together",
                 dataset.tiles[0].label_path,
@@ -123,4 +123,4 @@ def _bands(tile: Tile) -> Iterator[Window]:
 def _exists(tile: Tile) -> None:
     for path in (tile.image_path, tile.label_path):
         if path is not None and not path.is_file():
-            raise EmraError("file-missing", "there is no such file", "Restore it from the original data", path)
+            raise EmraError("input-missing", "there is no such file", "Restore it from the original data", path)

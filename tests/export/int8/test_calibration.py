@@ -107,8 +107,8 @@ def test_what_is_refused(images: Path, tmp_path: Path) -> None:
 
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("no picture")
-    assert code(tmp_path / "none").code == "folder-missing"
-    assert code(tmp_path / "empty").code == "calibration-empty"
+    assert code(tmp_path / "none").code == "input-missing"
+    assert code(tmp_path / "empty").code == "dataset-empty"
     assert code(images, 0).code == "calibration-count"
     # Three pictures of 4 x 5 windows, and one smaller than a window.
     few = code(images, 1000)
@@ -236,7 +236,7 @@ def test_activations_of_onnx_runtimes_calibrator(
 ) -> None:
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, create_calibrator
 
-    from export.compare.runners import feed
+    from emra_deploy.backends.contract import feed
 
     path = request.getfixturevalue(which)
     model, manifest = read_model(path)
@@ -249,7 +249,7 @@ def test_activations_of_onnx_runtimes_calibrator(
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
             batch = manifest.input_shape[0] or 1
-            self._feeds = iter([{"image": feed(manifest, np.stack([tile] * batch))} for tile in tiles])
+            self._feeds = iter([{"image": feed(np.stack([tile] * batch), manifest)} for tile in tiles])
 
         def get_next(self) -> dict | None:
             return next(self._feeds, None)
