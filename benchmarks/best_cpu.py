@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_outputs(arguments, "json")
     need("train", "torch", "timm", "safetensors", purpose="making checkpoints")
     need("export", "onnx", "onnxscript", "onnxruntime", purpose="exporting")
-    need("bench", "psutil", purpose="measuring", code="bench-missing")
+    need("bench", "psutil", purpose="measuring")
     backbones = words(arguments.backbones)
     with tempfile.TemporaryDirectory(prefix="emra-best-cpu-") as name:
         folder = (arguments.work or Path(name)).resolve()

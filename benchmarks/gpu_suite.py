@@ -113,7 +113,7 @@ def device() -> dict[str, Any]:
         import torch
     except ImportError as error:
         raise EmraError(
-            "torch-missing", f"PyTorch cannot be imported ({error})", f"Run: {install_command('train')}"
+            "library-missing", f"PyTorch cannot be imported ({error})", f"Run: {install_command('train')}"
         ) from error
     if not torch.cuda.is_available():
         raise _unusable(torch)

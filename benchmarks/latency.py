@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         EmraError: A bad argument, an output that cannot be written, or no candidate that can be measured.
     """
-    need("bench", "psutil", purpose="measuring", code="bench-missing")
+    need("bench", "psutil", purpose="measuring")
     check_outputs(arguments, "json", "plot")
     rounds = min(10, max(1, arguments.iterations)) if arguments.rounds is None else arguments.rounds
     plan = Plan(arguments.iterations, arguments.warmup, rounds)

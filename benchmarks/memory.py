@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from rich.console import Console
 
-    need("bench", "psutil", "onnx", purpose="measuring", code="bench-missing")
+    need("bench", "psutil", "onnx", purpose="measuring")
     check_outputs(arguments, "json")
     machine = describe_machine()
     candidates: list[dict[str, Any]] = []

@@ -168,7 +168,7 @@ def parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> int:
     """Measure, print and write; returns 1 if a goal is missed."""
     need("raster", "rasterio", purpose="measuring rasters")
-    need("bench", "psutil", purpose="measuring", code="bench-missing")
+    need("bench", "psutil", purpose="measuring")
     check_all_outputs([options.json], overwrite=options.overwrite)
     found = measure(options, lambda line: print(line, flush=True))
     if options.json is not None:

@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.models = arguments.results
     check_outputs(arguments, "html", "markdown", "plot")
     if arguments.html or arguments.markdown:
-        need("report", "jinja2", purpose="a report", code="report-missing")
+        need("report", "jinja2", purpose="a report")
     results = read_results(arguments.results)
     scores = [result for result in results.values() if result["kind"] == "accuracy"]
     # A chart holds one latency file: times of two runs cannot be compared.

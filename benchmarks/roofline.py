@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         EmraError: A bad argument, an output that cannot be written, or no candidate that can be measured.
     """
-    need("bench", "psutil", "onnx", purpose="measuring", code="bench-missing")
+    need("bench", "psutil", "onnx", purpose="measuring")
     check_outputs(arguments, "json", "plot")
     plan = Plan(arguments.iterations, arguments.warmup, min(10, max(1, arguments.iterations)))
     with opened_candidates(arguments) as (opened, say):

@@ -350,7 +350,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Measure, print and write."""
-    need("bench", "psutil", purpose="measuring", code="bench-missing")
+    need("bench", "psutil", purpose="measuring")
     if "raster" not in options.skip:
         need("raster", "rasterio", purpose="measuring rasters (--skip raster leaves them out)")
     check_all_outputs([options.json], overwrite=options.overwrite, inputs=[options.model])

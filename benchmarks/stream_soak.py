@@ -39,12 +39,12 @@ def check_ready() -> None:
     """Refuse to start without the libraries that make and read streams.
 
     Raises:
-        EmraError: ``library-missing`` without PyAV, ``missing-library`` without an RTSP server.
+        EmraError: ``library-missing`` without PyAV or an RTSP server.
     """
     need("video", "av", purpose="reading streams")
     missing = why_no_rtsp_server()
     if missing is not None:
-        raise EmraError("missing-library", missing, "Install it and run this again")
+        raise EmraError("library-missing", missing, "Install it and run this again")
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:

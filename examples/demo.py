@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     truth = None
     try:
         if options.input is None:
-            need("raster", "rasterio", purpose="a scene", code="package-missing")
+            need("raster", "rasterio", purpose="a scene")
         folder.mkdir(parents=True, exist_ok=True)
         picture = options.input
         if picture is None:

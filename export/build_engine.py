@@ -173,7 +173,7 @@ def build_engine(
 def _check_outputs(output: Path, model: str | Path, overwrite: bool) -> None:
     if output.suffix.lower() not in ENGINES:
         raise EmraError(
-            "export-argument", f"the output's name does not end in {', '.join(ENGINES)}", "Name it FILE.engine", output
+            "output-suffix", f"the output's name does not end in {', '.join(ENGINES)}", "Name it FILE.engine", output
         )
     check_output(output, overwrite=overwrite, inputs=(model,))
     check_output(sidecar_path(output), overwrite=overwrite, inputs=(model,))

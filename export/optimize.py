@@ -188,7 +188,7 @@ def open_labelled(root: str | Path, split: str, manifest: Manifest) -> Sequence[
     """Pictures with labels of the model's classes.
 
     Raises:
-        EmraError: ``optimize-data`` without labels, ``class-mismatch``, ``band-mismatch``, and those of the data set.
+        EmraError: ``no-labels`` without labels, ``class-mismatch``, ``band-mismatch``, and those of the data set.
     """
     from training.data.catalogue import open_dataset
 
@@ -197,7 +197,7 @@ def open_labelled(root: str | Path, split: str, manifest: Manifest) -> Sequence[
     check_classes(manifest.classes, data.classes)
     if not data.labelled:
         raise EmraError(
-            "optimize-data", f"split {split!r} has no labels to measure accuracy with", "Choose another --split", root
+            "no-labels", f"split {split!r} has no labels to measure accuracy with", "Choose another --split", root
         )
     return data.tiles
 

@@ -135,7 +135,7 @@ def _already(form: str, function_body: bool | None = None) -> EmraError:
 
 def _check_arguments(output: Path, to: str, function_body: bool) -> None:
     if output.suffix.lower() != ".onnx":
-        raise EmraError("export-argument", "the output's name does not end in .onnx", "Name it FILE.onnx", output)
+        raise EmraError("output-suffix", "the output's name does not end in .onnx", "Name it FILE.onnx", output)
     if to not in FORMS:
         raise EmraError("export-argument", f"form {to!r}, expected {' or '.join(FORMS)}", "Change --to")
     if not function_body and to != "plugin":

@@ -101,7 +101,7 @@ def to_fp16(
     check_all_outputs((output, audit), overwrite=overwrite, inputs=(source,))
     need("quant", "onnxruntime", purpose="checking the file")
     if output.suffix.lower() != ".onnx":
-        raise EmraError("export-argument", "the output's name does not end in .onnx", "Name it FILE.onnx", output)
+        raise EmraError("output-suffix", "the output's name does not end in .onnx", "Name it FILE.onnx", output)
     single, manifest = read_model(source)
     _check_source(single, manifest, source)
     with about(source), step(f"converting {source.name}"):

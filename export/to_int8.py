@@ -189,19 +189,19 @@ def check_arguments(output: Path, method: str, percentile: float, high_precision
     """Refuse arguments that no file can be made with.
 
     Raises:
-        EmraError: ``quantize-argument``.
+        EmraError: ``output-suffix``, ``export-argument``.
     """
     if output.suffix.lower() != ".onnx":
-        raise EmraError("quantize-argument", "the output's name does not end in .onnx", "Name it FILE.onnx", output)
+        raise EmraError("output-suffix", "the output's name does not end in .onnx", "Name it FILE.onnx", output)
     if method not in METHODS:
-        raise EmraError("quantize-argument", f"method {method!r}, expected {', '.join(METHODS)}", "Change --method")
+        raise EmraError("export-argument", f"method {method!r}, expected {', '.join(METHODS)}", "Change --method")
     if not 50 < percentile <= 100:
         raise EmraError(
-            "quantize-argument", f"percentile {percentile}, expected above 50 and up to 100", "Change --percentile"
+            "export-argument", f"percentile {percentile}, expected above 50 and up to 100", "Change --percentile"
         )
     if high_precision not in HIGH_PRECISIONS:
         raise EmraError(
-            "quantize-argument",
+            "export-argument",
             f"high precision {high_precision!r}, expected {' or '.join(HIGH_PRECISIONS)}",
             "Change --high-precision",
         )

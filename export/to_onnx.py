@@ -172,7 +172,7 @@ def run_checks(path: Path, reference: TorchBackend, tiles: npt.NDArray[np.uint8]
 
 def _check_arguments(output: Path, batch: int | None, heads: Sequence[str], input_kind: str, weights: str) -> None:
     if output.suffix.lower() != ".onnx":
-        raise EmraError("export-argument", "the output's name does not end in .onnx", "Name it FILE.onnx", output)
+        raise EmraError("output-suffix", "the output's name does not end in .onnx", "Name it FILE.onnx", output)
     if batch is not None and not 1 <= batch <= 4096:
         raise EmraError("export-argument", f"batch is {batch}, expected 1 to 4096 or dynamic", "Change --batch")
     unknown = sorted(set(heads) - set(HEADS))

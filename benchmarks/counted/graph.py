@@ -104,9 +104,9 @@ def count_file(path: Path, batch: int = 1) -> GraphCost:
         batch: Number of pictures, if the graph leaves it open.
 
     Raises:
-        EmraError: ``bench-missing`` without onnx, ``model-unreadable``, ``graph-shapes``.
+        EmraError: ``library-missing`` without onnx, ``model-unreadable``, ``graph-shapes``.
     """
-    need("bench", "onnx", purpose="counting a graph", code="bench-missing")
+    need("bench", "onnx", purpose="counting a graph")
     import onnx
 
     try:

@@ -89,7 +89,7 @@ def measure_accuracy(
         if runner is not reference:
             runner.close()
         if report.scores is None:
-            raise EmraError("table-data", "no pixel of the pictures has a label", "Choose another --split")
+            raise EmraError("no-labels", "no pixel of the pictures has a label", "Choose another --split")
         return report
 
     results = {name: attempt(partial(score, name, path)) for name, path in files.items()}

@@ -232,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     outputs = (arguments.output, arguments.json)
     check_all_outputs(outputs, overwrite=arguments.overwrite, inputs=(arguments.model,))
     need("quant", "onnxruntime", purpose="measuring a model")
-    need("bench", "psutil", purpose="measuring", code="bench-missing")
+    need("bench", "psutil", purpose="measuring")
     settings = Settings(
         arguments.data,
         arguments.split,

@@ -42,10 +42,10 @@ def check_plot(path: str | os.PathLike[str]) -> None:
     """Refuse a file name that no chart can be written to, before anything is measured.
 
     Raises:
-        EmraError: ``plot-format``, ``report-missing`` without matplotlib.
+        EmraError: ``output-suffix``, ``library-missing`` without matplotlib.
     """
     if Path(path).suffix.lower() not in FORMATS:
-        raise EmraError("plot-format", "The name of the chart has another ending", f"Use {', '.join(FORMATS)}", path)
+        raise EmraError("output-suffix", "The name of the chart has another ending", f"Use {', '.join(FORMATS)}", path)
     _pyplot()
 
 
@@ -282,7 +282,7 @@ def _digits(value: float) -> str:
 
 
 def _pyplot() -> Any:
-    need("report", "matplotlib", purpose="a chart", code="report-missing")
+    need("report", "matplotlib", purpose="a chart")
     import matplotlib as mpl
 
     # There may be no screen.

@@ -14,8 +14,8 @@ _HEAD = """\
 <!-- Made by: python -m emra_deploy.errors > docs/errors.md -->
 
 Every failure whose cause is known is an `EmraError` with `code`, `cause` (what was received and expected), `remedy`
-(what to do) and `path`. Codes are stable. Each belongs to one subclass, and there is a subclass for each different
-reaction:
+(what to do) and `path`. Programs may match on codes; `CHANGELOG.md` lists every change of one. Each code belongs to one
+subclass, and each subclass calls for a different reaction:
 
 ```python
 from emra_deploy import AccuracyError, BackendMissingError, EmraError, Segmenter

@@ -71,7 +71,7 @@ def check_outputs(arguments: argparse.Namespace, inputs: Sequence[str] = ()) -> 
         inputs: Files that must not be replaced.
 
     Raises:
-        EmraError: Errors of `emra_deploy.host.files.check_all_outputs`, ``report-missing`` without jinja2.
+        EmraError: Errors of `emra_deploy.host.files.check_all_outputs`, ``library-missing`` without jinja2.
     """
     check_all_outputs((arguments.json, arguments.page), overwrite=arguments.overwrite, inputs=inputs)
     if arguments.page:

@@ -65,9 +65,9 @@ def check_page() -> None:
     """Refuse a page that cannot be made, before any work.
 
     Raises:
-        EmraError: ``report-missing`` without jinja2.
+        EmraError: ``library-missing`` without jinja2.
     """
-    need("report", "jinja2", purpose="the page", code="report-missing")
+    need("report", "jinja2", purpose="the page")
 
 
 def write_page(
@@ -92,7 +92,7 @@ def write_page(
         overwrite: Whether an existing file may be replaced.
 
     Raises:
-        EmraError: ``report-missing`` without jinja2, and those of writing.
+        EmraError: ``library-missing`` without jinja2, and those of writing.
     """
     check_page()
     import jinja2

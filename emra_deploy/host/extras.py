@@ -54,24 +54,23 @@ def requirements(extra: str) -> list[str]:
     return found
 
 
-def need(extra: str, *modules: str, purpose: str, code: str = "library-missing") -> None:
+def need(extra: str, *modules: str, purpose: str) -> None:
     """Check that libraries can be imported; call this before long work.
 
     Args:
         extra: The extra with the libraries.
         modules: Names of their modules.
         purpose: The feature that needs them, such as ``"--plot"``.
-        code: Code of the error.
 
     Raises:
-        EmraError: With ``code``, if one cannot be imported.
+        EmraError: ``library-missing`` if one cannot be imported.
     """
     for module in modules:
         try:
             import_module(module)
         except ImportError as error:
             cause = f"{purpose} needs {module}, which {_state(error)}"
-            raise EmraError(code, cause, f"Run: {install_command(extra)}") from error
+            raise EmraError("library-missing", cause, f"Run: {install_command(extra)}") from error
 
 
 @contextmanager

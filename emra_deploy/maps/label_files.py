@@ -51,7 +51,7 @@ class RasterWriter:
         tags: More tags of the file.
 
     Raises:
-        EmraError: ``raster-extra`` without rasterio, ``output-write`` when the file cannot be written.
+        EmraError: ``library-missing`` without rasterio, ``output-write`` when the file cannot be written.
     """
 
     def __init__(

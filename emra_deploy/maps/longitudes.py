@@ -24,9 +24,9 @@ def load_shapely() -> Any:
     """The module that cuts polygons.
 
     Raises:
-        EmraError: ``polygon-extra`` when it is missing.
+        EmraError: ``library-missing`` when it is missing.
     """
-    need("vector", "shapely", purpose="cutting polygons at 180 degrees of longitude", code="polygon-extra")
+    need("vector", "shapely", purpose="cutting polygons at 180 degrees of longitude")
     import shapely
 
     return shapely

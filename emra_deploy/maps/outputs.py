@@ -36,11 +36,11 @@ def check_files(job: MapJob, model: str | os.PathLike[str] | None) -> None:
     """Check that the outputs can be written, and replace neither the input nor the model.
 
     Raises:
-        EmraError: ``raster-extra`` and ``polygon-extra`` for libraries that are missing, ``output-unwritable``, and
+        EmraError: ``library-missing``, ``output-unwritable``, and
             those of `check_all_outputs`.
     """
     if job.writes_raster:
-        need("raster", "rasterio", purpose="a .tif map, unlike a .png,", code="raster-extra")
+        need("raster", "rasterio", purpose="a .tif map, unlike a .png,")
     if job.polygons is not None and Path(job.polygons).suffix.lower() == ".gpkg":
         load_geopackage_libraries()
     outputs = [path for path in (job.output, job.overlay, job.polygons, *_files_beside(job)) if path is not None]

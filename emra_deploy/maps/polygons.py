@@ -373,9 +373,9 @@ def load_geopackage_libraries() -> tuple[Any, Any]:
     """The modules pyogrio and shapely.
 
     Raises:
-        EmraError: ``polygon-extra`` when one is missing.
+        EmraError: ``library-missing`` when one is missing.
     """
-    need("vector", "pyogrio", "shapely", purpose="a .gpkg, unlike a .geojson,", code="polygon-extra")
+    need("vector", "pyogrio", "shapely", purpose="a .gpkg, unlike a .geojson,")
     import pyogrio
     import pyogrio.raw
     import shapely

@@ -46,9 +46,9 @@ def gdal_session() -> Iterator[Any]:
     """Environment of GDAL with bounded memory and strict decoding; yields the rasterio module.
 
     Raises:
-        EmraError: ``raster-extra`` when rasterio is not installed.
+        EmraError: ``library-missing`` when rasterio is not installed.
     """
-    need("raster", "rasterio", purpose="reading and writing GeoTIFF", code="raster-extra")
+    need("raster", "rasterio", purpose="reading and writing GeoTIFF")
     import rasterio
 
     with rasterio.Env(**_OPTIONS):
@@ -124,7 +124,7 @@ class RasterSource:
         identity: Real path, size in bytes and time of change, by which a journal knows the file.
 
     Raises:
-        EmraError: ``raster-extra``, ``raster-name``, ``raster-implausible``, ``raster-layout``,
+        EmraError: ``library-missing``, ``raster-name``, ``raster-implausible``, ``raster-layout``,
             ``image-depth``, ``image-bands``, ``image-unreadable``, ``image-truncated``.
     """
 

@@ -26,7 +26,7 @@ def load_gstreamer() -> Any:
     """The namespace ``Gst``, initialised.
 
     Raises:
-        EmraError: ``missing-library``.
+        EmraError: ``library-missing``.
     """
     try:
         gi: Any = import_module("gi")
@@ -34,7 +34,7 @@ def load_gstreamer() -> Any:
         gst: Any = import_module("gi.repository.Gst")
     except (ImportError, ValueError) as error:
         raise EmraError(
-            "missing-library",
+            "library-missing",
             f"gst: needs GStreamer and its Python bindings ({error})",
             "Run: sudo apt install python3-gi gir1.2-gstreamer-1.0; make the environment with --system-site-packages",
         ) from error

@@ -30,7 +30,7 @@ def find_source(source: SourceLike, options: StreamOptions) -> Source:
     """Make a `Source` of what the caller gave, and check it as far as possible without connecting.
 
     Raises:
-        EmraError: As `parse_address`; ``stream-source`` for other objects, ``stream-option``, ``missing-library``.
+        EmraError: As `parse_address`; ``stream-source`` for other objects, ``stream-option``, ``library-missing``.
     """
     if isinstance(source, Source):
         return source

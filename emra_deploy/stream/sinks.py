@@ -59,7 +59,7 @@ def open_sink(text: str, *, overwrite: bool = False, inputs: Iterable[str] = ())
         inputs: Files that must not be replaced.
 
     Raises:
-        EmraError: ``overlay-kind``, ``missing-library``, ``window-none`` and those of `check_output`.
+        EmraError: ``overlay-kind``, ``library-missing``, ``window-none`` and those of `check_output`.
     """
     if text == "window":
         return ScreenSink()
@@ -83,7 +83,7 @@ class ScreenSink:
     """Shows each image in a window on the screen, by OpenCV. Escape, q, or closing the window ends the stream.
 
     Raises:
-        EmraError: ``missing-library`` without OpenCV, ``window-none`` without a screen.
+        EmraError: ``library-missing`` without OpenCV, ``window-none`` without a screen.
     """
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class ScreenSink:
             self._cv2: Any = import_module("cv2")
         except ImportError as error:
             raise EmraError(
-                "missing-library",
+                "library-missing",
                 f"a window needs OpenCV ({error})",
                 f"Run: {pip_install('opencv-python')}; or give --overlay a file",
             ) from error

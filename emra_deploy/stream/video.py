@@ -45,9 +45,9 @@ def load_av() -> Any:
     """The module ``av``.
 
     Raises:
-        EmraError: ``missing-library``.
+        EmraError: ``library-missing``.
     """
-    need("video", "av", purpose="video (PyAV)", code="missing-library")
+    need("video", "av", purpose="video (PyAV)")
     return import_module("av")
 
 

@@ -148,7 +148,7 @@ class Mp4Sink:
         inputs: Files that must not be replaced.
 
     Raises:
-        EmraError: As `check_output`; ``output-unwritable``, ``missing-library``.
+        EmraError: As `check_output`; ``output-unwritable``, ``library-missing``.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False, inputs: Iterable[str] = ()) -> None:
@@ -262,7 +262,7 @@ class RtspSink:
         url: ``rtsp://`` URL to publish to.
 
     Raises:
-        EmraError: ``missing-library``, ``stream-source``.
+        EmraError: ``library-missing``, ``stream-source``.
     """
 
     def __init__(self, url: str) -> None:

@@ -105,7 +105,7 @@ def real_tiles(folder: str | Path | None, height: int, width: int) -> npt.NDArra
     folder = Path(folder)
     found = images_below(folder)
     if not found:
-        raise EmraError("check-data", "no JPEG, PNG or TIFF images here", "Give a folder with images", folder)
+        raise EmraError("dataset-empty", "no JPEG, PNG or TIFF images here", "Give a folder with images", folder)
     chosen = found[:: -(-len(found) // MAX_REAL_TILES)]
     return np.stack([middle(read_image(path), height, width) for path in chosen])
 

@@ -52,7 +52,7 @@ def read_input_model(path: str | Path, flavour: Flavour, *, plugin: bool) -> Inp
         plugin: Whether a plugin runs the operators of ``emra``.
 
     Raises:
-        EmraError: Those of `export.graphs.model_file.read_model`; ``opset``, ``precision-mismatch`` and
+        EmraError: Those of `export.graphs.model_file.read_model`; ``model-opset``, ``precision-mismatch`` and
             ``plugin-unused``.
     """
     # Without ONNX's checker: an opset that TensorRT does not read has an error of its own.
@@ -82,7 +82,7 @@ def _check_opset(model: onnx.ModelProto, flavour: Flavour) -> None:
     low, high = flavour.opsets
     if not low <= version <= high:
         raise EmraError(
-            "opset",
+            "model-opset",
             f"The model has opset {version}, and the parser of {flavour.title} reads {low} to {high}",
             "Export the model again with python -m export.to_onnx, which writes opset 20",
         )

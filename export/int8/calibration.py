@@ -116,7 +116,7 @@ def choose_tiles(
         progress: Called with the windows classified so far, and all windows to classify.
 
     Raises:
-        EmraError: ``calibration-count``, ``folder-missing``, ``calibration-empty`` (no image),
+        EmraError: ``calibration-count``, ``input-missing``, ``dataset-empty`` (no image),
             ``calibration-unreadable`` (naming the files) or ``calibration-too-few``.
     """
     if count < 1:
@@ -142,19 +142,19 @@ def find_images(folder: Path) -> list[Path]:
     """The images of a folder, or the training pictures of a data set, in the order of their names.
 
     Raises:
-        EmraError: ``folder-missing``, ``calibration-empty``.
+        EmraError: ``input-missing``, ``dataset-empty``.
     """
     from training.data.catalogue import open_dataset, recognise
 
     if not folder.is_dir():
-        raise EmraError("folder-missing", "the calibration folder does not exist", "Correct the path", folder)
+        raise EmraError("input-missing", "the calibration folder does not exist", "Correct the path", folder)
     try:
         kind = recognise(folder)
     except EmraError:
         found = images_below(folder)
         if not found:
             raise EmraError(
-                "calibration-empty", "no JPEG, PNG or TIFF images here", "Give a folder with images", folder
+                "dataset-empty", "no JPEG, PNG or TIFF images here", "Give a folder with images", folder
             ) from None
         return found
     problem: EmraError | None = None
@@ -162,10 +162,10 @@ def find_images(folder: Path) -> list[Path]:
         try:
             return [tile.image_path for tile in open_dataset(kind, folder, split).tiles]
         except EmraError as error:
-            if error.code not in ("split-missing", "split-unknown", "folder-missing"):
+            if error.code not in ("split-missing", "split-unknown", "input-missing"):
                 raise
             problem = error
-    raise EmraError("calibration-empty", "the data set has no split with pictures", "Add images", folder) from problem
+    raise EmraError("dataset-empty", "the data set has no split with pictures", "Add images", folder) from problem
 
 
 def greedy_cover(features: npt.NDArray[Any], count: int) -> list[int]:

@@ -210,13 +210,13 @@ def check_plot(path: str | Path) -> None:
     """Refuse a plot that cannot be drawn, before any work.
 
     Raises:
-        EmraError: ``plot-format``, ``report-missing`` without matplotlib.
+        EmraError: ``output-suffix``, ``library-missing`` without matplotlib.
     """
     if Path(path).suffix.lower() not in PLOT_FORMATS:
         raise EmraError(
-            "plot-format", "The name of the plot has another ending", f"Use {', '.join(PLOT_FORMATS)}", path
+            "output-suffix", "The name of the plot has another ending", f"Use {', '.join(PLOT_FORMATS)}", path
         )
-    need("report", "matplotlib", purpose="the plot", code="report-missing")
+    need("report", "matplotlib", purpose="the plot")
 
 
 def write_plot(report: SearchReport, path: str | Path, *, overwrite: bool = False) -> None:

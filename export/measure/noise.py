@@ -91,11 +91,11 @@ class Watch:
     """Counts, from construction on, processor time of other processes.
 
     Raises:
-        EmraError: ``bench-missing`` without psutil.
+        EmraError: ``library-missing`` without psutil.
     """
 
     def __init__(self) -> None:
-        need("bench", "psutil", purpose="measuring", code="bench-missing")
+        need("bench", "psutil", purpose="measuring")
         import psutil
 
         self._psutil = psutil

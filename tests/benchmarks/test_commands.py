@@ -162,7 +162,7 @@ def test_plans_and_charts_that_cannot_be_are_refused(
     for argv, code in (
         (["--iterations", "0"], "iterations"),
         (["--rounds", "9", "--iterations", "3"], "iterations"),
-        (["--plot", str(tmp_path / "a.gif")], "plot-format"),
+        (["--plot", str(tmp_path / "a.gif")], "output-suffix"),
         (["--baseline", "nothing like it", *QUICK], "baseline"),
     ):
         assert main([str(model), *argv]) == 2

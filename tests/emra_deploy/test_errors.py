@@ -44,7 +44,6 @@ COMPUTED: dict[tuple[str, str], set[str]] = {
     ("emra_deploy/stream/video.py", "*_READING"): {video._READING[0]},
     # Parameters: the callers' codes are found where they call.
     ("emra_deploy/backends/options.py", "code"): set(),
-    ("emra_deploy/host/extras.py", "code"): set(),
     ("emra_deploy/host/files.py", "code"): set(),
     ("training/data/pairing.py", "code"): set(),
     # Codes of errors that were made before, in another process or earlier.

@@ -199,7 +199,7 @@ def test_opsets_that_no_parser_reads(tmp_path: Path, version: int) -> None:
     model.opset_import[0].version = version
     onnx.save_model(model, tmp_path / "m.onnx")
     error = refused(tmp_path / "m.onnx")
-    assert error.code == "opset"
+    assert error.code == "model-opset"
     assert f"opset {version}" in error.cause
 
 

@@ -142,7 +142,7 @@ def test_a_checkpoint_against_its_export(tiny_checkpoint: Path, small_file: Path
         (["a.onnx", "bare.onnx"], "manifest-missing"),
         (["a.onnx", "empty"], "checkpoint-missing"),
         (["a.onnx", "notes.txt"], "model-format"),
-        (["a.onnx", "b.onnx", "--data", "nowhere"], "folder-missing"),
+        (["a.onnx", "b.onnx", "--data", "nowhere"], "input-missing"),
         (["a.onnx", "b.onnx", "--data", "empty"], "dataset-unrecognised"),
         (["a.onnx", "b.onnx", "--data", "data", "--split", "night"], "split-missing"),
         (["a.onnx", "b.onnx", "--min-agreement", "99"], "tolerance"),

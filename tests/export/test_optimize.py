@@ -106,7 +106,7 @@ def test_no_linear_is_cheap_enough(small_file: Path, data: Path, tmp_path: Path,
         ({"windows": 0}, "optimize-windows"),
         ({"split": "test"}, "split-missing"),
         ({"count": 9999}, "calibration-too-few"),
-        ({"method": "kl"}, "quantize-argument"),
+        ({"method": "kl"}, "export-argument"),
     ],
 )
 def test_bad_settings(options: dict, code: str, small_file: Path, data: Path, tmp_path: Path) -> None:

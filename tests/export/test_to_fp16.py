@@ -108,7 +108,7 @@ def test_the_whole_command_without_torch(small_file: Path, tmp_path: Path) -> No
     words += ["--check-data", REPOSITORY / "tests" / "nowhere"]
     done = subprocess.run(list(map(str, words)), cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "[check-data]" in done.stderr
+    assert "[dataset-empty]" in done.stderr
     assert not list(tmp_path.iterdir())
     done = subprocess.run(list(map(str, words[:-2])), cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -256,7 +256,7 @@ def test_bad_outputs(small_file: Path, tmp_path: Path) -> None:
         (tmp_path / "there.onnx", {}, "output-exists"),
         (tmp_path / "folder.onnx", {}, "output-is-folder"),
         (tmp_path / "none" / "x.onnx", {}, "output-folder-missing"),
-        (tmp_path / "x.engine", {}, "export-argument"),
+        (tmp_path / "x.engine", {}, "output-suffix"),
         (Path("/dev/full"), {"overwrite": True}, "output-unwritable"),
         (small_file, {"overwrite": True}, "output-is-input"),
         (tmp_path / "x.onnx", {"audit": tmp_path / "there.onnx"}, "output-exists"),

@@ -130,12 +130,12 @@ def test_ranges_that_are_wrong_leave_no_file(
 @pytest.mark.parametrize(
     ("options", "code"),
     [
-        ({"method": "kl"}, "quantize-argument"),
-        ({"percentile": 20.0}, "quantize-argument"),
-        ({"high_precision": "bf16"}, "quantize-argument"),
+        ({"method": "kl"}, "export-argument"),
+        ({"percentile": 20.0}, "export-argument"),
+        ({"high_precision": "bf16"}, "export-argument"),
         ({"exclude": ["blocks.99"]}, "quantize-exclude"),
         ({"count": 10_000}, "calibration-too-few"),
-        ({"check_data": "missing"}, "check-data"),
+        ({"check_data": "missing"}, "dataset-empty"),
     ],
 )
 def test_bad_arguments(options: dict, code: str, small_file: Path, images: Path, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_bad_models(small_file: Path, written: Written, images: Path, tmp_path: 
         (tmp_path / "cut.onnx", "m.onnx", "model-unreadable"),
         (tmp_path / "half.onnx", "m.onnx", "quantize-precision"),
         (written.path, "m.onnx", "quantize-precision"),
-        (small_file, "m.bin", "quantize-argument"),
+        (small_file, "m.bin", "output-suffix"),
         (small_file, "none/m.onnx", "output-folder-missing"),
         (tmp_path / "half.onnx", "half.onnx", "output-is-input"),
     ):
@@ -169,7 +169,7 @@ def test_the_command_refuses_before_it_builds(small_file: Path, tmp_path: Path) 
     words += ["--output", str(tmp_path / "m.onnx")]
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "calibration-empty" in done.stderr
+    assert "dataset-empty" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "m.onnx").exists()
 

@@ -170,7 +170,7 @@ def test_bad_arguments(options: dict, code: str, small_checkpoint: Path, tmp_pat
 def test_bad_paths(small_checkpoint: Path, tmp_path: Path) -> None:
     for checkpoint, output, code in (
         (tmp_path / "none", "model.onnx", "checkpoint-missing"),
-        (small_checkpoint, "model.pt", "export-argument"),
+        (small_checkpoint, "model.pt", "output-suffix"),
         (small_checkpoint, "none/model.onnx", "output-folder-missing"),
     ):
         with pytest.raises(EmraError) as caught:
@@ -179,7 +179,7 @@ def test_bad_paths(small_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(EmraError) as caught:
         to_onnx(small_checkpoint, tmp_path / "model.onnx", check_data=tmp_path / "empty")
-    assert caught.value.code == "check-data"
+    assert caught.value.code == "dataset-empty"
 
 
 def test_class_counts_that_disagree(small_checkpoint: Path, tmp_path: Path) -> None:

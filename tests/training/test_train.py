@@ -257,7 +257,7 @@ def test_learning_starts_from_a_checkpoint(recipe, tmp_path):
 
 
 MISTAKES = [
-    ({"data.root": "nowhere"}, "folder-missing"),
+    ({"data.root": "nowhere"}, "input-missing"),
     ({"data.train": "everything"}, "split-unknown"),
     ({"data.kind": "cityscapes"}, "dataset-kind"),
     ({"data.scenes": 2}, "scene_fraction"),

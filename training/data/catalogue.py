@@ -49,7 +49,7 @@ def open_dataset(kind: str, root: str | os.PathLike[str], split: str, **options:
         raise EmraError("dataset-kind", f"data set kind {kind!r} is unknown", f"Choose one of {', '.join(KINDS)}")
     if not home.is_dir():
         raise EmraError(
-            "folder-missing",
+            "input-missing",
             "the data set's folder does not exist",
             "Correct the path, or unpack the data there; python -m training.data fetch-help names its source",
             home,

@@ -136,7 +136,7 @@ def _empty_classes(
             remedy = _mapping(codec, names, empty, ignored)
     if len(empty) == len(names):
         cause = f"no pixel of split {dataset.split!r} has a label" + cause.partition("split " + repr(dataset.split))[2]
-        return [EmraError("dataset-unlabelled", cause, remedy, path)], []
+        return [EmraError("no-labels", cause, remedy, path)], []
     found = [EmraError("class-empty", cause, remedy, path)]
     # Nothing can be learned from one class, and nobody asked for these values to be dropped.
     unasked = not codec.strict or (isinstance(codec, IndexCodec) and codec.assumed)
@@ -144,7 +144,7 @@ def _empty_classes(
 
 
 def _mapping(codec: ColourCodec | IndexCodec, names: tuple[str, ...], empty: list[str], ignored: Counter[str]) -> str:
-    """How ``classes.yaml`` gives the most frequent ignored value to the first empty class."""
+    """The lines of ``classes.yaml`` that give the most frequent ignored value to the first empty class."""
     value = ignored.most_common(1)[0][0]
     label, stored = names.index(empty[0]), value.rpartition(" ")[2]
     if isinstance(codec, ColourCodec):
@@ -184,7 +184,7 @@ def _palette_warnings(dataset: AerialDataset, tile: Tile, counts: npt.NDArray[np
 
 
 def _ignored_values(tile: Tile) -> Counter[str]:
-    """What a mask holds where it has no label, in words."""
+    """The values of a mask where it has no label, in words, with their numbers of pixels."""
     path, codec = tile.label_path, tile.codec
     found: Counter[str] = Counter()
     if path is None:
@@ -214,4 +214,4 @@ def _bands(tile: Tile) -> Iterator[Window]:
 def _exists(tile: Tile) -> None:
     for path in (tile.image_path, tile.label_path):
         if path is not None and not path.is_file():
-            raise EmraError("file-missing", "there is no such file", "Restore it from the original data", path)
+            raise EmraError("input-missing", "there is no such file", "Restore it from the original data", path)

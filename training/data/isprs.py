@@ -235,7 +235,7 @@ def _pairs(
     for what, there, name in (("picture", pictures, picture_name), ("mask", masks, mask_name)):
         missing = [tile for tile in ids if tile not in there]
         if len(missing) == len(ids):
-            problems.add("folder-missing", f"there is no {what} of this split ({name.format('*')})", remedy, root)
+            problems.add("input-missing", f"there is no {what} of this split ({name.format('*')})", remedy, root)
         else:
             for tile in missing:
                 problems.add("file-unpaired", f"tile {tile} has no {what} ({name.format(tile)})", remedy, root)

@@ -61,7 +61,7 @@ def open_split(root: Path, split: str, domain: str = "all") -> AerialDataset:
         domain: ``"urban"``, ``"rural"`` or ``"all"``.
 
     Raises:
-        EmraError: ``split-unknown``, ``domain-unknown``, ``folder-missing``, or a problem of the files.
+        EmraError: ``split-unknown``, ``domain-unknown``, ``input-missing``, or a problem of the files.
     """
     if split not in SPLITS:
         raise EmraError("split-unknown", f"split {split!r} does not exist", f"Choose one of {', '.join(SPLITS)}", root)

@@ -69,12 +69,12 @@ def subfolder(parent: Path, *names: str) -> Path:
         names: Accepted names, the most common first.
 
     Raises:
-        EmraError: ``folder-missing``, with the first name.
+        EmraError: ``input-missing``, with the first name.
     """
     found = find_subfolder(parent, *names)
     if found is None:
         raise EmraError(
-            "folder-missing",
+            "input-missing",
             "there is no such folder",
             "Unpack the data set in its public layout, or correct the path of its root",
             parent / names[0],
@@ -98,12 +98,12 @@ def files_of(folder: Path, suffixes: Iterable[str]) -> dict[str, Path]:
     """Files of a folder by stem, hidden ones left out.
 
     Raises:
-        EmraError: ``folder-missing``; ``file-repeated`` if two files share a stem.
+        EmraError: ``input-missing``; ``file-repeated`` if two files share a stem.
     """
     suffixes = frozenset(suffixes)
     if not folder.is_dir():
         raise EmraError(
-            "folder-missing",
+            "input-missing",
             "there is no such folder",
             "Unpack the data set in its public layout, or correct the path of its root",
             folder,
@@ -157,7 +157,7 @@ def make_tiles(
             height, width = picture_size(pair.image_path)
             if pair.label_path is not None and (size := picture_size(pair.label_path)) != (height, width):
                 problems.add(
-                    "size-unequal",
+                    "label-shape",
                     f"the mask is {size[0]} x {size[1]} but its picture {pair.image_path.name} is "
                     f"{height} x {width} (rows x columns)",
                     "Give a mask of the picture's size",

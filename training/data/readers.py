@@ -100,14 +100,14 @@ def is_tiff(path: Path) -> bool:
 def unreadable(path: Path, error: BaseException) -> EmraError:
     """The error for a file that cannot be opened or decoded."""
     if isinstance(error, FileNotFoundError):
-        return EmraError("file-missing", "there is no such file", "Restore it from the original data", path)
+        return EmraError("input-missing", "there is no such file", "Restore it from the original data", path)
     if isinstance(error, PermissionError):
-        return EmraError("file-unreadable", "reading it is not permitted", "Correct its permissions", path)
+        return EmraError("input-unreadable", "reading it is not permitted", "Correct its permissions", path)
     if isinstance(error, UnidentifiedImageError):
         cause = "the file is not a picture of a known format"
     else:
         cause = f"the file cannot be decoded ({' '.join(str(error).split())})"
-    return EmraError("file-unreadable", cause, "Restore it from the original data", path)
+    return EmraError("input-unreadable", cause, "Restore it from the original data", path)
 
 
 @contextmanager
@@ -128,7 +128,7 @@ def picture_size(path: Path) -> tuple[int, int]:
     """Height and width of a picture or mask as it is read, turned by its EXIF orientation, from its header alone.
 
     Raises:
-        EmraError: ``file-missing`` or ``file-unreadable``.
+        EmraError: ``input-missing`` or ``input-unreadable``.
     """
     if is_tiff(path):
         with _open_tiff(path) as raster:
@@ -155,7 +155,7 @@ def read_picture(path: Path, window: Window, bands: tuple[int, int, int] = (1, 2
         uint8 height×width×3; writable, not shared.
 
     Raises:
-        EmraError: ``file-missing``, ``file-unreadable``, ``image-bands``, ``image-type`` or what
+        EmraError: ``input-missing``, ``input-unreadable``, ``image-bands``, ``image-depth`` or what
             `emra_deploy.pictures.images.read_image` raises, naming the file.
     """
     if not is_tiff(path):
@@ -171,7 +171,7 @@ def read_picture(path: Path, window: Window, bands: tuple[int, int, int] = (1, 2
             )
         if any(raster.dtypes[band - 1] != "uint8" for band in bands):
             raise EmraError(
-                "image-type",
+                "image-depth",
                 f"the picture holds {raster.dtypes[0]}, expected uint8",
                 "Scale it to 8 bits once, in the same way for every tile (gdal_translate -ot Byte -scale)",
                 path,
@@ -192,7 +192,7 @@ def read_mask(path: Path, codec: Codec, window: Window) -> npt.NDArray[np.uint8]
         uint8 height×width, labels and 255; writable, not shared.
 
     Raises:
-        EmraError: ``file-missing``, ``file-unreadable``, ``mask-format`` or ``unknown-label``.
+        EmraError: ``input-missing``, ``input-unreadable``, ``mask-format`` or ``unknown-label``.
     """
     if not is_tiff(path):
         return _cut(

@@ -118,8 +118,8 @@ def test_naming_a_command_leaves_setuptools_whole() -> None:
 def test_what_is_missing_or_broken_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     extras.need("vector", "json", purpose="this")
     with pytest.raises(EmraError) as caught:
-        extras.need("vector", "no_such_library", purpose="the plot", code="report-missing")
-    assert caught.value.code == "report-missing"
+        extras.need("vector", "no_such_library", purpose="the plot")
+    assert caught.value.code == "library-missing"
     assert caught.value.cause == "the plot needs no_such_library, which is not installed"
     assert caught.value.remedy == f"Run: {extras.install_command('vector')}"
     (tmp_path / "broken_library.py").write_text("raise ImportError('libX.so.1: cannot open shared object file')")

@@ -102,7 +102,7 @@ def test_without_its_bindings_the_remedy_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "gi", None)
     with pytest.raises(EmraError, match="python3-gi") as caught:
         Stream(label_all, "gst:videotestsrc")
-    assert caught.value.code == "missing-library"
+    assert caught.value.code == "library-missing"
 
 
 def test_a_recording_by_gstreamer_gives_every_frame(environment: dict[str, str], tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def test_a_window_needs_opencv_and_a_screen(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(EmraError, match="opencv-python") as caught:
         open_sink("window")
-    assert caught.value.code == "missing-library"
+    assert caught.value.code == "library-missing"
     monkeypatch.setitem(sys.modules, "cv2", sys)
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)

@@ -218,4 +218,4 @@ def test_without_pyav_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setitem(__import__("sys").modules, "av", None)
     with pytest.raises(EmraError, match=r"pip.* install .*av>=14") as caught:
         Stream(label_all, str(path))
-    assert caught.value.code == "missing-library"
+    assert caught.value.code == "library-missing"

@@ -107,8 +107,8 @@ def test_what_is_refused(images: Path, tmp_path: Path) -> None:
 
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "notes.txt").write_text("no picture")
-    assert code(tmp_path / "none").code == "folder-missing"
-    assert code(tmp_path / "empty").code == "calibration-empty"
+    assert code(tmp_path / "none").code == "input-missing"
+    assert code(tmp_path / "empty").code == "dataset-empty"
     assert code(images, 0).code == "calibration-count"
     # Three pictures of 4 x 5 windows, and one smaller than a window.
     few = code(images, 1000)

@@ -69,5 +69,5 @@ def test_a_missing_domain_is_named(tmp_path):
     shutil.rmtree(tmp_path / "Val" / "Rural")
     with pytest.raises(EmraError) as caught:
         open_dataset("loveda", tmp_path, "val")
-    assert caught.value.code == "folder-missing"
+    assert caught.value.code == "input-missing"
     assert caught.value.path == str(tmp_path / "Val" / "Rural")

@@ -29,7 +29,7 @@ def root(tmp_path):
 def test_no_folder_and_no_kind(tmp_path):
     with pytest.raises(EmraError) as caught:
         open_dataset("dubai", tmp_path / "nowhere", "train")
-    assert (caught.value.code, caught.value.path) == ("folder-missing", str(tmp_path / "nowhere"))
+    assert (caught.value.code, caught.value.path) == ("input-missing", str(tmp_path / "nowhere"))
     with pytest.raises(EmraError, match="loveda"):
         open_dataset("cityscapes", tmp_path, "train")
     with pytest.raises(EmraError, match="layout of none"):
@@ -46,7 +46,7 @@ def test_a_missing_folder(root, folder):
     shutil.rmtree(root / folder)
     with pytest.raises(EmraError) as caught:
         open_dataset("dubai", root, "train")
-    assert (caught.value.code, caught.value.path) == ("folder-missing", str(root / folder))
+    assert (caught.value.code, caught.value.path) == ("input-missing", str(root / folder))
 
 
 @pytest.mark.parametrize(("gone", "left"), [("images", "masks"), ("masks", "images")])
@@ -64,7 +64,7 @@ def test_unequal_sizes(root):
         mask.resize((10, 12), Image.Resampling.NEAREST).save(path)
     with pytest.raises(EmraError, match=r"mask is 12 x 10 but its picture tile2_part005.jpg is 35 x 42") as caught:
         open_dataset("dubai", root, "train")
-    assert (caught.value.code, caught.value.path) == ("size-unequal", str(path))
+    assert (caught.value.code, caught.value.path) == ("label-shape", str(path))
 
 
 def test_unreadable_headers(root):
@@ -112,7 +112,7 @@ def test_check_finds_files_that_went_away(root):
     dataset.tiles[0].label_path.unlink()
     with pytest.raises(EmraError) as caught:
         check(dataset, full=False)
-    assert caught.value.code == "file-missing"
+    assert caught.value.code == "input-missing"
 
 
 def test_counts_are_those_of_the_labels(tmp_path, caplog):

@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--gsd", type=float, default=DEFAULT_GSD, help=f"metres per pixel (default {DEFAULT_GSD})")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder for the two files")
     options = parser.parse_args(arguments)
-    need("raster", "rasterio", purpose="writing a GeoTIFF", code="package-missing")
+    need("raster", "rasterio", purpose="writing a GeoTIFF")
     scene = generate(options.seed, options.size[0], options.size[1], options.gsd)
     make_folder(options.output)
     image, labels = options.output / "scene.tif", options.output / "scene_labels.tif"

@@ -177,13 +177,13 @@ def apartments(block: CityBlock) -> None:
         while v + pitch < block.v1 + 4:
             colour = jitter(rng, roofs[int(rng.integers(len(roofs)))], 18)
             end = pitch - 16
-            bars = [
+            wings = [
                 (0, 0, end, thick),
                 (0, thick, thick, end),
                 (end - thick, thick, end, end),
                 (0, end - thick, end, end),
             ]
-            for a, b, c, d in (bars[i] for i in sorted(rng.permutation(4)[: int(rng.integers(1, 5))].tolist())):
+            for a, b, c, d in (wings[i] for i in sorted(rng.permutation(4)[: int(rng.integers(1, 5))].tolist())):
                 block.roof(u + a, v + b, u + c, v + d, height, colour, BUILDING)
                 for _ in range(int(rng.integers(2, 6))):
                     x, y = rng.uniform(u + a, u + c - 4), rng.uniform(v + b, v + d - 4)

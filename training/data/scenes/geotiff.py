@@ -33,9 +33,9 @@ def write_geotiff(
         labels_path: The labels, one band; nodata is 255, which no pixel has.
 
     Raises:
-        EmraError: ``package-missing`` without rasterio, ``output-unwritable`` when a file cannot be written.
+        EmraError: ``library-missing`` without rasterio, ``output-unwritable`` when a file cannot be written.
     """
-    need("raster", "rasterio", purpose="writing a GeoTIFF", code="package-missing")
+    need("raster", "rasterio", purpose="writing a GeoTIFF")
     from rasterio.errors import RasterioIOError
 
     path = image_path
