@@ -249,7 +249,7 @@ def test_activations_of_onnx_runtimes_calibrator(
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
             batch = manifest.input_shape[0] or 1
-            self._feeds = iter([{"image": feed(manifest, np.stack([tile] * batch))} for tile in tiles])
+            self._feeds = iter([{"image": feed(np.stack([tile] * batch), manifest)} for tile in tiles])
 
         def get_next(self) -> dict | None:
             return next(self._feeds, None)
