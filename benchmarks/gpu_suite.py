@@ -33,8 +33,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.gpu.library import PROJECT
 from benchmarks.gpu.rows import Row, exit_status, format_table
 from benchmarks.reporting.command import make_parser, start
-from benchmarks.reporting.provenance import describe_file, describe_run
-from benchmarks.reporting.results import write_json
+from benchmarks.reporting.provenance import describe_file
+from benchmarks.reporting.results import make_result, write_result
 from emra_deploy.backends.tensorrt.cuda_unusable import meaning, number_of
 from emra_deploy.errors import EmraError, one_line
 from emra_deploy.host.extras import install_command
@@ -316,15 +316,10 @@ def run(arguments: argparse.Namespace) -> int:
     seconds = time.monotonic() - started
     if arguments.json:
         used = "engine" in arguments.only and arguments.model is not None
-        report = {
-            "device": gpu,
-            "seed": seed,
-            "seconds": seconds,
-            "run": describe_run("gpu_suite.py", arguments.argv),
-            "models": [describe_file(arguments.model)] if used else [],
-            "rows": [row.to_dict() for row in rows],
-        }
-        write_json(arguments.json, report, overwrite=arguments.overwrite)
+        content = {"device": gpu, "seed": seed, "seconds": seconds, "rows": [row.to_dict() for row in rows]}
+        models = [describe_file(arguments.model)] if used else []
+        result = make_result("gpu", "gpu_suite.py", arguments.argv, content, models=models)
+        write_result(arguments.json, result, overwrite=arguments.overwrite)
     print(f"{gpu['name']}, torch {gpu['torch']}, seed {seed}, {seconds:.0f} s")
     print(format_table(rows))
     return exit_status(rows)

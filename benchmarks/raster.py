@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.reporting.command import make_parser, start
-from benchmarks.reporting.provenance import describe_file, describe_machine, describe_run
-from benchmarks.reporting.results import write_json
+from benchmarks.reporting.provenance import describe_file
+from benchmarks.reporting.results import make_result, write_result
 from benchmarks.runtime import measure_raster, pipeline_and_bare, sample_raster, summary
 from emra_deploy.host.extras import need
 from emra_deploy.host.files import check_all_outputs
@@ -172,8 +172,9 @@ def run(options: argparse.Namespace) -> int:
     check_all_outputs([options.json], overwrite=options.overwrite)
     found = measure(options, lambda line: print(line, flush=True))
     if options.json is not None:
-        content = {**describe_run("raster.py", options.argv), "machine": describe_machine(), **found}
-        write_json(options.json, content, overwrite=options.overwrite)
+        models = [part["model"] for part in found.values()]
+        result = make_result("raster", "raster.py", options.argv, found, models=models)
+        write_result(options.json, result, overwrite=options.overwrite)
     return 1 if missed(found) else 0
 
 

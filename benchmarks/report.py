@@ -18,7 +18,7 @@ from benchmarks.reporting.accuracy import accuracy_points
 from benchmarks.reporting.command import check_outputs, make_parser, start
 from benchmarks.reporting.page import render
 from benchmarks.reporting.plots import accuracy_figure, save
-from benchmarks.reporting.results import Result, read_any
+from benchmarks.reporting.results import Result, read_result
 from benchmarks.reporting.sections import make_sections
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
@@ -83,7 +83,7 @@ def read_results(paths: Sequence[Path]) -> dict[str, Result]:
     """
     if not paths:
         raise EmraError("no-results", "There is nothing to report", "Give result files")
-    return {path.name: read_any(path) for path in paths}
+    return {path.name: read_result(path) for path in paths}
 
 
 main = partial(start, parser, run)

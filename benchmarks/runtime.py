@@ -9,10 +9,7 @@ all of them. Peak memory is that of the process, from the kernel.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -28,7 +25,7 @@ import numpy.typing as npt
 
 from benchmarks.reporting.command import make_parser, start
 from benchmarks.reporting.provenance import describe_file
-from benchmarks.reporting.results import write_json
+from benchmarks.reporting.results import make_result, write_result
 from emra_deploy.errors import EmraError
 from emra_deploy.host.extras import need
 from emra_deploy.host.files import check_all_outputs
@@ -295,18 +292,9 @@ def measure(
         say: Called with a line of text after each part.
 
     Returns:
-        JSON values: one entry for each part, and the machine.
+        JSON values: one entry for each part.
     """
-    described = describe_file(model)
-    report: dict[str, Any] = {
-        "model": {"name": described["name"], "sha256": described["sha256"]},
-        "date": datetime.date.today().isoformat(),
-        "machine": {
-            "system": f"{platform.system()} {platform.machine()}",
-            "python": platform.python_version(),
-            "cores": os.cpu_count(),
-        },
-    }
+    report: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="emra-runtime-") as name:
         folder = Path(name)
         if "import" not in skip:
@@ -354,6 +342,7 @@ def run(options: argparse.Namespace) -> int:
     if "raster" not in options.skip:
         need("raster", "rasterio", purpose="measuring rasters (--skip raster leaves them out)")
     check_all_outputs([options.json], overwrite=options.overwrite, inputs=[options.model])
+    described = describe_file(options.model)
     report = measure(
         options.model.resolve(),
         None if options.image is None else options.image.resolve(),
@@ -365,7 +354,8 @@ def run(options: argparse.Namespace) -> int:
         say=lambda line: print(line, flush=True),
     )
     if options.json is not None:
-        write_json(options.json, report, overwrite=options.overwrite)
+        result = make_result("runtime", "runtime.py", options.argv, report, models=[described])
+        write_result(options.json, result, overwrite=options.overwrite)
     return 0
 
 

@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.reporting.command import make_parser, start
-from benchmarks.reporting.provenance import describe_machine, describe_run
-from benchmarks.reporting.results import write_json
+from benchmarks.reporting.results import make_result, write_result
 from benchmarks.streams.outages import cut_and_stall, slow_consumer
 from benchmarks.streams.rtsp import RtspServer, why_no_rtsp_server
 from benchmarks.streams.soak import soak
@@ -155,8 +154,8 @@ def run(arguments: argparse.Namespace) -> int:
     check_all_outputs([arguments.json], overwrite=arguments.overwrite)
     parts = measure(arguments)
     if arguments.json is not None:
-        content = {**describe_run("stream_soak.py", arguments.argv), "machine": describe_machine(), **parts}
-        write_json(arguments.json, content, overwrite=arguments.overwrite)
+        result = make_result("streams", "stream_soak.py", arguments.argv, parts, models=[])
+        write_result(arguments.json, result, overwrite=arguments.overwrite)
     return 0
 
 

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from emra_deploy.backends.base import Outputs, check_batch
+from emra_deploy.backends.base import Outputs
+from emra_deploy.backends.contract import GraphBackend
 from emra_deploy.host.forks import Owner
 from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.model_file.manifest import Manifest
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from training.checkpoint import Checkpoint
 
 
-class TorchBackend:
+class TorchBackend(GraphBackend):
     """Runs a PyTorch module in FP32, with the work around it that is inside exported graphs.
 
     Args:
@@ -37,11 +38,6 @@ class TorchBackend:
             torch.tensor(values, device=self.device).view(1, 3, 1, 1) for values in (manifest.mean, manifest.std)
         )
 
-    @property
-    def input_shape(self) -> tuple[int | None, int, int]:
-        """Batch (None: any will do), height and width of the model's input."""
-        return self.manifest.input_shape
-
     def describe(self) -> dict[str, str]:
         """Library, version, device and threads."""
         return {
@@ -51,10 +47,9 @@ class TorchBackend:
             "threads": str(torch.get_num_threads()),
         }
 
-    def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
+    def _run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
         """uint8 B x H x W x 3, RGB -> ``classes`` uint8 B x H x W, ``logits`` float32 B x C x H x W."""
         self._owner.check("the model")
-        check_batch(batch, self.input_shape)
         with torch.inference_mode():
             return self.download(self.compute(self.upload(batch)))
 

@@ -25,7 +25,7 @@ class Result(TypedDict):
     Attributes:
         schema: `SCHEMA`.
         version: `VERSION`.
-        kind: Of `KINDS`; of files in other forms also ``"accuracy"``, ``"runtime"`` or ``"gpu"``.
+        kind: Of `KINDS`, or ``"accuracy"``.
         run: Date, command, revision and versions; None in files of older commands.
         machine: The device, and its state before and after where it was read.
         models: Files by name, sha256 and size, with the facts of their Manifests.
@@ -122,15 +122,21 @@ _CONTENT: dict[str, Any] = {
         "ceilings": _having("bandwidth", "compute"),
         "models": [_having("name", "flops", "bytes_fused", "bytes_unfused")],
     },
+    "gpu": {**_having("device", "seed"), "rows": [_having("section", "name", "value")]},
+    **dict.fromkeys(("runtime", "raster", "streams"), _OBJECT),
 }
+_SCORES = ("confusion", "miou", "accuracy", "model", "data", "model_sha256", "runner")
+"""Members of a file by accuracy.py."""
+
 KINDS = tuple(_CONTENT)
-"""Kinds of result files; the verbs have the same names, and ``benchmarks/precision/table.py`` writes ``precision``."""
+"""Kinds of result files. The verbs have the same names, but for ``precision`` by ``benchmarks/precision/table.py``,
+``gpu`` by gpu_suite.py and ``streams`` by stream_soak.py."""
 
 _FILE = {
     "schema": _Rule(repr(SCHEMA), lambda value: bool(value == SCHEMA)),
     "version": _Rule(str(VERSION), lambda value: bool(value == VERSION)),
     "kind": _Rule(f"one of {', '.join(KINDS)}", lambda value: value in KINDS),
-    "run": {"date": _TEXT, "command": _TEXT, "git": _ANY, "versions": _OBJECT},
+    "run": ({"date": _TEXT, "command": _TEXT, "git": _ANY, "versions": _OBJECT}, None),
     "machine": _having("device", "system", "processor"),
     "models": [_MODEL],
     "failures": [_having("candidate", "code", "message")],
@@ -225,49 +231,18 @@ def write_json(path: str | os.PathLike[str], content: Any, *, overwrite: bool = 
 
 
 def read_result(path: str | os.PathLike[str]) -> Result:
-    """Read a file by `write_result`.
+    """Read a file by `write_result`, or one by accuracy.py, which the runtime writes in a form of its own.
 
     Raises:
         EmraError: ``result-file``: no such file, not JSON, or of another form.
     """
     content = _read_json(path)
+    if set(_SCORES) <= set(content):
+        empty: dict[str, Any] = {"run": None, "machine": {}, "models": [], "failures": [], "not_measured": []}
+        content = {"schema": SCHEMA, "version": VERSION, "kind": "accuracy", **empty, "content": content}
+        return cast(Result, content)
     check_result(content, path)
     return cast(Result, content)
-
-
-def read_any(path: str | os.PathLike[str]) -> Result:
-    """Read a file by `write_result`, accuracy.py, runtime.py or gpu_suite.py.
-
-    Raises:
-        EmraError: ``result-file``.
-    """
-    content = _read_json(path)
-    if content.get("schema") == SCHEMA or "kind" in content:
-        return read_result(path)
-    if {"confusion", "miou", "accuracy", "model", "data", "model_sha256", "runner"} <= set(content):
-        kind = "accuracy"
-    elif "model" in content and {"import", "cold", "overhead", "raster"} & set(content):
-        kind = "runtime"
-    elif {"device", "seed", "rows"} <= set(content):
-        kind = "gpu"
-    else:
-        raise EmraError(
-            "result-file",
-            "This is no result that a report can hold",
-            "Give files that latency.py, memory.py, roofline.py, accuracy.py, runtime.py or gpu_suite.py wrote",
-            path,
-        )
-    return Result(
-        schema=SCHEMA,
-        version=VERSION,
-        kind=kind,
-        run=content.get("run"),
-        machine={},
-        models=[],
-        failures=[],
-        not_measured=[],
-        content=content,
-    )
 
 
 def _read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -316,6 +291,6 @@ def _refuse(cause: str, path: str | os.PathLike[str]) -> EmraError:
     return EmraError(
         "result-file",
         f"This is no result of a benchmark: {cause}",
-        "Give a file that benchmarks.latency, memory, roofline or benchmarks.precision.table wrote with --json",
+        "Give a file that a command of benchmarks/ wrote with --json",
         path,
     )

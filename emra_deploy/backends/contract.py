@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy.backends.base import Outputs
+from emra_deploy.backends.base import Outputs, check_batch
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.manifest import Manifest
 
@@ -133,3 +133,23 @@ def in_fixed_batches(
             part = np.concatenate([part, np.zeros((size - used, *part.shape[1:]), np.uint8)])
         parts.append({key: value[:used] for key, value in run(part).items()})
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+class GraphBackend:
+    """Base of the backends that run a graph of the size that its Manifest names."""
+
+    manifest: Manifest
+
+    @property
+    def input_shape(self) -> tuple[int | None, int, int]:
+        """Batch (None when any will do), height and width of the model's input."""
+        return self.manifest.input_shape
+
+    def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
+        """Label a batch; see `Backend.run`. A batch larger or smaller than a fixed one is split and padded."""
+        check_batch(batch, self.input_shape)
+        return in_fixed_batches(batch, self.input_shape[0], self._run)
+
+    def _run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
+        """Label as many pictures as the graph takes."""
+        raise NotImplementedError

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.backends import contract
-from emra_deploy.backends.base import Outputs, check_batch
+from emra_deploy.backends.base import Outputs
 from emra_deploy.backends.external_data import check_external_data
 from emra_deploy.backends.options import DEFAULTS, LoadOptions
 from emra_deploy.errors import EmraError, about, one_line
@@ -35,7 +35,7 @@ _X86 = ("x86_64", "amd64", "i686")
 _MAX_OPSET = 1000
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(contract.GraphBackend):
     """Runs an ONNX file with OpenVINO on the CPU.
 
     Functions of the file are inlined first: OpenVINO does not know them.
@@ -73,11 +73,6 @@ class OpenVinoBackend:
         # A request holds the memory of one run, so threads must not share one.
         self._requests = threading.local()
 
-    @property
-    def input_shape(self) -> tuple[int | None, int, int]:
-        """Batch (None when any will do), height and width of the model's input."""
-        return self.manifest.input_shape
-
     def describe(self) -> dict[str, str]:
         """Library, version, device, threads and the precision of what is not INT8."""
         import openvino
@@ -89,11 +84,6 @@ class OpenVinoBackend:
             "threads": self._threads,
             "precision": self.precision,
         }
-
-    def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
-        """Label a batch; see `Backend.run`. A batch larger or smaller than a fixed one is split and padded."""
-        check_batch(batch, self.input_shape)
-        return contract.in_fixed_batches(batch, self.input_shape[0], self._run)
 
     def _run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
         image = contract.feed(batch, self.manifest)

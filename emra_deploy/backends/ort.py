@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from emra_deploy.backends import contract
-from emra_deploy.backends.base import Outputs, check_batch
+from emra_deploy.backends.base import Outputs
 from emra_deploy.backends.external_data import check_external_data
 from emra_deploy.backends.half_quantizing import check_rounding, version_of
 from emra_deploy.backends.options import DEFAULTS, LoadOptions
@@ -32,7 +32,7 @@ _RELEASES_PYTHON = (1, 32)
 _TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
 
-class OnnxRuntimeBackend:
+class OnnxRuntimeBackend(contract.GraphBackend):
     """Runs an ONNX file with ONNX Runtime on the CPU.
 
     Args:
@@ -80,11 +80,6 @@ class OnnxRuntimeBackend:
             ) from error
         return manifest
 
-    @property
-    def input_shape(self) -> tuple[int | None, int, int]:
-        """Batch (None when any will do), height and width of the model's input."""
-        return self.manifest.input_shape
-
     def describe(self) -> dict[str, str]:
         """Library, version, provider and threads."""
         import onnxruntime
@@ -95,11 +90,6 @@ class OnnxRuntimeBackend:
             "device": "cpu",
             "threads": str(self._options.threads or "auto"),
         }
-
-    def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
-        """Label a batch; see `Backend.run`. A batch larger or smaller than a fixed one is split and padded."""
-        check_batch(batch, self.input_shape)
-        return contract.in_fixed_batches(batch, self.input_shape[0], self._run)
 
     def _run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
         image = contract.feed(batch, self.manifest)

@@ -139,7 +139,7 @@ def check_place(output: Path, georeference: GeoReference, height: int, width: in
         What the user should know of the coordinates, or None.
 
     Raises:
-        EmraError: ``polygon-place``; ``polygon-extra`` without shapely where polygons have to be cut.
+        EmraError: ``polygon-place``; ``library-missing`` without shapely where polygons have to be cut.
     """
     geojson = output.suffix.lower() == ".geojson"
     if not georeference.is_placed:

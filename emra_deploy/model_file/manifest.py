@@ -16,6 +16,7 @@ from typing import Any
 from emra_deploy.errors import EmraError
 from emra_deploy.model_file.classes import ClassSet, holds_controls
 from emra_deploy.model_file.golden import GoldenTile
+from emra_deploy.model_file.precisions import PRECISIONS
 from emra_deploy.pictures.windows import HALO_DIVISOR
 
 SCHEMA = 1
@@ -28,7 +29,6 @@ FUSIONS = ("product", "sum", "gated")
 AGGREGATIONS = ("streamed", "explicit", "plugin")
 INPUT_KINDS = ("uint8", "float")
 HEADS = ("classes", "logits", "confidence")
-PRECISIONS = ("fp32", "fp16", "int8")
 
 _MAX_TEXT = 256 * 2**20
 _MAX_NAME = 1024

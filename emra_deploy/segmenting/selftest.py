@@ -14,16 +14,13 @@ from emra_deploy.backends.base import Backend
 from emra_deploy.backends.tensorrt.faults import known_fault, way_out
 from emra_deploy.errors import EmraError
 from emra_deploy.host.slow_steps import step
+from emra_deploy.model_file.precisions import PRECISIONS
 
 _log = logging.getLogger(__name__)
 
-TOLERANCES = {"fp32": 0.0, "fp16": 0.001, "int8": 0.01}
-"""Fraction of pixels that a precision may label otherwise than PyTorch, where the golden tile asks for less: what
-export/check.py allows a converted file."""
-
 COMPUTED = {"bf16": 0.01, "f16": 0.001}
-"""The same for what a backend computes in by its own choice. BF16 keeps 8 bits of FP32's 24: of the golden tile of a
-shipped FP32 model it labelled 0.18 % otherwise."""
+"""Fraction of pixels that may be labelled otherwise, as for `PRECISIONS`, for what a backend computes in by its own
+choice. BF16 keeps 8 bits of FP32's 24: of the golden tile of a shipped FP32 model it labelled 0.18 % otherwise."""
 
 
 def self_test(backend: Backend) -> float | None:
@@ -58,7 +55,7 @@ def self_test(backend: Backend) -> float | None:
         found = backend.run(manifest.golden.image()[np.newaxis])["classes"][0]
     different = float(np.mean(found != expected))
     computed = COMPUTED.get(facts.get("precision", ""), 0.0)
-    allowed = max(manifest.golden.tolerance, TOLERANCES.get(manifest.precision, 0.0), computed)
+    allowed = max(manifest.golden.tolerance, PRECISIONS[manifest.precision].golden, computed)
     if different > allowed:
         library, version = backend.name, facts.get("version", "of unknown version")
         fault = known_fault(library, version, manifest.precision)

@@ -10,6 +10,7 @@ from typing import Any
 from emra_deploy.errors import EmraError
 from emra_deploy.evaluation.metrics import ConfusionMatrix, Scores, json_number
 from emra_deploy.model_file.classes import ClassSet
+from emra_deploy.model_file.precisions import PRECISIONS
 
 NEAR_TIE = 0.1
 """Margin, as a difference of probabilities, below which a rounding may well decide between the two best classes."""
@@ -44,9 +45,8 @@ class Limits:
             raise EmraError("tolerance", f"a drop of {self.miou_drop} points, expected 0 to 100", "Give such as 0.1")
 
 
-LIMITS = {"fp32": Limits(0.9999, 0.05), "fp16": Limits(0.999, 0.1), "int8": Limits(0.99, 0.5)}
-"""By the precision of the second model. Those of FP16 and INT8 are the project's promise; FP32's hold between two
-libraries that compute the same in another order."""
+LIMITS = {name: Limits(one.agreement, one.miou_drop) for name, one in PRECISIONS.items()}
+"""By the precision of the second model."""
 
 
 @dataclass(frozen=True)

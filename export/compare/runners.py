@@ -9,14 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
 import onnx
 
-from emra_deploy.backends import contract
-from emra_deploy.backends.base import Backend, Outputs, check_batch
+from emra_deploy.backends.base import Backend
 from emra_deploy.backends.half_quantizing import truncates
 from emra_deploy.backends.opening import open_backend
+from emra_deploy.backends.options import LoadOptions
+from emra_deploy.backends.ort import OnnxRuntimeBackend
 from emra_deploy.errors import EmraError, one_line
 from emra_deploy.host.forks import Owner
 from emra_deploy.model_file.manifest import Manifest
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 
-class OnnxRunner:
+class OnnxRunner(OnnxRuntimeBackend):
     """An ONNX graph in ONNX Runtime on the CPU, its logits laid open.
 
     Args:
@@ -39,43 +38,12 @@ class OnnxRunner:
         EmraError: ``model-unreadable`` when ONNX Runtime refuses the graph.
     """
 
-    name = "onnxruntime"
-
     def __init__(self, model: onnx.ModelProto, manifest: Manifest, threads: int | None = None) -> None:
-        self._session, self._owner = open_session(model, threads), Owner()
-        self._names = [output.name for output in self._session.get_outputs()]
-        if "logits" in self._names and "logits" not in manifest.heads:
+        self._path, self._options, self._owner = "", LoadOptions(threads=threads), Owner()
+        self._session = open_session(model, threads)
+        if "logits" not in manifest.heads and any(output.name == "logits" for output in self._session.get_outputs()):
             manifest = replace(manifest, heads=(*manifest.heads, "logits"))
         self.manifest = manifest
-
-    @property
-    def input_shape(self) -> tuple[int | None, int, int]:
-        """Batch (None when any will do), height and width."""
-        return self.manifest.input_shape
-
-    def describe(self) -> dict[str, str]:
-        """Library, version and device."""
-        import onnxruntime
-
-        return {"backend": self.name, "version": onnxruntime.__version__, "device": "cpu", "threads": "auto"}
-
-    def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
-        """uint8 B x H x W x 3 -> ``classes`` uint8 B x H x W, and ``logits`` float32 B x C x H x W where they are."""
-        self._owner.check("the model")
-        check_batch(batch, self.input_shape)
-        outputs = contract.in_fixed_batches(batch, self.input_shape[0], self._run)
-        if "classes" not in outputs:
-            outputs["classes"] = outputs["logits"].argmax(axis=1).astype(np.uint8)
-        return outputs
-
-    def _run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
-        values = self._session.run(self._names, {"image": contract.feed(batch, self.manifest)})
-        return dict(zip(self._names, values, strict=True))
-
-    def close(self) -> None:
-        """Let ONNX Runtime free the model."""
-        if self._owner.release():
-            del self._session
 
 
 def half_quantizers_fail(model: onnx.ModelProto) -> bool:

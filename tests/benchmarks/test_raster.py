@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.raster import main, missed
+from benchmarks.reporting.results import read_result
 from tests.onnx_models import build_model
 
 pytest.importorskip("rasterio")
@@ -20,7 +21,7 @@ def test_throughput_and_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str
     words += ["--memory-sizes", 300, 310, "--json", tmp_path / "out.json", "--scratch", tmp_path]
     assert main([str(word) for word in words]) in (0, 1)
     shown = capsys.readouterr().out
-    found = json.loads((tmp_path / "out.json").read_text())
+    found = read_result(tmp_path / "out.json")["content"]
     throughput = found["throughput"]
     assert throughput["tiles"] == 9
     assert throughput["ratio"] == pytest.approx(

@@ -18,7 +18,7 @@ from benchmarks.report import main
 from benchmarks.reporting.accuracy import accuracy_points
 from benchmarks.reporting.page import render
 from benchmarks.reporting.plots import short_names
-from benchmarks.reporting.results import Result, read_any
+from benchmarks.reporting.results import Result, make_result, read_result
 from benchmarks.reporting.sections import make_sections
 from emra_deploy.errors import EmraError
 from tests.benchmarks.results import SHA, candidate, latency_result
@@ -85,7 +85,8 @@ def gpu_result() -> dict[str, Any]:
     from benchmarks.gpu.rows import Goal, Row
 
     rows = [Row("speed", "aggregation", 1.5, "ms", Goal("<=", 2.0)), Row("speed", "blocks", None, note="no room")]
-    return {"device": {"name": "NVIDIA H100"}, "seed": 7, "seconds": 60, "rows": [row.to_dict() for row in rows]}
+    content = {"device": {"name": "NVIDIA H100"}, "seed": 7, "seconds": 60, "rows": [row.to_dict() for row in rows]}
+    return dict(make_result("gpu", "gpu_suite.py", [], content, models=[]))
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +278,7 @@ def test_the_committed_results_can_be_reported() -> None:
     readable = {}
     for path in paths:
         try:
-            readable[path.name] = read_any(path)
+            readable[path.name] = read_result(path)
         except EmraError:
             # Other commands' results have forms of their own.
             continue

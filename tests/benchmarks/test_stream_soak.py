@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from benchmarks.reporting.results import Result, read_result
 from benchmarks.stream_soak import lines, main
 from benchmarks.streams.follow import percentile
 from benchmarks.streams.rtsp import why_no_rtsp_server
@@ -18,7 +19,7 @@ SHORT = {"frames": 120, "leak": 4_000_000, "cuts": 1, "stalls": 1, "slow-results
 
 
 @pytest.fixture(scope="module")
-def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Result:
     missing = why_no_rtsp_server()
     if missing is not None:
         pytest.skip(missing)
@@ -26,24 +27,28 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     build_model(folder / "model.onnx", size=(256, 256))
     short = [word for name, value in SHORT.items() for word in (f"--{name}", str(value))]
     assert main(["--model", str(folder / "model.onnx"), "--json", str(folder / "out.json"), *short]) == 0
-    content: dict[str, Any] = json.loads((folder / "out.json").read_text())
-    return content
+    return read_result(folder / "out.json")
 
 
-def test_all_parts_are_measured_and_told(result: dict[str, Any]) -> None:
+@pytest.fixture(scope="module")
+def result(written: Result) -> Mapping[str, Any]:
+    return written["content"]
+
+
+def test_all_parts_are_measured_and_told(written: Result, result: Mapping[str, Any]) -> None:
     assert {"soak", "leak", "outages", "slow", "stops"} <= set(result)
-    assert result["command"].startswith("python benchmarks/stream_soak.py")
+    assert written["run"]["command"].startswith("python benchmarks/stream_soak.py")
     text = "\n".join(lines(result))
     for word in ("frames received", "descriptors", "server killed 1 times: 1 resumed", "SIGTERM 1 times"):
         assert word in text
 
 
-def test_a_planted_leak_is_caught(result: dict[str, Any]) -> None:
+def test_a_planted_leak_is_caught(result: Mapping[str, Any]) -> None:
     assert result["leak"]["leaks"]
     assert "LEAKS" in "\n".join(lines(result))
 
 
-def test_nothing_is_lost(result: dict[str, Any]) -> None:
+def test_nothing_is_lost(result: Mapping[str, Any]) -> None:
     assert result["soak"]["received"] >= 120
     assert result["soak"]["descriptors_lost"] == 0
     assert all(result[part]["reconciles"] for part in ("soak", "leak", "outages", "slow"))
@@ -51,7 +56,7 @@ def test_nothing_is_lost(result: dict[str, Any]) -> None:
     assert result["slow"]["age_p99"] <= result["slow"]["max_age"]
 
 
-def test_outages_and_signals_end_well(result: dict[str, Any]) -> None:
+def test_outages_and_signals_end_well(result: Mapping[str, Any]) -> None:
     outages, stops = result["outages"], result["stops"]
     assert (outages["cuts_resumed"], outages["stalls_noticed"]) == (1, 1)
     assert outages["connections"] >= 2

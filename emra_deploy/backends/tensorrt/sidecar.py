@@ -17,7 +17,8 @@ from emra_deploy.backends.tensorrt.flavour import FLAVOURS, TITLES, parse_versio
 from emra_deploy.backends.tensorrt.records import decode, encode
 from emra_deploy.errors import EmraError, about
 from emra_deploy.model_file.classes import holds_controls
-from emra_deploy.model_file.manifest import PRECISIONS, Manifest
+from emra_deploy.model_file.manifest import Manifest
+from emra_deploy.model_file.precisions import PRECISIONS
 from emra_deploy.model_file.seal import take_json_seal
 
 SCHEMA = 1

@@ -84,7 +84,7 @@ def test_the_file_says_where_its_figures_come_from(
     assert gpu_suite.main(argv) == 1
     assert "MISSED" in capsys.readouterr().out
     found = json.loads(output.read_text())
-    assert (found["device"], found["seed"]) == (facts, 5)
+    assert (found["content"]["device"], found["content"]["seed"]) == (facts, 5)
     assert (
         found["run"]["command"]
         == "python benchmarks/gpu_suite.py --only engine --model model.onnx --json out.json --seed 5"
@@ -92,7 +92,7 @@ def test_the_file_says_where_its_figures_come_from(
     assert found["run"]["date"]
     assert found["run"]["versions"]["torch"]
     assert found["models"][0]["sha256"].startswith("ba7816bf")
-    assert found["rows"][0]["verdict"] == "MISSED"
+    assert found["content"]["rows"][0]["verdict"] == "MISSED"
     # The report takes it as it is.
     pytest.importorskip("jinja2")
     from benchmarks.report import main as report

@@ -119,13 +119,13 @@ def test_tensorrt_rtx_is_built_by_our_own_command(tmp_path: Path) -> None:
     source, flavour = source_of(tmp_path), Flavour(RTX, None, (1, 7, 1, 116))
     flags = Flags(tf32=False, workspace=3 * 2**19)
     words = shlex.split(equivalent_command(source, Path("m.engine"), flavour, PROFILE, flags))
-    from export.build_engine import _flags, parser
+    from export.build_engine import _take_flags, parser
 
     assert words[:3] == ["python", "-m", "export.build_engine"]
     read = parser().parse_args(words[3:])
-    assert (read.model, read.output, read.flavor) == (str(source.path), "m.engine", RTX)
+    assert (read.model, read.output, read.flavour) == (str(source.path), "m.engine", RTX)
     assert (read.min_batch, read.opt_batch, read.max_batch) == (1, 2, 4)
-    assert _flags(read) == flags
+    assert _take_flags(vars(read)) == flags
 
 
 DOCUMENTS = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
