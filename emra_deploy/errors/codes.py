@@ -193,6 +193,7 @@ _KINDS: Mapping[str, Mapping[str, str]] = {
         "model-missing": "The model file does not exist or is not a file.",
         "model-opset": "The graph has an opset that cannot be converted.",
         "model-unreadable": "The model file is damaged, truncated or of another kind.",
+        "onnx-not-a-checkpoint": "The model file does not hold the weights of a checkpoint.",
         "operator-unsupported": "TensorRT does not know an operator of the graph.",
         "opset": "The graph has an opset that this TensorRT does not read.",
         "precision-mismatch": "The Manifest names another precision than the graph computes in.",
