@@ -69,6 +69,10 @@ class LossConfig:
             is flat.
         jaccard_weight: Weight of one minus the soft IoU of the batch, mean over the classes that it shows; mIoU counts
             a rare class as much as a common one, cross-entropy does not.
+        attention_weight: Weight of a cross-entropy on the class attention alone, log(N * GCA) times its sharpness.
+        presence_weight: Weight of a binary cross-entropy on the class tokens: which classes the crop shows, read by
+            the region classifier.
+        contrast_weight: Weight of a cross-entropy on the cosines between class tokens: each is most like itself.
         label_smoothing: 0 to 1.
     """
 
@@ -76,6 +80,9 @@ class LossConfig:
     balance_power: float = 1.0
     hsmf_weight: float = 0.0
     jaccard_weight: float = 0.0
+    attention_weight: float = 0.0
+    presence_weight: float = 0.0
+    contrast_weight: float = 0.0
     label_smoothing: float = 0.0
 
 
@@ -174,6 +181,9 @@ class Recipe:
             ("loss.balance_power", self.loss.balance_power, 0, None),
             ("loss.hsmf_weight", self.loss.hsmf_weight, 0, None),
             ("loss.jaccard_weight", self.loss.jaccard_weight, 0, None),
+            ("loss.attention_weight", self.loss.attention_weight, 0, None),
+            ("loss.presence_weight", self.loss.presence_weight, 0, None),
+            ("loss.contrast_weight", self.loss.contrast_weight, 0, None),
             ("loss.label_smoothing", self.loss.label_smoothing, 0, 1),
             ("optim.weight_decay", self.optim.weight_decay, 0, None),
             ("optim.warmup", self.optim.warmup, 0, None),

@@ -20,11 +20,13 @@ class Features(NamedTuple):
         early: Patch tokens after block M, B x N x D.
         final: Patch tokens after the last block and norm, B x N x D.
         qkv: The packed qkv of the last P blocks, oldest first, B x T x 3D each, class tokens first.
+        classes: Class tokens after the last block and norm, B x C x D.
     """
 
     early: Tensor
     final: Tensor
     qkv: list[Tensor]
+    classes: Tensor
 
 
 class ClassTokenViT(nn.Module):
@@ -90,7 +92,8 @@ class ClassTokenViT(nn.Module):
                 early = x[:, c:]
             if number > len(self.blocks) - self.mca_blocks:
                 packed.append(qkv)
-        return Features(early, self.norm(x)[:, c:], packed)
+        x = self.norm(x)
+        return Features(early, x[:, c:], packed, x[:, :c])
 
 
 def run_block(block: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
