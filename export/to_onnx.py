@@ -36,6 +36,7 @@ with script_imports(__name__, "train", "export"):
     from export.graphs.deployed import HEADS, Deployed, round_weights
     from export.graphs.function_body import DOMAIN, OPERATOR, drop_body
     from export.graphs.onnx_file import store_halves, trace
+    from training.ablation import ABLATION, without_labels
     from training.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
     from training.model.config import AGGREGATIONS
 
@@ -45,6 +46,9 @@ TF32 in a few times that; the wrong results this is to catch differ in a good pa
 
 RANDOM_TILES = 2
 EVALUATION = "evaluation.json"
+WRITTEN_BY = {EVALUATION: "python -m training.evaluate", ABLATION: "python -m training.ablation"}
+CLASS_ATTENTION = "class_attention"
+"""Key of the Manifest's evidence that holds what the class attention adds."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def to_onnx(
     check_data: str | Path | None = None,
     overwrite: bool = False,
     name: str | None = None,
+    class_attention: bool = True,
 ) -> Exported:
     """Export, check, and only then give the file its name.
 
@@ -99,6 +104,7 @@ def to_onnx(
         check_data: Folder of images to compare PyTorch and the file on, besides the golden tile and noise.
         overwrite: Whether an existing output may be replaced.
         name: What people will call the model; None takes the output's.
+        class_attention: Whether the file has MCA. Without it the logits are HSMF, and nothing is aggregated.
 
     Raises:
         EmraError: A bad argument, a bad checkpoint, or a check that failed; no file is left then.
@@ -113,6 +119,8 @@ def to_onnx(
         model.set_image_size(*size)
     if aggregation is not None:
         model.set_aggregation(aggregation)
+    if not class_attention:
+        model.leave_mca_out()
     if not function_body and model.config.aggregation != "plugin":
         raise EmraError(
             "export-argument",
@@ -126,6 +134,7 @@ def to_onnx(
 
     image = pictures.golden_image(golden, height, width)
     labels = reference.logits(image[np.newaxis])[0].argmax(axis=0).astype(np.uint8)
+    shown = np.concatenate([image[np.newaxis], pictures.real_tiles(check_data, height, width)])
     manifest = Manifest(
         name=name or output.stem,
         classes=loaded.classes,
@@ -144,16 +153,14 @@ def to_onnx(
         gsd=loaded.meta.get("gsd"),
         parent_sha256=_sha256(loaded.folder / WEIGHTS),
         tools=_tools(),
-        evidence=_evidence(loaded.folder),
+        evidence={
+            # Scores of the whole model are not those of a part of it.
+            **(_recorded(loaded.folder, EVALUATION) if class_attention else {}),
+            CLASS_ATTENTION: _class_attention(loaded, shown),
+        },
         golden=GoldenTile.encode(image, labels, GOLDEN_TOLERANCE),
     )
-    tiles = np.concatenate(
-        [
-            image[np.newaxis],
-            pictures.real_tiles(check_data, height, width),
-            pictures.random_tiles(RANDOM_TILES, height, width),
-        ]
-    )
+    tiles = np.concatenate([shown, pictures.random_tiles(RANDOM_TILES, height, width)])
     with atomic_output(output, overwrite=overwrite) as part:
         write_model(loaded, manifest, weights, part)
         checks = run_checks(part, reference, tiles)
@@ -249,8 +256,17 @@ def _tools() -> dict[str, str]:
     return tools
 
 
-def _evidence(folder: Path) -> dict[str, Any]:
-    path = folder / EVALUATION
+@step("measuring what the class attention adds")
+def _class_attention(loaded: Checkpoint, shown: np.ndarray) -> dict[str, Any]:
+    """On the pictures that the file is checked on, and, where the checkpoint has it, on labelled ones."""
+    found = without_labels(loaded, shown) if loaded.model.config.mca_blocks else {}
+    labelled = _recorded(loaded.folder, ABLATION)
+    return {**found, "labelled": labelled} if labelled else found
+
+
+def _recorded(folder: Path, name: str) -> dict[str, Any]:
+    """What a command recorded in a checkpoint; empty where none did."""
+    path = folder / name
     if not path.exists():
         return {}
     try:
@@ -261,7 +277,7 @@ def _evidence(folder: Path) -> dict[str, Any]:
         raise EmraError(
             "evaluation-unreadable",
             f"not an evaluation: {error}",
-            "Write it again with python -m training.evaluate --record, or remove it",
+            f"Write it again with {WRITTEN_BY[name]} --record, or remove it",
             path,
         ) from error
     # Measured on these very weights, or not evidence.
@@ -269,7 +285,7 @@ def _evidence(folder: Path) -> dict[str, Any]:
         raise EmraError(
             "evaluation-stale",
             "the evaluation is of other weights than the checkpoint's",
-            "Write it again with python -m training.evaluate --record, or remove it",
+            f"Write it again with {WRITTEN_BY[name]} --record, or remove it",
             path,
         )
     return evidence
@@ -295,6 +311,7 @@ def parser() -> argparse.ArgumentParser:
     add("--size", nargs=2, type=int, metavar=("H", "W"), help="input in pixels, multiples of 16 (the checkpoint's)")
     add("--batch", type=_batch, default=None, metavar="N|dynamic", help="fixed batch, or dynamic (dynamic)")
     add("--aggregation", choices=AGGREGATIONS, help="how class attention is computed (the checkpoint's)")
+    add("--without-mca", action="store_true", help="leave class attention out: the regions alone give the classes")
     add("--no-function-body", action="store_true", help="with plugin: the file for TensorRT before 10.7, for it alone")
     add("--heads", default="classes", metavar="LIST", help="classes,logits,confidence or some of them (classes)")
     add("--input", choices=("uint8", "float"), default="uint8", help="uint8: BxHxWx3 RGB; float: normalised Bx3xHxW")
@@ -324,6 +341,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_data=arguments.check_data,
         overwrite=arguments.overwrite,
         name=arguments.name,
+        class_attention=not arguments.without_mca,
     )
     for line in exported.checks:
         print(line)

@@ -102,6 +102,11 @@ class EMRAProxy(nn.Module):
         self.config = replace(self.config, image_size=(height, width), zoom=self.config.zoom if zoom is None else zoom)
         self.backbone.set_grid(self.config.grid)
 
+    def leave_mca_out(self) -> None:
+        """Make HSMF the logits: what every fusion but ``sum`` gives where the attention is flat."""
+        self.config = replace(self.config, mca_blocks=0)
+        self.backbone.mca_blocks = 0
+
     def set_aggregation(self, aggregation: str) -> None:
         """Change how GCA is computed; the result is the same."""
         self.config = replace(self.config, aggregation=aggregation)
