@@ -11,6 +11,7 @@ import hashlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,7 @@ def parser() -> argparse.ArgumentParser:
     add("--split", default="val", help="train, val or test, as far as the data set has it (val)")
     add("--size", nargs=2, type=int, metavar=("H", "W"), help="window in pixels, multiples of 16 (the model's)")
     add("--halo", type=int, metavar="PIXELS", help="half of the overlap of windows (1/8 of a window)")
+    add("--every", type=int, default=1, metavar="N", help="measure on every N-th window (1)")
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="of the network (fp32)")
     add("--device", default="cpu", help="cpu or cuda (cpu)")
     add("--json", metavar="FILE", help="write all numbers there")
@@ -283,11 +285,15 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     checkpoint.model.to(arguments.device)
     data = open_dataset(arguments.kind, arguments.data, arguments.split)
     check_classes(checkpoint.classes, data.classes)
-    shown = windows(data.tiles, checkpoint.model.config.image_size, arguments.halo)
+    if arguments.every < 1:
+        raise EmraError("limit", f"--every is {arguments.every}, expected 1 or more", "Change --every")
+    shown = islice(windows(data.tiles, checkpoint.model.config.image_size, arguments.halo), 0, None, arguments.every)
     digest = hashlib.sha256((path / WEIGHTS if path.is_dir() else path).read_bytes()).hexdigest()
     content = {
         "model_sha256": digest,
         "data": {"name": data.name, "split": data.split},
+        "size": list(checkpoint.model.config.image_size),
+        "every": arguments.every,
         "precision": arguments.precision,
         **measure(checkpoint, shown, arguments.precision),
     }

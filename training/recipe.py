@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from emra_deploy.errors import EmraError
 from training.augment import AugmentConfig
 from training.model import EMRAConfig
-from training.model.config import ZOOMS
+from training.model.config import BACKBONES, ZOOMS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -43,7 +43,12 @@ class ModelConfig:
 
     Attributes:
         init: ``scratch``, ``mimetic`` (no pre-training, attention started near what trained ones look like), ``hub``
-            (timm's weights, needs a network), or the path of a weights file or checkpoint folder.
+            (timm's weights, needs a network), or the path of a weights file, of a checkpoint folder or of an FP32
+            model file (``.onnx``). The weights of another fusion than the recipe's start anew.
+        class_tokens: ``learned``, as ``init`` has them, or ``prototypes``: the mean patch embedding of each class in
+            the training split, for an ``init`` whose class tokens have collapsed.
+        frozen_blocks: The patch embedding, positions, class tokens and this many first blocks keep the weights of
+            ``init``; 0 trains everything.
         drop_path: Largest stochastic depth rate.
         zoom: How many times pictures are enlarged before patches are cut from them; centre ``augment.scale`` on it.
     """
@@ -53,6 +58,8 @@ class ModelConfig:
     mca_blocks: int = 4
     fusion: str = "product"
     init: str = "scratch"
+    class_tokens: str = "learned"
+    frozen_blocks: int = 0
     drop_path: float = 0.0
     zoom: int = 1
 
@@ -163,6 +170,7 @@ class Recipe:
             ("optim.schedule", self.optim.schedule, ("poly", "cosine")),
             ("optim.precision", self.optim.precision, ("fp32", "bf16", "fp16")),
             ("loss.balance", self.loss.balance, ("none", "effective")),
+            ("model.class_tokens", self.model.class_tokens, ("learned", "prototypes")),
             ("device", self.device, ("auto", "cpu", "cuda")),
             ("resume", self.resume, ("auto", "never")),
         ):
@@ -228,6 +236,9 @@ class Recipe:
             mca_blocks=self.model.mca_blocks,
             fusion=self.model.fusion,
         )
+        depth = BACKBONES[self.model.backbone].depth
+        if not 0 <= self.model.frozen_blocks <= depth:
+            raise _bad("model.frozen_blocks", self.model.frozen_blocks, f"0 to {depth}")
 
 
 def _bad(name: str, value: object, expected: str) -> EmraError:

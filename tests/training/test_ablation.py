@@ -100,7 +100,9 @@ def test_command(small_checkpoint: Path, tmp_path: Path, capsys) -> None:
     recorded = json.loads((small_checkpoint / ABLATION).read_text())
     assert recorded == json.loads((tmp_path / "a.json").read_text())
     assert f"{recorded['miou']['whole']:.4f}" in out
-    assert main(words[:3]) == 0
+    assert main([*words[:3], "--every", "3", "--json", str(tmp_path / "b.json")]) == 0
+    assert json.loads((tmp_path / "b.json").read_text())["windows"] == -(-recorded["windows"] // 3)
+    assert main([*words[:3], "--every", "0"]) == 2
     assert main([*words[:3], "--size", "60", "64"]) == 2
     assert main(words) == 2
     assert "output-exists" in capsys.readouterr().err

@@ -67,6 +67,14 @@ class ClassTokenViT(nn.Module):
         """Factor on Q K^T."""
         return float(self.blocks[0].attn.scale)
 
+    def freeze(self, blocks: int) -> None:
+        """Train no weight before the end of a block; 0 leaves all as they are."""
+        if blocks:
+            for part in (self.patch_embed, *self.blocks[:blocks]):
+                part.requires_grad_(False)
+            for table in (self.class_tokens, self.class_positions, self.patch_positions):
+                table.requires_grad_(False)
+
     def set_grid(self, grid: tuple[int, int]) -> None:
         """Resample the stored position table, in place, to h x w patches (bicubic, as timm does)."""
         if grid != self.grid:
