@@ -34,6 +34,7 @@ with script_imports(__name__, "train", "export"):
     from export.graphs.function_body import DOMAIN, OPERATOR, drop_body
     from export.graphs.model_file import WrittenModel, tool_versions, write_model
     from export.graphs.onnx_file import store_halves, trace
+    from training.ablation import ABLATION, without_labels
     from training.backend import TorchBackend, checkpoint_backend
     from training.checkpoint import WEIGHTS, Checkpoint, load_checkpoint
     from training.model.config import AGGREGATIONS
@@ -44,6 +45,9 @@ TF32 in a few times that; the faults that this has to catch change a large part 
 
 RANDOM_TILES = 2
 EVALUATION = "evaluation.json"
+WRITTEN_BY = {EVALUATION: "python -m training.evaluate", ABLATION: "python -m training.ablation"}
+CLASS_ATTENTION = "class_attention"
+"""Key of the Manifest's evidence that holds what the class attention adds."""
 
 
 def to_onnx(
@@ -61,6 +65,7 @@ def to_onnx(
     check_data: str | Path | None = None,
     overwrite: bool = False,
     name: str | None = None,
+    class_attention: bool = True,
 ) -> WrittenModel:
     """Export and check a checkpoint; the file gets its name only after all checks.
 
@@ -82,6 +87,7 @@ def to_onnx(
         check_data: Folder of images on which PyTorch and the file are compared, besides the golden tile and noise.
         overwrite: Whether an existing output may be replaced.
         name: Name of the model; None takes the output's.
+        class_attention: Whether the file has MCA. Without it the logits are HSMF, and nothing is aggregated.
 
     Raises:
         EmraError: A bad argument, a bad checkpoint, or a failed check; no file is left.
@@ -96,6 +102,8 @@ def to_onnx(
         model.set_image_size(*size)
     if aggregation is not None:
         model.set_aggregation(aggregation)
+    if not class_attention:
+        model.leave_mca_out()
     if not function_body and model.config.aggregation != "plugin":
         raise EmraError(
             "export-argument",
@@ -109,6 +117,7 @@ def to_onnx(
 
     image = pictures.golden_image(golden, height, width)
     labels = reference.run(image[np.newaxis])["classes"][0]
+    shown = np.concatenate([image[np.newaxis], pictures.real_tiles(check_data, height, width)])
     manifest = replace(
         reference.manifest,
         input_shape=(batch, height, width),
@@ -116,16 +125,14 @@ def to_onnx(
         heads=tuple(head for head in HEADS if head in heads),
         parent_sha256=file_sha256(loaded.folder / WEIGHTS),
         tools=tool_versions("torch", "timm", "onnx", "onnxscript", "onnxruntime"),
-        evidence=_evidence(loaded.folder),
+        evidence={
+            # Scores of the whole model are not those of a part of it.
+            **(_recorded(loaded.folder, EVALUATION) if class_attention else {}),
+            CLASS_ATTENTION: _class_attention(loaded, shown),
+        },
         golden=GoldenTile.encode(image, labels, GOLDEN_TOLERANCE),
     )
-    tiles = np.concatenate(
-        [
-            image[np.newaxis],
-            pictures.real_tiles(check_data, height, width),
-            pictures.random_tiles(RANDOM_TILES, height, width),
-        ]
-    )
+    tiles = np.concatenate([shown, pictures.random_tiles(RANDOM_TILES, height, width)])
     with atomic_output(output, overwrite=overwrite) as part:
         traced = trace_checkpoint(loaded, manifest, weights)
         write_model(traced, manifest, part)
@@ -188,8 +195,17 @@ def _check_arguments(output: Path, batch: int | None, heads: Sequence[str], inpu
         raise EmraError("export-argument", f"weights are {weights!r}, expected float32 or float16", "Change --weights")
 
 
-def _evidence(folder: Path) -> dict[str, Any]:
-    path = folder / EVALUATION
+@step("measuring what the class attention adds")
+def _class_attention(loaded: Checkpoint, shown: npt.NDArray[np.uint8]) -> dict[str, Any]:
+    """The contribution of GCA on the check pictures and, where the checkpoint recorded it, on labelled ones."""
+    found = without_labels(loaded, shown) if loaded.model.config.mca_blocks else {}
+    labelled = _recorded(loaded.folder, ABLATION)
+    return {**found, "labelled": labelled} if labelled else found
+
+
+def _recorded(folder: Path, name: str) -> dict[str, Any]:
+    """The content of a record of a checkpoint; empty where there is none."""
+    path = folder / name
     if not path.exists():
         return {}
     try:
@@ -200,7 +216,7 @@ def _evidence(folder: Path) -> dict[str, Any]:
         raise EmraError(
             "evaluation-unreadable",
             f"not an evaluation: {error}",
-            "Write it again with python -m training.evaluate --record, or remove it",
+            f"Write it again with {WRITTEN_BY[name]} --record, or remove it",
             path,
         ) from error
     # Only an evaluation of these weights is evidence.
@@ -208,7 +224,7 @@ def _evidence(folder: Path) -> dict[str, Any]:
         raise EmraError(
             "evaluation-stale",
             "the evaluation is of other weights than the checkpoint's",
-            "Write it again with python -m training.evaluate --record, or remove it",
+            f"Write it again with {WRITTEN_BY[name]} --record, or remove it",
             path,
         )
     return evidence
@@ -234,6 +250,12 @@ def parser() -> argparse.ArgumentParser:
     add("--size", nargs=2, type=int, metavar=("H", "W"), help="input in pixels, multiples of 16 (the checkpoint's)")
     add("--batch", type=_batch, default=None, metavar="N|dynamic", help="fixed batch, or dynamic (dynamic)")
     add("--aggregation", choices=AGGREGATIONS, help="form of class attention (the checkpoint's)")
+    add(
+        "--without-mca",
+        dest="class_attention",
+        action="store_false",
+        help="leave class attention out: the regions alone give the classes",
+    )
     add(
         "--no-function-body",
         dest="function_body",

@@ -14,6 +14,9 @@ from training.data import Tile
 from training.model import Parts
 from training.recipe import LossConfig
 
+CONTRAST_TEMPERATURE = 0.2
+"""Cosines are divided by this: with 5 classes, tokens at right angles have a loss of 0.03."""
+
 
 def class_weights(tiles: Iterable[Tile], num_classes: int, config: LossConfig) -> Tensor | None:
     """Weights of the classes, mean 1, or None for equal ones.
@@ -64,7 +67,50 @@ def segmentation_loss(parts: Parts, labels: Tensor, weights: Tensor | None, conf
         total = total + config.hsmf_weight * _cross_entropy(hsmf, labels, weights, config.label_smoothing)
     if config.jaccard_weight:
         total = total + config.jaccard_weight * soft_jaccard(logits, labels)
+    if config.attention_weight:
+        evidence = _upsample(parts.evidence, labels)
+        total = total + config.attention_weight * _cross_entropy(evidence, labels, weights, config.label_smoothing)
+    if config.presence_weight:
+        total = total + config.presence_weight * presence_loss(parts.named, labels)
+    if config.contrast_weight:
+        total = total + config.contrast_weight * contrast_loss(parts.tokens)
     return total
+
+
+def presence_loss(named: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy of each class token's own region logit: is there any pixel of the class in the crop?
+
+    The multi-label loss of MCTformer (CVPR 2022), with the region classifier as the readout: the token of a class
+    that is there has to look like a patch of it.
+
+    Args:
+        named: B x C x C, the region logits of each class token.
+        labels: int64 B x H x W; 255 does not count.
+
+    Returns:
+        A scalar.
+    """
+    own = named.float().diagonal(dim1=1, dim2=2)
+    shown = (labels[:, None] == torch.arange(own.shape[1], device=labels.device)[:, None, None]).flatten(2).any(dim=2)
+    return F.binary_cross_entropy_with_logits(own, shown.float())
+
+
+def contrast_loss(tokens: Tensor) -> Tensor:
+    """Cross-entropy of the cosines between the class tokens of a crop: each is to be most like itself.
+
+    MCTformer+'s contrast between class tokens (TPAMI 2024).
+
+    Args:
+        tokens: B x C x D.
+
+    Returns:
+        A scalar.
+    """
+    unit = F.normalize(tokens.float(), dim=-1)
+    cosines = unit @ unit.transpose(1, 2) / CONTRAST_TEMPERATURE
+    return F.cross_entropy(
+        cosines.flatten(0, 1), torch.arange(tokens.shape[1], device=tokens.device).repeat(len(tokens))
+    )
 
 
 def soft_jaccard(logits: Tensor, labels: Tensor) -> Tensor:

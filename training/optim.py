@@ -15,7 +15,7 @@ from training.recipe import OptimConfig
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """Make SGD or AdamW, with weight decay on matrices and kernels only."""
     named = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
-    plain = ("class_tokens", "class_positions", "patch_positions", "gate")
+    plain = ("class_tokens", "class_positions", "patch_positions", "gate", "log_sharpness")
     decayed = [value for name, value in named if value.ndim > 1 and not name.endswith(plain)]
     others = [value for name, value in named if value.ndim <= 1 or name.endswith(plain)]
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]

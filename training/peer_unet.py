@@ -53,7 +53,7 @@ class PeerUNet(nn.Module):
     def forward_parts(self, image: Tensor) -> Parts:
         """Logits only: a U-Net has neither HSMF nor GCA, and the loss must not use them."""
         logits = self(image)
-        return Parts(logits, logits, logits)
+        return Parts(*[logits] * len(Parts._fields))
 
 
 class PeerBackend(TorchBackend):
@@ -102,12 +102,10 @@ def train_peer(recipe: Recipe) -> dict[str, Any]:
     """
     if recipe.crop % 32:
         raise EmraError("recipe", f"crop is {recipe.crop}, expected a multiple of 32", "Change crop in the recipe")
-    if recipe.loss.hsmf_weight:
-        raise EmraError(
-            "recipe",
-            f"loss.hsmf_weight is {recipe.loss.hsmf_weight}, and a U-Net has no HSMF",
-            "Set loss.hsmf_weight to 0",
-        )
+    for name in ("hsmf_weight", "attention_weight", "presence_weight", "contrast_weight"):
+        weight = getattr(recipe.loss, name)
+        if weight:
+            raise EmraError("recipe", f"loss.{name} is {weight}, and a U-Net has no such part", f"Set loss.{name} to 0")
     with join(recipe.device) as processes:
         training, validation, scenes = build_data(recipe, processes)
         torch.manual_seed(recipe.seed)

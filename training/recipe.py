@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from emra_deploy.errors import EmraError
 from training.augment import AugmentConfig
 from training.model import EMRAConfig
-from training.model.config import ZOOMS
+from training.model.config import BACKBONES, ZOOMS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -44,10 +44,15 @@ class ModelConfig:
     Attributes:
         backbone: ``tiny``, ``small``, ``base`` or ``large``: timm's ViT of that size.
         hra_block: M: HRA takes the patch tokens after this block; 0 is the patch embedding.
-        mca_blocks: P: MCA averages attention over this many last blocks.
-        fusion: Combination of HSMF and GCA: ``product``, ``sum`` or ``gated``.
+        mca_blocks: P: MCA averages attention over this many last blocks; 0 leaves MCA out.
+        fusion: Combination of HSMF and GCA: ``product``, ``sum``, ``gated`` or ``log``.
         init: ``scratch``, ``mimetic`` (no pre-training; attention starts close to that of trained models), ``hub``
-            (timm's weights, needs a network), or the path of a weights file or checkpoint folder.
+            (timm's weights, needs a network), or the path of a weights file, of a checkpoint folder or of an FP32
+            model file (``.onnx``). The weights of another fusion than the recipe's are initialised anew.
+        class_tokens: ``learned``, as ``init`` has them, or ``prototypes``: the mean patch embedding of each class in
+            the training split, for an ``init`` whose class tokens have collapsed.
+        frozen_blocks: The patch embedding, positions, class tokens and this many first blocks keep the weights of
+            ``init``; 0 trains everything.
         drop_path: Largest stochastic depth rate.
         zoom: Factor by which pictures are enlarged before patches are cut; centre ``augment.scale`` on it.
     """
@@ -57,6 +62,8 @@ class ModelConfig:
     mca_blocks: int = 4
     fusion: str = "product"
     init: str = "scratch"
+    class_tokens: str = "learned"
+    frozen_blocks: int = 0
     drop_path: float = 0.0
     zoom: int = 1
 
@@ -73,6 +80,10 @@ class LossConfig:
             is flat.
         jaccard_weight: Weight of one minus the soft IoU of the batch, mean over the classes that it shows; mIoU counts
             a rare class as much as a common one, cross-entropy does not.
+        attention_weight: Weight of a cross-entropy on the class attention alone, log(N * GCA) times its sharpness.
+        presence_weight: Weight of a binary cross-entropy on the class tokens: which classes the crop shows, read by
+            the region classifier.
+        contrast_weight: Weight of a cross-entropy on the cosines between class tokens: each is most like itself.
         label_smoothing: 0 to 1.
     """
 
@@ -80,6 +91,9 @@ class LossConfig:
     balance_power: float = 1.0
     hsmf_weight: float = 0.0
     jaccard_weight: float = 0.0
+    attention_weight: float = 0.0
+    presence_weight: float = 0.0
+    contrast_weight: float = 0.0
     label_smoothing: float = 0.0
 
 
@@ -160,6 +174,7 @@ class Recipe:
             ("optim.schedule", self.optim.schedule, ("poly", "cosine")),
             ("optim.precision", self.optim.precision, ("fp32", "bf16", "fp16")),
             ("loss.balance", self.loss.balance, ("none", "effective")),
+            ("model.class_tokens", self.model.class_tokens, ("learned", "prototypes")),
             ("device", self.device, ("auto", "cpu", "cuda")),
             ("resume", self.resume, ("auto", "never")),
         ):
@@ -178,6 +193,9 @@ class Recipe:
             ("loss.balance_power", self.loss.balance_power, 0, None),
             ("loss.hsmf_weight", self.loss.hsmf_weight, 0, None),
             ("loss.jaccard_weight", self.loss.jaccard_weight, 0, None),
+            ("loss.attention_weight", self.loss.attention_weight, 0, None),
+            ("loss.presence_weight", self.loss.presence_weight, 0, None),
+            ("loss.contrast_weight", self.loss.contrast_weight, 0, None),
             ("loss.label_smoothing", self.loss.label_smoothing, 0, 1),
             ("optim.weight_decay", self.optim.weight_decay, 0, None),
             ("optim.warmup", self.optim.warmup, 0, None),
@@ -222,6 +240,9 @@ class Recipe:
             mca_blocks=self.model.mca_blocks,
             fusion=self.model.fusion,
         )
+        depth = BACKBONES[self.model.backbone].depth
+        if not 0 <= self.model.frozen_blocks <= depth:
+            raise _bad("model.frozen_blocks", self.model.frozen_blocks, f"0 to {depth}")
 
 
 def _bad(name: str, value: object, expected: str) -> EmraError:

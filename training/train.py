@@ -29,9 +29,11 @@ with script_imports(__name__, "train"):
     from training.data.generated import generated_scenes
     from training.data.readers import cache
     from training.distributed import Processes, first_alone, join
+    from training.from_onnx import read_onnx
     from training.model import EMRAConfig, EMRAProxy
     from training.model.mimetic import start_mimetic
     from training.model.pretrained import load_pretrained
+    from training.prototypes import start_from_prototypes
     from training.recipe import ModelConfig, Recipe
     from training.trainer import Trainer
 
@@ -53,6 +55,9 @@ def train(recipe: Recipe) -> dict[str, Any]:
     with join(recipe.device) as processes:
         training, validation, scenes = build_data(recipe, processes)
         model = build_model(recipe.model, training.classes, recipe.crop, recipe.seed)
+        if recipe.model.class_tokens == "prototypes":
+            start_from_prototypes(model, training.tiles, recipe.mean, recipe.std)
+        model.backbone.freeze(recipe.model.frozen_blocks)
         return Trainer(recipe, model, training, validation, scenes, processes).run()
 
 
@@ -115,7 +120,7 @@ def build_model(config: ModelConfig, classes: ClassSet, crop: int, seed: int) ->
         return model
     if config.init == "mimetic":
         start_mimetic(model, torch.Generator().manual_seed(seed))
-    elif Path(config.init).is_dir():
+    elif Path(config.init).is_dir() or config.init.endswith(".onnx"):
         _start_from_checkpoint(model, config.init, classes)
     else:
         load_pretrained(model, config.init)
@@ -123,7 +128,7 @@ def build_model(config: ModelConfig, classes: ClassSet, crop: int, seed: int) ->
 
 
 def _start_from_checkpoint(model: EMRAProxy, folder: str, classes: ClassSet) -> None:
-    checkpoint = load_checkpoint(folder)
+    checkpoint = read_onnx(Path(folder)) if folder.endswith(".onnx") else load_checkpoint(folder)
     if checkpoint.classes.names != classes.names:
         raise EmraError(
             "class-names",
@@ -132,13 +137,17 @@ def _start_from_checkpoint(model: EMRAProxy, folder: str, classes: ClassSet) -> 
             folder,
         )
     checkpoint.model.set_image_size(*model.config.image_size, zoom=model.config.zoom)
+    weights = checkpoint.model.state_dict()
+    if checkpoint.model.config.fusion != model.config.fusion:
+        weights = {name: value for name, value in weights.items() if not name.startswith("fusion.")}
+        weights |= {f"fusion.{name}": value for name, value in model.fusion.state_dict().items()}
     try:
-        model.load_state_dict(checkpoint.model.state_dict())
+        model.load_state_dict(weights)
     except RuntimeError as error:
         raise EmraError(
             "checkpoint-mismatch",
             f"its model is {checkpoint.model.config}, the recipe's is {model.config}",
-            "Give the recipe the checkpoint's backbone, fusion and P",
+            "Give the recipe the checkpoint's backbone",
             folder,
         ) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +128,7 @@ def _show(content: dict[str, Any]) -> None:
         "precision": content["precision"],
         "network": f"{content['backbone']}, M {content['hra_block']}, P {content['mca_blocks']}, "
         f"{content['fusion']}, {content['aggregation']}, zoom {content['zoom']}",
+        "attention": class_attention(content),
         "runs with": content["backend"],
         "golden tile": "no: results cannot be checked on this machine"
         if golden is None
@@ -146,6 +148,26 @@ def _show(content: dict[str, Any]) -> None:
     console.print("\nevidence")
     for line in _lines(content["evidence"], 2) or ["  none"]:
         console.print(line)
+
+
+def class_attention(content: Mapping[str, Any]) -> str:
+    """The contribution of GCA to a model's scores, in one line; evidence may be of any form."""
+    if not content["mca_blocks"]:
+        return "left out"
+    found = content["evidence"].get("class_attention")
+    found = found if isinstance(found, dict) else {}
+    labelled = found.get("labelled")
+    labelled = labelled if isinstance(labelled, dict) else {}
+    miou, areas, data = (labelled.get(key) for key in ("miou", "auc", "data"))
+    parts = []
+    if isinstance(miou, dict) and {"whole", "without"} <= miou.keys():
+        parts.append(f"mIoU {_short(miou['whole'])}, without it {_short(miou['without'])}")
+        parts.append(f"on {_short(data.get('name'))} {_short(data.get('split'))}" if isinstance(data, dict) else "")
+    if isinstance(areas, dict) and (known := [area for area in areas.values() if isinstance(area, float)]):
+        parts.append(f"AUC of a class at least {_short(min(known))}")
+    if isinstance(found.get("changed"), float):
+        parts.append(f"decides {100 * found['changed']:.2g} % of the check pictures' pixels")
+    return ", ".join(filter(None, parts)) or "contribution not measured"
 
 
 def _fact(value: Any) -> str:

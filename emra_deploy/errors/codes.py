@@ -188,6 +188,7 @@ _KINDS: Mapping[str, Mapping[str, str]] = {
         "model-missing": "The model file does not exist, or is not a regular file.",
         "model-opset": "The opset of the graph is not supported by the installed TensorRT or by the conversion.",
         "model-unreadable": "The model file is damaged, truncated or in another format.",
+        "onnx-not-a-checkpoint": "The model file does not hold the weights of a checkpoint.",
         "operator-unsupported": "TensorRT does not support an operator of the graph.",
         "precision-mismatch": "The Manifest states another precision than the graph computes in.",
         "pretrained-format": "The format of the pre-trained weights is unknown.",

@@ -25,7 +25,7 @@ SCHEMA = 1
 METADATA_KEY = "emra_manifest"
 """Key of ``metadata_props`` that holds the JSON."""
 
-FUSIONS = ("product", "sum", "gated")
+FUSIONS = ("product", "sum", "gated", "log")
 AGGREGATIONS = ("streamed", "explicit", "plugin")
 INPUT_KINDS = ("uint8", "float")
 HEADS = ("classes", "logits", "confidence")
@@ -50,8 +50,8 @@ class Manifest:
         std: Standard deviation of the same, above 0.
         backbone: Name of the backbone, such as ``"tiny"``.
         hra_block: M, the block after which the region affinities are read; 0 is the patch embedding.
-        mca_blocks: P, the number of last blocks whose class attention is averaged.
-        fusion: ``"product"``, ``"sum"`` or ``"gated"``.
+        mca_blocks: P, the number of last blocks whose class attention is averaged; 0 for a model without MCA.
+        fusion: ``"product"``, ``"sum"``, ``"gated"`` or ``"log"``.
         zoom: How many times the network enlarges its input before it cuts patches.
         aggregation: ``"streamed"``, ``"explicit"`` or ``"plugin"``.
         input_shape: Batch (None when dynamic), height, width; heights and widths in pixels.
@@ -102,7 +102,7 @@ class Manifest:
         _check_triple("mean", self.mean, 0.0, 1.0)
         _check_triple("std", self.std, 1e-6, 1e3)
         _check_integer("hra_block", self.hra_block, 0, 1000)
-        _check_integer("mca_blocks", self.mca_blocks, 1, 1000)
+        _check_integer("mca_blocks", self.mca_blocks, 0, 1000)
         _check_integer("zoom", self.zoom, 1, 16)
         for key, allowed in (
             ("fusion", FUSIONS),

@@ -123,6 +123,8 @@ class Deployed(nn.Module):
             if number == backbone.hra_block:
                 early = x[:, c:]
         hsmf = self.hsmf(early, backbone.norm(x)[:, c:])
+        if not backbone.mca_blocks:
+            return hsmf
         gca = aggregation.result().reshape(-1, c, *self.grid)
         logits: Tensor = model.fusion(hsmf, gca)
         return logits

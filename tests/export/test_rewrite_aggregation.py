@@ -119,6 +119,7 @@ def test_it_is_what_an_export_in_the_plugin_form_gives(
     [
         ({"mca_blocks": 1, "fusion": "gated"}, ("logits", "confidence"), "uint8", 3),
         ({"mca_blocks": 4, "fusion": "sum", "hra_block": 0}, ("logits",), "float", None),
+        ({"mca_blocks": 2, "fusion": "log"}, ("logits",), "uint8", None),
         # As many classes as a head is wide: nothing to pad.
         ({"mca_blocks": 2, "num_classes": 32, "image_size": (32, 48)}, ("logits",), "uint8", None),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -17,8 +18,10 @@ import export.to_onnx as command
 from emra_deploy.errors import EmraError
 from emra_deploy.segmenting.segmenter import Segmenter
 from export.graphs.deployed import Deployed, round_weights
+from export.to_fp16 import to_fp16
 from export.to_onnx import to_onnx
 from tests.checkpoints import MEAN, STD, random_model
+from training.ablation import ABLATION, without_labels
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.data.scenes import DUBAI_CLASSES, generate
 
@@ -94,9 +97,48 @@ def test_a_model_that_enlarges_its_input(zoom: int, small_backbone: None, tmp_pa
         assert segmenter.segment(image).labels.shape == (40, 50)
 
 
-def test_the_manifest_says_where_the_file_came_from(small_checkpoint: Path, tmp_path: Path) -> None:
-    import hashlib
+def test_the_logarithmic_fusion_and_what_it_adds(small_backbone: None, tmp_path: Path) -> None:
+    folder, model = tmp_path / "checkpoint", random_model(image_size=(64, 48), fusion="log")
+    save_checkpoint(folder, model, DUBAI_CLASSES, MEAN, STD, {})
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    recorded = {"model_sha256": digest, "miou": {"whole": 0.6, "without": 0.5}}
+    (folder / ABLATION).write_text(json.dumps(recorded))
+    exported = to_onnx(folder, tmp_path / "model.onnx", heads=("logits",))  # compares with PyTorch itself
+    assert exported.manifest.fusion == "log"
+    told = exported.manifest.evidence["class_attention"]
+    assert told.pop("labelled") == recorded
+    image = exported.manifest.golden.image()
+    assert told == without_labels(load_checkpoint(folder), [image])
+    assert set(told) == {"changed", "correlation", "windows"}
+    (folder / ABLATION).write_text(json.dumps({**recorded, "model_sha256": "0" * 64}))
+    with pytest.raises(EmraError, match="ablation"):
+        to_onnx(folder, tmp_path / "again.onnx")
 
+
+@pytest.mark.parametrize("fusion", ["product", "log"])
+def test_a_model_without_mca_has_the_regions_alone(fusion: str, small_backbone: None, tmp_path: Path) -> None:
+    folder, model = tmp_path / "checkpoint", random_model(image_size=(64, 48), fusion=fusion)
+    save_checkpoint(folder, model, DUBAI_CLASSES, MEAN, STD, {})
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    (folder / "evaluation.json").write_text(json.dumps({"model_sha256": digest, "miou": 0.5}))
+    with_mca = to_onnx(folder, tmp_path / "with.onnx", heads=("logits",))
+    without = to_onnx(folder, tmp_path / "without.onnx", heads=("logits",), class_attention=False)
+    assert (with_mca.manifest.mca_blocks, without.manifest.mca_blocks) == (4, 0)
+    # The score is that of the whole model.
+    assert without.manifest.evidence == {"class_attention": {}}
+    softmaxes = [sum(node.op_type == "Softmax" for node in onnx.load(e.path).graph.node) for e in (with_mca, without)]
+    assert softmaxes == [4 + 1 + 2 * 4, 4 + 1]
+    image = generate(1, 64, 48).image
+    pixels = (torch.from_numpy(image).float() / 255 - torch.tensor(MEAN)) / torch.tensor(STD)
+    with torch.inference_mode():
+        hsmf = model.forward_parts(pixels.permute(2, 0, 1)[None]).hsmf
+        expected = torch.nn.functional.interpolate(hsmf, scale_factor=4.0, mode="bilinear", align_corners=False).numpy()
+    [found] = onnxruntime.InferenceSession(without.path).run(["logits"], {"image": image[None]})
+    np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+    to_fp16(without.path, tmp_path / "half.onnx")
+
+
+def test_the_manifest_says_where_the_file_came_from(small_checkpoint: Path, tmp_path: Path) -> None:
     digest = hashlib.sha256((small_checkpoint / "model.safetensors").read_bytes()).hexdigest()
     (small_checkpoint / "evaluation.json").write_text(json.dumps({"model_sha256": digest, "miou": 0.5}))
     manifest = to_onnx(small_checkpoint, tmp_path / "field.onnx").manifest

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from tests.training.array_tiles import tile_of
-from training.losses import class_weights, segmentation_loss, soft_jaccard
+from training.losses import class_weights, contrast_loss, presence_loss, segmentation_loss, soft_jaccard
 from training.model import Parts
 from training.recipe import LossConfig
 
@@ -16,7 +16,9 @@ PLAIN = LossConfig()
 def parts(seed: int = 0, classes: int = 3, side: int = 4) -> Parts:
     generator = torch.Generator().manual_seed(seed)
     hsmf, logits = (torch.randn(2, classes, side, side, generator=generator) for _ in range(2))
-    return Parts(hsmf, torch.ones(2, classes, side // 4, side // 4), logits.requires_grad_())
+    evidence = torch.randn(2, classes, side // 4, side // 4, generator=generator)
+    tokens, named = (torch.randn(2, classes, width, generator=generator) for width in (7, classes))
+    return Parts(hsmf, torch.ones_like(evidence), logits.requires_grad_(), evidence, tokens, named)
 
 
 def labels(seed: int = 0, classes: int = 3, side: int = 16) -> torch.Tensor:
@@ -63,7 +65,7 @@ def test_ignored_pixels_have_no_say():
     first.backward()
     assert maps.logits.grad[:, :, 2:].abs().max() == 0
     assert maps.logits.grad[:, :, :2].abs().min() > 0
-    other = Parts(maps.hsmf, maps.gca, maps.logits.detach().clone())
+    other = maps._replace(logits=maps.logits.detach().clone())
     other.logits[:, :, 2:] = 1e4
     assert value(other, truth, None, PLAIN) == first.item()
 
@@ -89,7 +91,7 @@ def test_second_loss_and_smoothing():
 
 def test_half_precision_maps_are_summed_in_full():
     maps, truth = parts(), labels(side=4)
-    half = Parts(maps.hsmf.bfloat16(), maps.gca.bfloat16(), maps.logits.bfloat16())
+    half = Parts(*(part.bfloat16() for part in maps))
     loss = segmentation_loss(half, truth, None, PLAIN)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(by_hand(half.logits.float(), truth), rel=1e-5)
@@ -144,3 +146,40 @@ def test_soft_jaccard_adds_to_the_loss_and_pulls_towards_the_labels():
     (gradient,) = torch.autograd.grad(loss, maps.logits)
     better = maps._replace(logits=maps.logits - 0.1 * gradient)
     assert value(better, truth, None, config) < loss.item()
+
+
+def test_losses_of_the_class_attention_add_to_the_loss():
+    maps, truth = parts(), labels()
+    plain = value(maps, truth, None, PLAIN)
+    up = F.interpolate(maps.evidence, size=(16, 16), mode="bilinear", align_corners=False)
+    for name, expected in {
+        "attention_weight": by_hand(up, truth),
+        "presence_weight": presence_loss(maps.named, truth.long()).item(),
+        "contrast_weight": contrast_loss(maps.tokens).item(),
+    }.items():
+        assert expected > 0
+        found = value(maps, truth, None, LossConfig(**{name: 0.5}))
+        assert found == pytest.approx(plain + 0.5 * expected, rel=1e-5), name
+
+
+def test_presence_asks_each_token_for_its_own_class_alone():
+    truth = torch.full((2, 8, 8), 255)
+    truth[0, 0, 0], truth[1, :, 4:] = 1, 2
+    own = torch.tensor([[-2.0, 3.0, -1.0], [0.5, -4.0, 1.5]])
+    shown = torch.tensor([[False, True, False], [False, False, True]])
+    p = own.sigmoid()
+    expected = -torch.where(shown, p, 1 - p).log().mean()
+    # What a token says of the other classes is of no consequence.
+    named = torch.randn(2, 3, 3) * (1 - torch.eye(3)) + torch.diag_embed(own)
+    torch.testing.assert_close(presence_loss(named, truth), expected)
+    # Nor is the size of the crop, nor pixels without a label: the class of 255 is none.
+    assert presence_loss(named, torch.full_like(truth, 255)) > expected
+
+
+def test_contrast_is_low_for_tokens_at_right_angles_and_high_for_equal_ones():
+    apart, equal = torch.eye(4)[None] * 3, torch.ones(1, 4, 6)
+    assert contrast_loss(apart).item() == pytest.approx(np.log(1 + 3 * np.exp(-5.0)), rel=1e-4)
+    assert contrast_loss(equal).item() == pytest.approx(np.log(4), rel=1e-5)
+    tokens = (equal + 0.1 * torch.randn(1, 4, 6, generator=torch.Generator().manual_seed(0))).requires_grad_()
+    (gradient,) = torch.autograd.grad(contrast_loss(tokens), tokens)
+    assert contrast_loss(tokens - gradient) < contrast_loss(tokens)

@@ -43,9 +43,12 @@ def test_a_warm_up_longer_than_the_run_is_a_ramp():
     )
 
 
-@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
-def test_decay_falls_on_matrices_and_kernels_only(name, kind):
-    model = EMRAProxy(EMRAConfig(image_size=(32, 32), fusion="gated"))
+@pytest.mark.parametrize(
+    ("name", "kind", "fusion", "weight"),
+    [("sgd", torch.optim.SGD, "gated", "gate"), ("adamw", torch.optim.AdamW, "log", "log_sharpness")],
+)
+def test_decay_falls_on_matrices_and_kernels_only(name, kind, fusion, weight):
+    model = EMRAProxy(EMRAConfig(image_size=(32, 32), fusion=fusion))
     optimizer = make_optimizer(model, OptimConfig(optimizer=name, weight_decay=0.05))
     assert isinstance(optimizer, kind)
     names = {id(value): key for key, value in model.named_parameters()}
@@ -53,7 +56,7 @@ def test_decay_falls_on_matrices_and_kernels_only(name, kind):
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.0]
     assert sorted(decayed + others) == sorted(names.values())
     assert all(key.endswith("weight") and "norm" not in key for key in decayed)
-    assert {"backbone.class_tokens", "backbone.class_positions", "backbone.patch_positions", "fusion.gate"} <= set(
+    assert {"backbone.class_tokens", "backbone.class_positions", "backbone.patch_positions", f"fusion.{weight}"} <= set(
         others
     )
     assert "backbone.patch_embed.proj.weight" in decayed

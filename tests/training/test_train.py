@@ -283,6 +283,31 @@ def test_a_mistake_is_one_line_and_status_2(recipe, tmp_path, capsys, options, w
     assert not list(tmp_path.glob("run/*"))
 
 
+def test_training_on_with_another_fusion_from_the_blocks_up(recipe, tmp_path, monkeypatch):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run(recipe, first, **{"data.val": "", "epochs": 1}) == 0
+    options = {"model.init": first / "last", "model.fusion": "log", "model.frozen_blocks": 8}
+    options |= {"loss.attention_weight": 0.5, "loss.presence_weight": 0.1, "loss.contrast_weight": 0.1}
+    options |= {"data.val": "", "epochs": 1, "optim.ema": 0.0}
+    assert run(recipe, second, **options) == 0
+    before, after = (load_checkpoint(folder / "last").model.state_dict() for folder in (first, second))
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    frozen = {name for name in before if name.startswith("backbone.") and not name.startswith("backbone.norm")}
+    frozen -= {name for name in before if name.startswith(tuple(f"backbone.blocks.{block}." for block in range(8, 12)))}
+    assert moved == before.keys() - frozen
+    assert (after["fusion.log_sharpness"] != torch.tensor(5.0).log()).all()
+    asked = []
+    monkeypatch.setattr(
+        "training.train.start_from_prototypes", lambda model, tiles, mean, _: asked.append((mean, len(tiles)))
+    )
+    # From the prototypes of the classes, and without MCA, the same start serves.
+    options |= {"model.class_tokens": "prototypes", "model.fusion": "product", "model.mca_blocks": 0}
+    options |= {name: 0.0 for name in options if name.startswith("loss.")}
+    assert run(recipe, tmp_path / "third", **options) == 0
+    assert asked == [((0.485, 0.456, 0.406), 12)]
+    assert load_checkpoint(tmp_path / "third" / "last").model.config.mca_blocks == 0
+
+
 def test_cuda_without_one(recipe, tmp_path, capsys):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

@@ -20,11 +20,13 @@ class Features(NamedTuple):
         early: Patch tokens after block M, B x N x D.
         final: Patch tokens after the last block and norm, B x N x D.
         qkv: The packed qkv of the last P blocks, oldest first, B x T x 3D each, class tokens first.
+        classes: Class tokens after the last block and norm, B x C x D.
     """
 
     early: Tensor
     final: Tensor
     qkv: list[Tensor]
+    classes: Tensor
 
 
 class ClassTokenViT(nn.Module):
@@ -70,6 +72,14 @@ class ClassTokenViT(nn.Module):
         """Factor on Q K^T."""
         return float(self.blocks[0].attn.scale)
 
+    def freeze(self, blocks: int) -> None:
+        """Train no weight before the end of a block; 0 leaves all as they are."""
+        if blocks:
+            for part in (self.patch_embed, *self.blocks[:blocks]):
+                part.requires_grad_(False)
+            for table in (self.class_tokens, self.class_positions, self.patch_positions):
+                table.requires_grad_(False)
+
     def set_grid(self, grid: tuple[int, int]) -> None:
         """Resample the stored position table, in place, to h x w patches (bicubic, as timm does)."""
         if grid != self.grid:
@@ -95,7 +105,8 @@ class ClassTokenViT(nn.Module):
                 early = x[:, c:]
             if number > len(self.blocks) - self.mca_blocks:
                 packed.append(qkv)
-        return Features(early, self.norm(x)[:, c:], packed)
+        x = self.norm(x)
+        return Features(early, x[:, c:], packed, x[:, :c])
 
 
 def run_block(block: Any, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ BACKBONES = {
     "base": Backbone("vit_base_patch16_224", 768, 12, 12),
     "large": Backbone("vit_large_patch16_224", 1024, 24, 16),
 }
-FUSIONS = ("product", "sum", "gated")
+FUSIONS = ("product", "sum", "gated", "log")
 AGGREGATIONS = ("streamed", "explicit", "plugin")
 ZOOMS = (1, 2, 4)
 
@@ -43,8 +43,8 @@ class EMRAConfig:
         num_classes: C, 2 to 32.
         image_size: (H, W) in pixels; times ``zoom``, multiples of 16.
         hra_block: M, the block after which HRA reads the patch tokens; 0 is the patch embedding.
-        mca_blocks: P, how many of the last blocks MCA averages over.
-        fusion: ``product`` (Eq. 5), ``sum`` or ``gated``.
+        mca_blocks: P, how many of the last blocks MCA averages over; 0 leaves MCA out, and the logits are HSMF.
+        fusion: ``product`` (Eq. 5), ``sum``, ``gated`` or ``log``.
         aggregation: ``streamed`` (O(T) memory), ``explicit`` (the formula as written) or ``plugin`` (one operator, with
             CUDA kernels where they are built; one node in ONNX).
         zoom: How many times a picture is enlarged before patches are cut from it, 1, 2 or 4. A patch covers 16 / zoom
@@ -71,7 +71,7 @@ class EMRAConfig:
         depth = BACKBONES[self.backbone].depth
         _between("num_classes", self.num_classes, 2, 32)
         _between("hra_block", self.hra_block, 0, depth)
-        _between("mca_blocks", self.mca_blocks, 1, depth)
+        _between("mca_blocks", self.mca_blocks, 0, depth)
         if type(self.zoom) is not int or self.zoom not in ZOOMS:
             raise EmraError("model-config", f"zoom is {self.zoom!r}, expected 1, 2 or 4", "Change zoom")
         sides = self.image_size

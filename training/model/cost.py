@@ -87,8 +87,12 @@ def count_cost(config: EMRAConfig) -> Cost:
     with torch.no_grad():
         backbone, features = count_operators(lambda: model.backbone(image))
         hra, hsmf = count_operators(lambda: model.hra(features.early, features.final, grid), products=True)
-        mca, gca = count_operators(lambda: model.mca(features.qkv, grid))
-        fusion, logits = count_operators(lambda: model.fusion(hsmf, gca), products=True)
+        mca: dict[Any, int] = {}
+        fusion: dict[Any, int] = {}
+        logits = hsmf
+        if config.mca_blocks:
+            mca, gca = count_operators(lambda: model.mca(features.qkv, grid))
+            fusion, logits = count_operators(lambda: model.fusion(hsmf, gca), products=True)
         up, _ = count_operators(lambda: enlarge(logits, PATCH // CELLS // config.zoom))
     parts = (
         PartCost("backbone", _parameters(model.backbone), sum(backbone.values())),

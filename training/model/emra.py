@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,11 +17,23 @@ from training.model.mca import MCA
 
 
 class Parts(NamedTuple):
-    """Maps before the last upsampling: HSMF and logits, B x C x H/4 x W/4; GCA, B x C x H/16 x W/16."""
+    """What the losses read, before the last upsampling.
+
+    Attributes:
+        hsmf: B x C x H/4 x W/4.
+        gca: B x C x H/16 x W/16; 1 / N everywhere in a model without MCA.
+        logits: B x C x H/4 x W/4.
+        evidence: `Fusion.evidence` of GCA, B x C x H/16 x W/16.
+        tokens: The class tokens after the last block, B x C x D.
+        named: Region logits of the class tokens, as if each were a patch, B x C x C.
+    """
 
     hsmf: Tensor
     gca: Tensor
     logits: Tensor
+    evidence: Tensor
+    tokens: Tensor
+    named: Tensor
 
 
 def enlarge(maps: Tensor, times: int) -> Tensor:
@@ -54,8 +67,12 @@ class EMRAProxy(nn.Module):
         grid = (image.shape[-2] // PATCH, image.shape[-1] // PATCH)
         features = self.backbone(image)
         hsmf = self.hra(features.early, features.final, grid)
+        tokens, named = features.classes, self.hra.classifier(features.classes)
+        if not features.qkv:
+            nothing = torch.zeros_like(hsmf[:, :, ::CELLS, ::CELLS])
+            return Parts(hsmf, nothing + 1 / (grid[0] * grid[1]), hsmf, nothing, tokens, named)
         gca = self.mca(features.qkv, grid)
-        return Parts(hsmf, gca, self.fusion(hsmf, gca))
+        return Parts(hsmf, gca, self.fusion(hsmf, gca), self.fusion.evidence(gca), tokens, named)
 
     def forward(self, image: Tensor) -> Tensor:
         """Logits per pixel.
@@ -84,6 +101,11 @@ class EMRAProxy(nn.Module):
         """
         self.config = replace(self.config, image_size=(height, width), zoom=self.config.zoom if zoom is None else zoom)
         self.backbone.set_grid(self.config.grid)
+
+    def leave_mca_out(self) -> None:
+        """Make HSMF the logits: what every fusion but ``sum`` gives where the attention is flat."""
+        self.config = replace(self.config, mca_blocks=0)
+        self.backbone.mca_blocks = 0
 
     def set_aggregation(self, aggregation: str) -> None:
         """Change how GCA is computed; the result is the same."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from emra_deploy import __version__
+from emra_deploy.cli.info import class_attention
 from emra_deploy.cli.main import main
 from tests.emra_deploy.cli.cli_helpers import emra
 from tests.onnx_models import CLASSES, build_model
@@ -33,6 +34,7 @@ def test_table_for_people(model: Path) -> None:
     digest = hashlib.sha256(model.read_bytes()).hexdigest()
     for text in (*CLASSES.names, "#143cc8", "32 x 32", "fp32", "0.3 m per pixel", "0.6543", "part 007", digest):
         assert text in done.stdout
+    assert "not measured" in done.stdout
     assert "golden tile" in done.stdout
     assert "yes" in done.stdout
 
@@ -45,6 +47,40 @@ def test_json_for_programs(model: Path) -> None:
     assert content["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
     assert content["golden_tile"] == {"tolerance": 0.0}
     assert content["evidence"]["dubai"]["miou"] == 0.6543
+
+
+ABLATION = {
+    "miou": {"whole": 0.6431, "without": 0.6383},
+    "auc": {"road": 0.61, "land": 0.9, "water": None},
+    "data": {"name": "dubai", "split": "val"},
+}
+
+
+@pytest.mark.parametrize(
+    ("evidence", "blocks", "told"),
+    [
+        (
+            {"changed": 0.044, "labelled": {**ABLATION, "data": {"name": "dubai", "split": "val"}}},
+            4,
+            ("0.6431", "0.6383"),
+        ),
+        (
+            {"changed": 0.044, "labelled": {**ABLATION, "data": {"name": "dubai", "split": "val"}}},
+            4,
+            ("dubai val", "0.61"),
+        ),
+        ({"changed": 0.044, "correlation": 0.9}, 4, ("decides 4.4 %",)),
+        (None, 4, ("not measured",)),
+        ({"changed": "x" * 9, "labelled": {"miou": [1], "auc": 3, "data": 7}}, 4, ("not measured",)),
+        ([3], 4, ("not measured",)),
+        ({}, 0, ("left out",)),
+    ],
+)
+def test_what_the_class_attention_adds(evidence: object, blocks: int, told: tuple[str, ...]) -> None:
+    content = {"mca_blocks": blocks, "evidence": {} if evidence is None else {"class_attention": evidence}}
+    line = class_attention(content)
+    assert all(text in line for text in told)
+    assert "\n" not in line
 
 
 def test_model_without_golden_tile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

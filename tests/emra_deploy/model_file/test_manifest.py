@@ -72,7 +72,7 @@ def test_a_file_without_manifest_is_named_so() -> None:
         ("hra_block", -1),
         ("hra_block", 3.0),
         ("hra_block", True),
-        ("mca_blocks", 0),
+        ("mca_blocks", -1),
         ("zoom", 0),
         ("zoom", 1.5),
         ("fusion", "mean"),

@@ -21,7 +21,7 @@ from training.model.config import PATCH
         ("aggregation", ["fused", "", []]),
         ("num_classes", [1, 33, -1, True, 5.0, "5", None]),
         ("hra_block", [-1, 13, 3.0, None, False]),
-        ("mca_blocks", [0, 13, "4", True]),
+        ("mca_blocks", [-1, 13, "4", True]),
         (
             "image_size",
             [(512,), (512, 512, 3), (500, 512), (0, 16), (-16, 16), (16.0, 16), ("512", 512), 512, None, [512, 512]],
@@ -39,7 +39,7 @@ def test_values_outside_their_range_are_refused(field: str, values: list[object]
 def test_limits_are_allowed() -> None:
     config = EMRAConfig("large", 32, (16, 4096), hra_block=24, mca_blocks=24, fusion="gated", aggregation="explicit")
     assert config.grid == (1, 256)
-    assert EMRAConfig("tiny", 2, hra_block=0, mca_blocks=1).grid == (32, 32)
+    assert EMRAConfig("tiny", 2, hra_block=0, mca_blocks=0, fusion="log").grid == (32, 32)
 
 
 def test_blocks_are_counted_against_the_backbone() -> None:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from emra_deploy.errors import EmraError
 from training.model import BACKBONES, EMRAConfig, EMRAProxy
+from training.model.config import FUSIONS
 
 SIZES = [(256, 256), (512, 512), (192, 320)]
 
@@ -78,7 +79,7 @@ def test_m_and_p_change_the_result() -> None:
     assert not torch.allclose(results[0], results[2], rtol=1e-5, atol=0)
 
 
-@pytest.mark.parametrize("fusion", ["product", "sum", "gated"])
+@pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("aggregation", ["streamed", "explicit", "plugin"])
 def test_every_parameter_learns(fusion: str, aggregation: str) -> None:
     model = random_model(EMRAConfig("tiny", 4, (48, 48), fusion=fusion, aggregation=aggregation)).train()
@@ -87,6 +88,25 @@ def test_every_parameter_learns(fusion: str, aggregation: str) -> None:
     still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
     assert still == []
     assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_without_mca_the_logits_are_hsmf(fusion: str) -> None:
+    model = random_model(EMRAConfig("tiny", 4, (48, 32), mca_blocks=0, fusion=fusion))
+    with torch.no_grad():
+        parts = model.forward_parts(torch.randn(2, 3, 48, 32))
+    assert parts.logits is parts.hsmf
+    assert parts.hsmf.std() > 0
+    torch.testing.assert_close(parts.gca, torch.full((2, 4, 3, 2), 1 / 6))
+    assert not parts.evidence.any()
+
+
+def test_class_tokens_are_read_by_the_region_classifier() -> None:
+    model = random_model(EMRAConfig("tiny", 4, (48, 32)))
+    with torch.no_grad():
+        parts = model.forward_parts(torch.randn(2, 3, 48, 32))
+        torch.testing.assert_close(parts.named, model.hra.classifier(parts.tokens))
+    assert (parts.tokens.shape, parts.named.shape) == ((2, 4, 192), (2, 4, 4))
 
 
 def test_images_of_a_batch_do_not_mix() -> None:

@@ -1,4 +1,4 @@
-"""Eq. 5 and its two variants."""
+"""Eq. 5 and its variants."""
 
 from __future__ import annotations
 
@@ -70,15 +70,47 @@ def test_gate_is_per_class_and_learns(maps) -> None:
 def test_flat_attention_leaves_hsmf_alone(maps) -> None:
     hsmf, gca = maps
     flat = torch.full_like(gca, 1 / 15)
-    for kind in ("product", "gated"):
+    for kind in ("product", "gated", "log"):
         torch.testing.assert_close(Fusion(kind, 4).double()(hsmf, flat), hsmf)
 
 
-def test_only_the_gated_fusion_has_weights() -> None:
+def test_log_adds_the_sharpened_logarithm(maps) -> None:
+    hsmf, gca = maps
+    fusion = Fusion("log", 4).double()
+    sharpness = torch.tensor([0.5, 1.0, 2.0, 7.0], dtype=torch.float64).view(1, 4, 1, 1)
+    with torch.no_grad():
+        fusion.log_sharpness.copy_(sharpness.log())
+    # `upsampled` multiplies by h * w, which is 15.
+    expected = hsmf + upsampled((gca * 15).log() * sharpness / 15)
+    torch.testing.assert_close(fusion(hsmf, gca), expected)
+    torch.testing.assert_close(fusion.evidence(gca), (gca * 15).log() * sharpness)
+
+
+@pytest.mark.parametrize(("kind", "monotone"), [("log", True), ("sum", True), ("product", False)])
+def test_more_attention_speaks_for_a_class(maps, kind: str, monotone: bool) -> None:
+    """Also where HSMF is negative, which is where Eq. 5 turns it round."""
+    hsmf, gca = maps
+    fusion = Fusion(kind, 4).double()
+    rise = fusion(hsmf, gca * 1.5) - fusion(hsmf, gca)
+    assert bool((rise > 0).all()) == monotone
+
+
+def test_no_attention_at_all_is_finite() -> None:
+    hsmf = torch.zeros(1, 2, 8, 8)
+    gca = torch.tensor([0.0, 1.0, 0.0, 0.0]).view(1, 1, 2, 2).expand(1, 2, 2, 2).clone().requires_grad_()
+    logits = Fusion("log", 2)(hsmf, gca)
+    logits.square().sum().backward()
+    assert logits.isfinite().all()
+    assert gca.grad.isfinite().all()
+    assert Fusion("log", 2).half()(hsmf.half(), gca.half()).isfinite().all()
+
+
+def test_only_the_learned_fusions_have_weights() -> None:
     assert {kind: sum(p.numel() for p in Fusion(kind, 4).parameters()) for kind in FUSIONS} == {
         "product": 0,
         "sum": 0,
         "gated": 4,
+        "log": 4,
     }
 
 
