@@ -1,4 +1,4 @@
-"""What the class attention adds: scores of a model with GCA, without it, and with what is wrong in its place.
+"""Contribution of the class attention: scores of a model with GCA, without it, and with what is wrong in its place.
 
 python -m training.ablation runs/dubai/best --data data/dubai --record
 python -m training.ablation models/emra-ti-dubai.onnx --data data/dubai
@@ -214,7 +214,7 @@ def _json(value: float) -> float | None:
 
 
 def without_labels(checkpoint: Checkpoint, images: Iterable[npt.NDArray[np.uint8]]) -> dict[str, Any]:
-    """What can be said of the class attention on any pictures: the share of pixels whose class changes without GCA.
+    """Measure the share of pixels whose class changes without GCA, on pictures without labels.
 
     Args:
         checkpoint: As for `measure`.

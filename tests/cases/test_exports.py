@@ -24,8 +24,7 @@ from export.compare.verify import ROUNDED
 from export.graphs.model_file import read_model
 from export.to_fp16 import EVIDENCE, to_fp16
 from export.to_onnx import to_onnx
-from tests.checkpoints import MEAN, STD, random_model
-from tests.export.small_models import _narrow
+from tests.checkpoints import MEAN, STD, narrow_backbone, random_model
 from tests.onnx_models import CLASSES, make_manifest, scene
 from training.checkpoint import save_checkpoint
 from training.data.scenes import DUBAI_CLASSES
@@ -93,7 +92,7 @@ def test_labels_that_are_plainly_wrong_are_no_ties() -> None:
 
 
 def checkpoint(folder: Path, change: Callable[[torch.nn.Module], None] = lambda model: None) -> Path:
-    with _narrow():
+    with narrow_backbone():
         model = random_model(image_size=(64, 64))
         with torch.no_grad():
             change(model)
@@ -111,7 +110,7 @@ def hardly_train(model: torch.nn.Module) -> None:
 @pytest.fixture(scope="module")
 def barely_trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("barely")
-    with _narrow():
+    with narrow_backbone():
         to_onnx(checkpoint(folder / "checkpoint", hardly_train), folder / "model.onnx")
     return folder / "model.onnx"
 

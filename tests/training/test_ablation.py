@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from emra_deploy.scenes import DUBAI_CLASSES
 
 from emra_deploy.evaluation import evaluate
 from emra_deploy.model_file.classes import IGNORE
@@ -18,9 +17,10 @@ from tests.checkpoints import MEAN, STD, random_model, small_backbone, small_che
 from tests.training.array_tiles import tile_of
 from tests.training.test_evaluate import write_data
 from training.ablation import ABLATION, area, largest_correlation, main, majority, measure, windows, without_labels
-from training.backend import TorchBackend, torch_manifest
+from training.backend import checkpoint_backend
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.data import open_dataset
+from training.data.scenes import DUBAI_CLASSES
 
 __all__ = ["small_backbone", "small_checkpoint"]
 
@@ -76,8 +76,7 @@ def test_whole_is_what_evaluate_says(small_checkpoint: Path, tmp_path: Path) -> 
     data = open_dataset("auto", write_data(tmp_path / "data"), "val")
     checkpoint = load_checkpoint(small_checkpoint)
     found = measure(checkpoint, windows([tile for tile in data.tiles if tile.height >= 64], (64, 64)))
-    backend = TorchBackend(checkpoint)
-    segmenter = Segmenter(backend, torch_manifest(checkpoint, backend, "small"))
+    segmenter = Segmenter(checkpoint_backend(checkpoint, "small"))
     expected = evaluate(segmenter, [tile for tile in data.tiles if tile.height >= 64], data.classes).scores
     assert found["miou"]["whole"] == pytest.approx(expected.miou, abs=1e-6)
     assert found["iou"]["whole"]["land"] == pytest.approx(expected.iou[1], abs=1e-6)

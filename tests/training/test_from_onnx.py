@@ -8,14 +8,15 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from emra_deploy.scenes import DUBAI_CLASSES
 
 from emra_deploy.errors import EmraError
 from export.graphs.deployed import round_weights
-from export.to_onnx import write_model
+from export.graphs.model_file import write_model
+from export.to_onnx import trace_checkpoint
 from tests.checkpoints import MEAN, STD, random_model, small_backbone
-from training.backend import TorchBackend, torch_manifest
+from training.backend import checkpoint_manifest
 from training.checkpoint import load_checkpoint, save_checkpoint
+from training.data.scenes import DUBAI_CLASSES
 from training.from_onnx import main, read_onnx
 
 pytestmark = pytest.mark.usefixtures("small_backbone")
@@ -28,12 +29,11 @@ def exported(tmp_path: Path):
         model = random_model(**{"image_size": (48, 64), "zoom": 2, **config})
         save_checkpoint(tmp_path / "checkpoint", model, DUBAI_CLASSES, MEAN, STD, {"gsd": 0.5})
         loaded = load_checkpoint(tmp_path / "checkpoint")
-        backend = TorchBackend(loaded)
-        manifest = torch_manifest(loaded, backend, "small")
+        manifest = checkpoint_manifest(loaded, "small")
         if weights == "float16":
             round_weights(loaded.model)
         # What `to_onnx` writes, without its checks, which take longer than the rest.
-        write_model(loaded, manifest, weights, tmp_path / "model.onnx")
+        write_model(trace_checkpoint(loaded, manifest, weights), manifest, tmp_path / "model.onnx")
         return tmp_path / "checkpoint", tmp_path / "model.onnx"
 
     return write
@@ -78,8 +78,8 @@ def test_the_command_writes_a_checkpoint(exported, tmp_path: Path, capsys) -> No
 def test_files_that_hold_other_weights_are_refused(exported, tmp_path: Path, capsys) -> None:
     folder, path = exported()
     loaded = load_checkpoint(folder)
-    manifest = replace(torch_manifest(loaded, TorchBackend(loaded), "half"), precision="fp16")
-    write_model(loaded, manifest, "float32", tmp_path / "half.onnx")
+    manifest = replace(checkpoint_manifest(loaded, "half"), precision="fp16")
+    write_model(trace_checkpoint(loaded, manifest, "float32"), manifest, tmp_path / "half.onnx")
     foreign = tmp_path / "foreign.onnx"
     onnx.save(onnx.helper.make_model(onnx.helper.make_graph([], "empty", [], [])), foreign)
     damaged = tmp_path / "damaged.onnx"
