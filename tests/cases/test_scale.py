@@ -1,6 +1,7 @@
 """``--scale`` on rasters whose tags say what their stored numbers mean: the range is in the units of the values.
 
-``--scale 0 0.3`` on uint16 with a scale tag of 0.0001 gave a map of one class.
+``--scale 0 0.3`` on uint16 with a scale tag of 0.0001 gave a map of one class (rasterio issue 2219: the tag is not
+applied by the reader).
 """
 
 from __future__ import annotations
