@@ -20,6 +20,7 @@ from emra_deploy.errors import EmraError
 from emra_deploy.host.files import check_input
 from emra_deploy.pictures.masks import WITH_ALPHA, mask_of_picture, nodata_of_tiff
 from emra_deploy.pictures.scaling import Scale, depth_error
+from emra_deploy.pictures.units import in_stored_numbers
 
 MAX_PIXELS = 178_956_970
 """Largest picture that is read whole: 512 MiB of RGB, and where Pillow sees a decompression bomb."""
@@ -142,6 +143,8 @@ def read_picture(path: str | os.PathLike[str], scale: Scale | None = None, kind:
                 _check_jpeg_end(picture, path)
             key, nodata = picture.info.get("transparency"), nodata_of_tiff(picture)
             orientation = picture.getexif().get(_ORIENTATION, 1)
+            if scale is not None and picture.mode.startswith(("I", "F")):
+                scale = in_stored_numbers(scale, picture, os.fspath(path))
             if picture.mode == "L" and isinstance(key, int) and key < 2**depth:
                 # Pillow stretches greys of 2 and 4 bits to 8, but not the one that is transparent.
                 picture.info["transparency"] = key * 255 // (2**depth - 1)
