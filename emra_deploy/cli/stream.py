@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import json
+import logging
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from emra_deploy.cli.allocator import share_one_arena
 from emra_deploy.cli.flags import add_flags, read_flags
 from emra_deploy.cli.model_options import add_model_arguments
 from emra_deploy.errors import EmraError
+from emra_deploy.pictures.bands import RGB
 from emra_deploy.segmenting.palettes import PALETTES, check_palette
 from emra_deploy.stream.options import StreamOptions
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
     from emra_deploy.stream.run import Stream, StreamResult
     from emra_deploy.stream.service import StreamReport
+
+_log = logging.getLogger(__name__)
 
 HELP = "Segment a video file, a camera or a network stream."
 
@@ -83,6 +87,8 @@ def run(options: Namespace) -> int:
         Segmenter.open(options.model, load, halo=options.halo) as segmenter,
         Stream(segmenter, source, chosen) as stream,
     ):
+        if segmenter.manifest.bands != RGB:
+            _log.warning("the model reads %s: frames must hold these", ", ".join(segmenter.manifest.bands))
         printer = _Printer(stream, as_json=options.json)
         with _signals(stream):
             report = run_stream(

@@ -111,12 +111,9 @@ class ResampledSource:
         valid = self._source.valid(outer)
         if valid is None:
             return None
-        # Sums over all pixels above and to the left: four of them give the count in any rectangle.
-        sums = np.zeros((outer.height + 1, outer.width + 1), np.int64)
-        sums[1:, 1:] = valid.cumsum(axis=0).cumsum(axis=1)
-        down = sums[bottom - outer.top] - sums[top - outer.top]
-        counts = down[:, right - outer.left] - down[:, left - outer.left]
-        return np.asarray(counts > 0)
+        rows = _any(valid, top - outer.top, bottom - outer.top)
+        touched: npt.NDArray[np.bool_] = _any(rows.T, left - outer.left, right - outer.left).T
+        return touched
 
     def rows(self, segmenter: Segmenter, start: int = 0) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
         """Segment the picture; yield labels on the grid of the source, from its row ``start`` on.
@@ -154,6 +151,16 @@ def _touched(count: int, others: int, first: int, last: int) -> tuple[npt.NDArra
     """
     index = np.arange(first, last, dtype=np.int64)
     return index * others // count, -(-(index + 1) * others // count)
+
+
+def _any(
+    valid: npt.NDArray[np.bool_], starts: npt.NDArray[np.int64], stops: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """Whether any of the rows from each start to its stop holds data, column by column."""
+    # Every other of the ranges between a start and a stop is one; the last stop may be the end.
+    bounds = np.stack([starts, stops], axis=1).reshape(-1)
+    found: npt.NDArray[np.bool_] = np.logical_or.reduceat(np.pad(valid, ((0, 1), (0, 0))), bounds, axis=0)[::2]
+    return found
 
 
 def _nearest(count: int, others: int) -> npt.NDArray[np.int64]:

@@ -49,6 +49,7 @@ _SHOWN = 12
 _REMEDY = "Give the numbers of the model's bands, in the model's order: --bands 3,2,1, for example"
 _NAME_TAGS = ("bandname", "band_name", "name", "common_name", "eo:common_name")
 _WAVELENGTH_TAGS = ("central_wavelength_um", "wavelength", "center_wavelength", "central_wavelength")
+_LENGTH = r"(\d+(?:\.\d+)?)"
 _MICROMETRES = ((0.445, 0.515, "blue"), (0.54, 0.59, "green"), (0.63, 0.69, "red"), (0.785, 0.9, "near-infrared"))
 """Central wavelengths, between those of coastal, yellow and red-edge bands."""
 
@@ -71,7 +72,7 @@ def band_names(dataset: Any) -> tuple[str, ...]:
     for index, (texts, values, kind) in enumerate(zip(described, tags, dataset.colorinterp, strict=True)):
         colour = band_name(kind.name)
         given = [_KNOWN.get(_key(text)) or numbered.get(_key(text)) for text in texts]
-        name = next((known for known in given if known), None) or _of_wavelength(values)
+        name = next((known for known in given if known), None) or _of_wavelength(texts, values)
         unasked = colour in _UNNAMED or _DEFAULT[index : index + 1] == (colour,)
         if name is None or (name == "undefined" and not unasked):
             name = colour
@@ -161,13 +162,13 @@ def _tagged(tags: Mapping[str, str], wanted: Sequence[str]) -> list[str]:
     return [lower[name] for name in wanted if name in lower]
 
 
-def _of_wavelength(tags: Mapping[str, str]) -> str | None:
-    for text in _tagged(tags, _WAVELENGTH_TAGS):
-        try:
-            length = float(text.split()[0])
-        except (ValueError, IndexError):
-            continue
+def _of_wavelength(texts: Sequence[str], tags: Mapping[str, str]) -> str | None:
+    """The band's name by its central wavelength: of tags, or of texts such as ``665.0 Nanometers``."""
+    found = [re.match(_LENGTH, text.strip()) for text in _tagged(tags, _WAVELENGTH_TAGS)]
+    found += [re.search(f"{_LENGTH}\\s*(nm|nanomet|um|µm|micromet)", text, re.IGNORECASE) for text in texts]
+    for match in filter(None, found):
         # Nanometres or micrometres: light of more than 100 micrometres is no picture.
+        length = float(match[1])
         length = length / 1000 if length > 100 else length
         return next((name for low, high, name in _MICROMETRES if low <= length <= high), "undefined")
     return None

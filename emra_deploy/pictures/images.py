@@ -18,16 +18,15 @@ from numpy.typing import NDArray
 
 from emra_deploy.errors import EmraError
 from emra_deploy.host.files import check_input
+from emra_deploy.pictures.masks import WITH_ALPHA, mask_of_picture, nodata_of_tiff
 from emra_deploy.pictures.scaling import Scale, depth_error
+from emra_deploy.pictures.units import in_stored_numbers
 
 MAX_PIXELS = 178_956_970
 """Largest picture that is read whole: 512 MiB of RGB, and where Pillow sees a decompression bomb."""
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _ORIENTATION, _EXTRA_SAMPLES, _GEO_KEYS = 274, 338, (33550, 33922, 34264, 34735)
-_NODATA = 42113
-"""Tag of GDAL."""
-_WITH_ALPHA = ("LA", "PA", "La", "RGBA", "RGBa")
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _ARITHMETIC = range(0xC9, 0xD0)
 # Exceptions of Pillow's readers for damaged files, as observed.
@@ -142,14 +141,16 @@ def read_picture(path: str | os.PathLike[str], scale: Scale | None = None, kind:
             picture.load()
             if kind == "jpeg":
                 _check_jpeg_end(picture, path)
-            key, nodata = picture.info.get("transparency"), _nodata(picture)
+            key, nodata = picture.info.get("transparency"), nodata_of_tiff(picture)
+            orientation = picture.getexif().get(_ORIENTATION, 1)
+            if scale is not None and picture.mode.startswith(("I", "F")):
+                scale = in_stored_numbers(scale, picture, os.fspath(path))
             if picture.mode == "L" and isinstance(key, int) and key < 2**depth:
                 # Pillow stretches greys of 2 and 4 bits to 8, but not the one that is transparent.
                 picture.info["transparency"] = key * 255 // (2**depth - 1)
             upright = ImageOps.exif_transpose(picture)
             image, valid = _convert(upright, scale, path)
-            valid = valid if nodata is None else _without(nodata, upright, valid)
-            return image, _masked(path, picture, valid)
+            return image, mask_of_picture(path, upright, valid, nodata, orientation)
     except Image.DecompressionBombError as error:
         raise _too_large(path, str(error).split(",")[0]) from error
     except UnidentifiedImageError as error:
@@ -230,7 +231,7 @@ def _convert(picture: Any, scale: Scale | None, path: str | os.PathLike[str]) ->
     if mode.startswith(("I", "F")):
         return _convert_deep(picture, scale, path)
     valid = None
-    if mode in _WITH_ALPHA or "transparency" in picture.info:
+    if mode in WITH_ALPHA or "transparency" in picture.info:
         # Pillow has no way from the premultiplied grey to RGBA in one step.
         colours = np.asarray((picture.convert("LA") if mode == "La" else picture).convert("RGBA"))
         valid = colours[..., 3] > 0
@@ -244,46 +245,6 @@ def _convert(picture: Any, scale: Scale | None, path: str | os.PathLike[str]) ->
     if scale is not None:
         image = scale.apply(image)
     return image, None if valid is None or valid.all() else valid
-
-
-def _nodata(picture: Any) -> float | None:
-    """The nodata value that GDAL writes into a TIFF; None where there is none."""
-    try:
-        return float(picture.tag_v2[_NODATA].strip(" \0"))
-    except (AttributeError, KeyError, ValueError):
-        return None
-
-
-def _without(nodata: float, picture: Any, valid: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
-    """``valid`` without the pixels of which all colours have the nodata value."""
-    values = np.asarray(picture)
-    colours = values[..., :-1] if picture.mode in _WITH_ALPHA else values.reshape(*values.shape[:2], -1)
-    held: NDArray[np.bool_] = (colours != nodata).any(axis=2)
-    held &= True if valid is None else valid
-    return None if held.all() else held
-
-
-def _masked(path: str | os.PathLike[str], picture: Any, valid: NDArray[np.bool_] | None) -> NDArray[np.bool_] | None:
-    """``valid`` without the pixels that GDAL's mask beside the file hides, ``PICTURE.jpg.msk``, a TIFF."""
-    from PIL import Image, ImageOps
-
-    place = Path(f"{os.fspath(path)}.msk")
-    if not place.is_file():
-        return valid
-    try:
-        with Image.open(place, formats=("TIFF",)) as mask:
-            if mask.size != picture.size:
-                raise ValueError(
-                    f"a mask of {mask.width} x {mask.height} pixels beside {picture.width} x {picture.height}"
-                )
-            mask.load()
-            # It is turned as the picture is.
-            mask.getexif()[_ORIENTATION] = picture.getexif().get(_ORIENTATION, 1)
-            held = np.asarray(ImageOps.exif_transpose(mask)) > 0
-    except _DECODING as error:
-        raise _unreadable(place, error) from error
-    held &= True if valid is None else valid
-    return None if held.all() else held
 
 
 def _convert_deep(picture: Any, scale: Scale | None, path: str | os.PathLike[str]) -> _Decoded:

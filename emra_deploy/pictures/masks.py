@@ -1,12 +1,19 @@
-"""The one place that decides which pixels of a raster hold data."""
+"""The one place that decides which pixels of a raster hold data, and what GDAL hides of plain pictures."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+WITH_ALPHA = ("LA", "PA", "La", "RGBA", "RGBa")
+"""Pillow's modes whose last band is opacity."""
+
+_NODATA, _ORIENTATION = 42113, 274
 
 Read = Callable[[Sequence[int]], NDArray[Any]]
 """Reads bands, numbered from 1, of a window: n x h x w."""
@@ -78,3 +85,60 @@ class DataMask:
         for band, plane in zip(bands, values, strict=True):
             empty &= plane == self._nodata[band] if self._nodata[band] is not None else False
         return empty
+
+
+def nodata_of_tiff(picture: Any) -> float | None:
+    """The nodata value that GDAL wrote into a TIFF that Pillow opened; None where there is none."""
+    try:
+        return float(picture.tag_v2[_NODATA].strip(" \0"))
+    except (AttributeError, KeyError, ValueError):
+        return None
+
+
+def mask_of_picture(
+    path: str | os.PathLike[str],
+    upright: Any,
+    valid: NDArray[np.bool_] | None,
+    nodata: float | None,
+    orientation: int,
+) -> NDArray[np.bool_] | None:
+    """``valid`` without the pixels whose colours are all ``nodata``, and those that the mask beside the file hides.
+
+    Args:
+        path: The picture; its mask is ``PICTURE.jpg.msk``, a TIFF of the stored order.
+        upright: The picture as it is shown, of Pillow.
+        valid: h x w, or None when all pixels hold data; so is the result.
+        nodata: The value, or None.
+        orientation: By which the picture was turned, as in EXIF.
+
+    Raises:
+        ValueError: The mask is damaged or of another size.
+    """
+    parts = [] if valid is None else [valid]
+    if nodata is not None:
+        values = np.asarray(upright)
+        colours = values[..., :-1] if upright.mode in WITH_ALPHA else values.reshape(*values.shape[:2], -1)
+        parts.append((colours != nodata).any(axis=2))
+    place = Path(f"{os.fspath(path)}.msk")
+    if place.is_file():
+        parts.append(_mask_beside(place, upright.size, orientation))
+    held: NDArray[np.bool_] = np.logical_and.reduce(parts) if parts else np.ones(1, bool)
+    return None if held.all() else held
+
+
+def _mask_beside(place: Path, size: tuple[int, int], orientation: int) -> NDArray[np.bool_]:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with Image.open(place, formats=("TIFF",)) as mask:
+            mask.load()
+            mask.getexif()[_ORIENTATION] = orientation
+            turned = ImageOps.exif_transpose(mask)
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{place.name} is no TIFF") from error
+    if turned.size != size:
+        raise ValueError(
+            f"{place.name}: a mask of {turned.width} x {turned.height} pixels, expected {size[0]} x {size[1]}"
+        )
+    held: NDArray[np.bool_] = np.asarray(turned) > 0
+    return held

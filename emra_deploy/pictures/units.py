@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from emra_deploy.pictures.scaling import Scale
 
 _log = logging.getLogger(__name__)
 
+_GDAL_METADATA = 42112
 _TOO_WIDE = 10
 """A range this many times as wide as that of the type leaves less than a tenth of the greys: it is of other units."""
 
@@ -79,13 +81,7 @@ class Units:
         """
         unit = f" ({self.name})" if self.name else ""
         if not self.plain:
-            pairs = dict.fromkeys(zip(self.factors, self.offsets, strict=True))
-            _log.warning(
-                "%s: the file's scale and offset tags are applied, stored values %s; --scale is in their units%s",
-                path,
-                " or ".join(f"x {factor:g} {offset:+g}" for factor, offset in pairs),
-                unit,
-            )
+            _say(path, dict.fromkeys(zip(self.factors, self.offsets, strict=True)), unit)
         if self.limits is None:
             return
         ends = [sorted(self.of_one(band, end) for end in self.limits) for band in self.bands]
@@ -101,3 +97,30 @@ class Units:
                 + ("" if self.plain else ", after the file's scale and offset tags"),
                 path,
             )
+
+
+def in_stored_numbers(scale: Scale, picture: Any, path: str) -> Scale:
+    """A range in the units of a TIFF of one band that Pillow opened, as one of its stored numbers.
+
+    Raises:
+        EmraError: ``scale-range`` for a scale tag below 0, which `Units` takes.
+    """
+    text = str(getattr(picture, "tag_v2", {}).get(_GDAL_METADATA, ""))
+    found = {role: re.search(rf'role="{role}"[^>]*>\s*([-+.\deE]+)\s*<', text) for role in ("scale", "offset")}
+    factor = float(found["scale"][1]) if found["scale"] else 1.0
+    offset = float(found["offset"][1]) if found["offset"] else 0.0
+    if factor < 0:
+        raise EmraError("scale-range", f"the file's scale tag is {factor:g}", "Remove the tag with gdal_edit.py", path)
+    if factor in (0.0, 1.0) and offset == 0:
+        return scale
+    _say(path, [(factor, offset)], "")
+    return Scale((scale.low - offset) / factor, (scale.high - offset) / factor)
+
+
+def _say(path: str, pairs: Iterable[tuple[float, float]], unit: str) -> None:
+    _log.warning(
+        "%s: the file's scale and offset tags are applied, stored values %s; --scale is in their units%s",
+        path,
+        " or ".join(f"x {factor:g} {offset:+g}" for factor, offset in pairs),
+        unit,
+    )

@@ -160,7 +160,7 @@ class Segmenter:
         """Segment a picture in memory.
 
         Args:
-            image: uint8 H×W×3, RGB, any size from 1×1 up.
+            image: uint8 H×W×3, the bands of the Manifest in its order (RGB for most models), any size from 1×1 up.
 
         Raises:
             EmraError: ``image-array`` for another type or shape.

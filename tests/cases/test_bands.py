@@ -1,11 +1,14 @@
 """Rasters whose bands are not those of the model by place: chosen by name, or refused with the remedy.
 
 A model of near-infrared, red and green was given the first three bands of a raster of red, green, blue and
-near-infrared.
+near-infrared (Raster Vision issue 108: the order of channels in a TIFF was assumed; GDAL pull request 12778: files of
+red, green, blue and near-infrared).
 """
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +19,7 @@ from emra_deploy.errors import EmraError
 from emra_deploy.pictures.bands import band_name, choose_bands
 from emra_deploy.pictures.scaling import Scale
 from tests.cases.builders import COLOURS, colour_model, make, segment, squares
+from tests.emra_deploy.stream.videos import save_video
 from tests.onnx_models import build_model
 
 rasterio = pytest.importorskip("rasterio")
@@ -112,17 +116,19 @@ def test_bands_are_chosen_by_name(
         (("IMAGERY:CENTRAL_WAVELENGTH_UM",), ("0.475|0.560|0.668|0.717|0.842",)),
         (("wavelength",), ("475|560|668|717|842",)),
         (("wavelength", "wavelength_units"), ("475.0 nm|560 nm|668 nm|717 nm|842 nm", "nm|nm|nm|nm|nm")),
+        (("",), ("475 nm|560.0 Nanometers|0.668 Micrometers|717 nm|842 nm",)),
         (("BandName",), ("Blue|Green|Red|Red edge|NIR",)),
         (("eo:common_name",), ("blue|green|red|rededge|nir",)),
     ],
 )
 def test_bands_are_chosen_by_their_tags(names: tuple, values: tuple, models: dict, tmp_path: Path) -> None:
     tags = dict(zip(names, values, strict=True))
+    described = tags.pop("", "")
     if "eo:common_name" in tags:
         tags = {"common_name": tags["eo:common_name"]}
-    source = write(tmp_path / "a.tif", "blue green red other other", tags=tags)
+    source = write(tmp_path / "a.tif", "blue green red other other", "", described, tags=tags)
     np.testing.assert_array_equal(labels(source, models[RGB]), LABELS)
-    source = write(tmp_path / "b.tif", "other green red other near-infrared", model=INFRARED, tags=tags)
+    source = write(tmp_path / "b.tif", "other green red other near-infrared", "", described, INFRARED, tags=tags)
     np.testing.assert_array_equal(labels(source, models[INFRARED]), LABELS)
 
 
@@ -207,3 +213,21 @@ def test_names_of_many_bands_are_not_all_printed() -> None:
     with pytest.raises(EmraError) as caught:
         choose_bands(["undefined"] * 200, None, "a.tif", INFRARED)
     assert len(str(caught.value)) < 400
+
+
+def test_models_that_read_floats(tmp_path: Path) -> None:
+    """Their pixels are normalised outside of the graph, in the order of their bands."""
+    model = tmp_path / "float.onnx"
+    build_model(model, size=(64, 64), classes=COLOURS, bands=INFRARED, input_kind="float", gsd=None)
+    source = write(tmp_path / "a.tif", "other green red near-infrared", "", "B2|B3|B4|B8", INFRARED)
+    np.testing.assert_array_equal(labels(source, model), LABELS)
+
+
+def test_a_stream_says_which_bands_its_frames_must_hold(models: dict, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    save_video(tmp_path / "a.mp4", [PICTURE] * 3)
+    line = [sys.executable, "-m", "emra_deploy", "stream", str(tmp_path / "a.mp4"), "--backend", "onnxruntime", "-m"]
+    for bands, said in ((INFRARED, True), (RGB, False)):
+        ran = subprocess.run([*line, str(models[bands])], capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        assert ("the model reads near-infrared, red, green" in ran.stderr) is said

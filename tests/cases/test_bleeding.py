@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from emra_deploy.maps.preview import Preview
 from emra_deploy.maps.resampling import ResampledSource
@@ -128,3 +129,12 @@ def test_a_picture_without_any_data_is_not_run(model: Path) -> None:
     source = ResampledSource(ArraySource(np.zeros((70, 70, 3), np.uint8), np.zeros((70, 70), bool)), 0.4)
     with Segmenter.open(model, backend="onnxruntime", threads=1) as segmenter:
         assert all((labels == 255).all() for _, labels in source.rows(segmenter))
+
+
+@pytest.mark.parametrize("gsd", [0.05, 0.9])
+def test_plain_pictures_with_a_given_size_of_pixels(gsd: float, model: Path, tmp_path: Path) -> None:
+    none = hidden(200, 260)
+    picture = np.where(none[..., None], np.uint8([[[0, 255, 0, 0]]]), np.uint8([[[255, 0, 0, 255]]]))
+    Image.fromarray(picture, "RGBA").save(tmp_path / "a.png")
+    make(tmp_path / "a.png", tmp_path / "map.png", model, gsd=gsd)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "map.png")), np.where(none, 255, 0))

@@ -1,7 +1,7 @@
 """Pixels without data as people's files mark them: alpha bands, nodata values, masks, and several of them at once.
 
 A raster of red, green, blue, near-infrared and alpha got classes under its transparent pixels: GDAL takes a band for
-opacity only where it is the last of two or four.
+opacity only where it is the last of two or four (rasterio issue 1178: a fifth band of alpha is ignored).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """``--scale`` on rasters whose tags say what their stored numbers mean: the range is in the units of the values.
 
-``--scale 0 0.3`` on uint16 with a scale tag of 0.0001 gave a map of one class.
+``--scale 0 0.3`` on uint16 with a scale tag of 0.0001 gave a map of one class (rasterio issue 2219: the tag is not
+applied by the reader).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image, TiffImagePlugin
 
 from emra_deploy.errors import EmraError
 from emra_deploy.pictures.scaling import Scale
@@ -147,3 +149,15 @@ def test_eight_bits_without_a_range_are_shown_as_they_are_stored(model: Path, tm
     make(source, tmp_path / "map.tif", model)
     with rasterio.open(tmp_path / "map.tif") as dataset:
         np.testing.assert_array_equal(dataset.read(1), LABELS)
+
+
+def test_tags_of_a_turned_tiff_which_pillow_reads(model: Path, tmp_path: Path) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[274] = 3
+    items = ['<Item name="OFFSET" sample="0" role="offset">-0.1</Item>']
+    items += ['<Item name="SCALE" sample="0" role="scale">0.0001</Item>']
+    tags[42112] = f"<GDALMetadata>{''.join(items)}</GDALMetadata>"
+    stored = np.where(LABELS > 0, 4000, 1000).astype(np.uint16)
+    Image.fromarray(stored).save(tmp_path / "a.tif", tiffinfo=tags)
+    expected = np.where(LABELS > 0, 4, 3)[::-1, ::-1]
+    np.testing.assert_array_equal(labels(tmp_path / "a.tif", model, 0, 0.3), expected)
