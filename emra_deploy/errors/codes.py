@@ -112,6 +112,7 @@ _KINDS: Mapping[str, Mapping[str, str]] = {
         "folder-missing": "A folder of the data set does not exist.",
         "image-array": "The image or its mask of valid pixels is not an array of the expected type and shape.",
         "image-bands": "It is not known which bands of the picture are red, green and blue, or it lacks them.",
+        "image-codec": "The picture is compressed by what the libraries installed here cannot read.",
         "image-depth": "The pixels are not 8-bit, and no range to scale from was given.",
         "image-empty": "The picture's file has no bytes.",
         "image-size": "The image has no pixels.",
