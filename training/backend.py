@@ -109,7 +109,8 @@ def checkpoint_manifest(checkpoint: Checkpoint, name: str) -> Manifest:
         zoom=config.zoom,
         heads=("classes", "logits"),
         bands=tuple(checkpoint.meta.get("bands", ("red", "green", "blue"))),
-        gsd=checkpoint.meta.get("gsd"),
+        # JSON knows no tuples.
+        gsd=tuple(gsd) if isinstance(gsd := checkpoint.meta.get("gsd"), list) else gsd,
     )
 
 

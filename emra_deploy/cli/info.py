@@ -59,6 +59,7 @@ def describe(path: str, manifest_of: str | None = None) -> dict[str, Any]:
     from emra_deploy.backends.names import ENGINES
     from emra_deploy.backends.opening import explain
     from emra_deploy.host.digest import file_sha256
+    from emra_deploy.models import gsd_of
 
     if Path(path).suffix.lower() in ENGINES:
         from emra_deploy.backends.tensorrt.about import about_engine
@@ -69,6 +70,8 @@ def describe(path: str, manifest_of: str | None = None) -> dict[str, Any]:
             raise EmraError("manifest-unused", "--manifest is for engines; this file has its own", "Leave it out", path)
         manifest, engine = _manifest(path), None
     content: dict[str, Any] = {"manifest": None} if manifest is None else json.loads(manifest.to_json())
+    if manifest is not None:
+        content["gsd"] = gsd_of(manifest)
     golden = content.pop("golden", None)
     return {
         "path": path,
@@ -98,6 +101,12 @@ def _manifest(path: str) -> Manifest | None:
     return backend.manifest
 
 
+def _gsd(gsd: list[float] | tuple[float, float] | float | None) -> str:
+    if gsd is None:
+        return "mixed or not recorded"
+    return f"{gsd:g} m per pixel" if isinstance(gsd, (int, float)) else f"{gsd[0]:g} to {gsd[1]:g} m per pixel"
+
+
 def _show(content: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -115,7 +124,6 @@ def _show(content: dict[str, Any]) -> None:
         return
     batch, height, width = content["input_shape"]
     golden = content["golden_tile"]
-    gsd = content["gsd"]
     rows = {
         "model": content["name"],
         "file": f"{content['path']} ({content['bytes'] / 1e6:.2f} MB)",
@@ -123,7 +131,7 @@ def _show(content: dict[str, Any]) -> None:
         "made from": content["parent_sha256"] or "not recorded",
         "input": f"{content['input_kind']}, {height} x {width} pixels, batch {'any' if batch is None else batch}",
         "bands": ", ".join(content["bands"]),
-        "ground sample": "mixed or not recorded" if gsd is None else f"{gsd:g} m per pixel",
+        "ground sample": _gsd(content["gsd"]),
         "outputs": ", ".join(content["heads"]),
         "precision": content["precision"],
         "network": f"{content['backbone']}, M {content['hra_block']}, P {content['mca_blocks']}, "

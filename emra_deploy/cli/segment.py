@@ -153,7 +153,7 @@ def _show(report: MapReport) -> None:
     console = Console(soft_wrap=True, highlight=False, markup=False)
     console.print(table)
     if report.area_note is not None:
-        console.print(f"no square metres: {report.area_note}")
+        console.print(f"no square metres: {report.area_note}; --gsd METRES gives the size of a pixel")
     console.print(f"map      {os.fspath(job.output)}  ({report.width} x {report.height} pixels)")
     if job.overlay is not None:
         reduced = f"  (reduced {report.overlay_factor} times)" if report.overlay_factor > 1 else ""

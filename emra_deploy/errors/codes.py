@@ -109,6 +109,7 @@ _KINDS: Mapping[str, Mapping[str, str]] = {
         "file-unpaired": "A picture of the data set lacks its mask, or a mask its picture.",
         "image-array": "The image or its mask of valid pixels is not an array of the expected type and shape.",
         "image-bands": "The picture lacks red, green or blue, or does not say which bands they are.",
+        "image-codec": "The libraries installed here cannot read the picture's compression.",
         "image-depth": "The pixels are not 8-bit, and no range to scale them from was given.",
         "image-empty": "The image file is empty.",
         "image-size": "The image has no pixels.",

@@ -23,34 +23,66 @@ TOLERANCE = 0.1
 FACTORS = (1 / 16, 16.0)
 """Outside this range the model does not suit the picture, or one of the two sizes is wrong."""
 
+Gsd = float | tuple[float, float] | None
+"""Metres a pixel, or the least and the most of a range, or not known."""
+
 _PIECE_BYTES = 4 * 2**20
 
 
-def scale_factor(picture: float | None, model: float | None) -> float:
+FAR = 2.0
+"""From this factor on the scales are far apart, and the user is told."""
+
+
+def scale_factor(picture: float | None, model: Gsd) -> float:
     """Factor by which a picture has to be enlarged to match the model's training data.
 
     Args:
         picture: GSD in metres a pixel, or None.
-        model: Likewise, the Manifest's.
+        model: Likewise, the Manifest's; of a range the end that is nearer counts, and `FACTORS` limit the change.
 
     Returns:
         1 where either is unknown or they differ by less than `TOLERANCE`.
 
     Raises:
-        EmraError: ``gsd`` for a factor outside `FACTORS`.
+        EmraError: ``gsd`` for a factor outside `FACTORS` where the model has one GSD.
     """
     if picture is None or model is None:
         return 1.0
-    factor = picture / model
+    factor = _apart(picture, model)
     if abs(factor - 1) < TOLERANCE:
         return 1.0
     if not FACTORS[0] <= factor <= FACTORS[1]:
+        if isinstance(model, tuple):
+            return FACTORS[0] if factor < 1 else FACTORS[1]
         raise EmraError(
             "gsd",
             f"a pixel of the picture is {picture:.4g} m, the model was trained on {model:.4g} m",
             "Use a model for such pictures; if a size is wrong, give the right one with --gsd, or --gsd off",
         )
     return factor
+
+
+def scale_warning(picture: float | None, model: Gsd) -> str | None:
+    """What the user should know of scales that are far apart or not known, or None."""
+    if model is None:
+        # Without either there is nothing to compare, and nothing that the user could do.
+        return None if picture is None else f"the model's GSD is unknown, and a pixel of the picture is {picture:.3g} m"
+    trained = f"{model[0]:.4g} to {model[1]:.4g} m" if isinstance(model, tuple) else f"{model:.4g} m"
+    if picture is None:
+        return f"the picture's GSD is unknown, and the model was trained on {trained}: give it with --gsd METRES"
+    factor = _apart(picture, model)
+    if 1 / FAR < factor < FAR:
+        return None
+    seen = picture / scale_factor(picture, model)
+    return (
+        f"a pixel of the picture is {picture:.3g} m, and the model was trained on {trained}: "
+        f"it sees pixels of {seen:.3g} m, and what they show may be new to it"
+    )
+
+
+def _apart(picture: float, model: float | tuple[float, float]) -> float:
+    low, high = model if isinstance(model, tuple) else (model, model)
+    return picture / min(max(picture, low), high)
 
 
 class ResampledSource:

@@ -26,10 +26,11 @@ from emra_deploy.maps.job import MapJob
 from emra_deploy.maps.journal import Journal
 from emra_deploy.maps.outputs import MapOutputs, check_files, check_map
 from emra_deploy.maps.report import MapReport
-from emra_deploy.maps.resampling import ResampledSource, scale_factor
+from emra_deploy.maps.resampling import TOLERANCE, ResampledSource, scale_factor, scale_warning
 from emra_deploy.maps.side_car import SUFFIX, name_of, split_place
 from emra_deploy.model_file.classes import IGNORE
 from emra_deploy.model_file.manifest import Manifest
+from emra_deploy.models import gsd_of
 from emra_deploy.pictures.bands import RGB
 from emra_deploy.pictures.georeference import GeoReference
 from emra_deploy.pictures.ground import PixelAreas
@@ -108,6 +109,11 @@ class PreparedMap:
             shape = self.source.height, self.source.width
             self.ground, self.area_note = self.source.georeference.pixel_areas(*shape)
             if isinstance(job.gsd, float):
+                found = None if self.ground is None else math.sqrt(self.ground.mean)
+                if found is not None and abs(found / job.gsd - 1) > TOLERANCE:
+                    self._warn(
+                        f"a pixel is {found:.3g} m by the georeference; --gsd {job.gsd:.3g} is used, for areas too"
+                    )
                 self.ground, self.area_note = PixelAreas.alike(job.gsd**2, *shape), None
             said = check_map(job, self.source, self.area_note)
             if said is not None:
@@ -128,9 +134,9 @@ class PreparedMap:
     def __exit__(self, *_: object) -> None:
         self.source.close()
 
-    def _warn(self, text: str) -> None:
+    def _warn(self, text: str, level: int = logging.WARNING) -> None:
         self.warnings.append(text)
-        _log.warning("%s", text)
+        _log.log(level, "%s", text)
 
     def estimate(self, segmenter: Segmenter) -> MapEstimate:
         """As `estimate_map`."""
@@ -196,7 +202,14 @@ class PreparedMap:
             )
         if self.job.gsd == "off":
             return None
-        factor = scale_factor(None if self.ground is None else math.sqrt(self.ground.mean), segmenter.manifest.gsd)
+        picture = None if self.ground is None else math.sqrt(self.ground.mean)
+        model = gsd_of(segmenter.manifest)
+        factor = scale_factor(picture, model)
+        said = scale_warning(picture, model)
+        if said is not None:
+            # Of a plain picture nobody expects a size: whoever asks is told, and no line appears at every run.
+            plain = picture is None and not self.source.georeference.is_placed
+            self._warn(said, logging.INFO if plain else logging.WARNING)
         return None if factor == 1 else ResampledSource(self.source, factor)
 
     def _journal(self, segmenter: Segmenter, factor: float) -> AbstractContextManager[Journal | None]:

@@ -59,7 +59,7 @@ class Manifest:
         heads: The outputs, of ``"classes"``, ``"logits"``, ``"confidence"``.
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.
         bands: The three input bands, in order.
-        gsd: Ground sample distance of the training data in metres per pixel, None when mixed or unknown.
+        gsd: Ground sample distance of the training data in metres per pixel, or its least and its most, or None.
         parent_sha256: Hex sha256 of the file this one was made of, or None.
         tools: Name to version of what made the file.
         evidence: What was measured, as JSON values.
@@ -86,7 +86,7 @@ class Manifest:
     heads: tuple[str, ...] = ("classes",)
     precision: str = "fp32"
     bands: tuple[str, str, str] = ("red", "green", "blue")
-    gsd: float | None = None
+    gsd: float | tuple[float, float] | None = None
     parent_sha256: str | None = None
     tools: dict[str, str] = field(default_factory=dict)
     evidence: dict[str, Any] = field(default_factory=dict)
@@ -125,7 +125,12 @@ class Manifest:
             raise _wrong("bands", self.bands, "three names")
         for band in self.bands:
             _check_text("bands", band)
-        if self.gsd is not None:
+        if isinstance(self.gsd, tuple):
+            if len(self.gsd) != 2:
+                raise _wrong("gsd", self.gsd, "a number or two, the smaller first")
+            _check_number("gsd", self.gsd[0], 1e-4, 1e5)
+            _check_number("gsd", self.gsd[1], self.gsd[0], 1e5)
+        elif self.gsd is not None:
             _check_number("gsd", self.gsd, 1e-4, 1e5)
         if self.parent_sha256 is not None and (
             not isinstance(self.parent_sha256, str) or not _SHA256.fullmatch(self.parent_sha256)
@@ -196,6 +201,8 @@ class Manifest:
             if not isinstance(content[key], list):
                 raise _wrong(key, content[key], "a list")
             content[key] = tuple(content[key])
+        if isinstance(content["gsd"], list):
+            content["gsd"] = tuple(content["gsd"])
         content["classes"] = _parse_classes(content["classes"])
         content["golden"] = None if content["golden"] is None else GoldenTile.from_dict(content["golden"])
         return cls(**content)
@@ -213,7 +220,9 @@ class Manifest:
             deepness["standardization_mean"] = list(self.mean)
             deepness["standardization_std"] = list(self.std)
         if self.gsd is not None:
-            deepness["resolution"] = round(self.gsd * 100, 6)
+            # One number is all that it takes: the middle of a range, as scales are counted.
+            middle = math.sqrt(self.gsd[0] * self.gsd[1]) if isinstance(self.gsd, tuple) else self.gsd
+            deepness["resolution"] = round(middle * 100, 6)
         metadata = {key: json.dumps(value, ensure_ascii=False) for key, value in deepness.items()}
         metadata[METADATA_KEY] = self.to_json()
         return metadata

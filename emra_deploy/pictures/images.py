@@ -26,7 +26,7 @@ MAX_PIXELS = 178_956_970
 """Largest picture that is read whole: 512 MiB of RGB, and where Pillow sees a decompression bomb."""
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_ORIENTATION, _EXTRA_SAMPLES, _GEO_KEYS = 274, 338, (33550, 33922, 34264, 34735)
+_ORIENTATION, _COMPRESSION, _EXTRA_SAMPLES, _GEO_KEYS = 274, 259, 338, (33550, 33922, 34264, 34735)
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 _ARITHMETIC = range(0xC9, 0xD0)
 # Exceptions of Pillow's readers for damaged files, as observed.
@@ -41,6 +41,22 @@ _DECODING = (
     MemoryError,
     struct.error,
 )
+_CODECS = {
+    "JXL": "JPEG XL",
+    "50002": "JPEG XL",
+    "52546": "JPEG XL",
+    "JP2000": "JPEG 2000",
+    "34712": "JPEG 2000",
+    "33003": "JPEG 2000 (Aperio)",
+    "33005": "JPEG 2000 (Aperio)",
+    "34887": "LERC",
+    "50000": "ZSTD",
+    "50001": "WebP",
+    "34925": "LZMA",
+    "34661": "JBIG",
+}
+"""Names of compressions, by GDAL's names and the numbers in TIFF's tag."""
+
 _Decoded = tuple[NDArray[np.uint8], NDArray[np.bool_] | None]
 # Neither zeros, which libjpeg would put there itself, nor the first byte of a marker.
 _MORE_DATA = bytes(1 + step * 89 % 253 for step in range(4096))
@@ -73,11 +89,20 @@ class TiffHeader:
         georeferenced: Whether it has any tag of GeoTIFF.
         orientation: As in EXIF, 1 to 8; 1 is upright.
         extra_samples: What the bands beyond those of the colours are: 1 and 2 are alpha, multiplied in or not.
+        compression: The number of its compression.
     """
 
     georeferenced: bool
     orientation: int
     extra_samples: tuple[int, ...]
+    compression: int
+
+    @property
+    def known_codec(self) -> bool:
+        """Whether Pillow has a name for the compression."""
+        from PIL.TiffImagePlugin import COMPRESSION_INFO
+
+        return self.compression in COMPRESSION_INFO
 
 
 def tiff_header(path: str | os.PathLike[str]) -> TiffHeader:
@@ -97,13 +122,16 @@ def tiff_header(path: str | os.PathLike[str]) -> TiffHeader:
             tags = TiffImagePlugin.ImageFileDirectory_v2(start)
             stream.seek(tags.next)
             tags.load(stream)
-            orientation = tags.get(_ORIENTATION, 1)
+            orientation, compression = tags.get(_ORIENTATION, 1), tags.get(_COMPRESSION, 1)
             extra = tags.get(_EXTRA_SAMPLES, ())
     except _DECODING as error:
         raise _unreadable(path, error) from error
-    georeferenced = any(key in tags for key in _GEO_KEYS)
-    upright = not isinstance(orientation, int) or not 1 <= orientation <= 8
-    return TiffHeader(georeferenced, 1 if upright else orientation, tuple(extra) if isinstance(extra, tuple) else ())
+    return TiffHeader(
+        georeferenced=any(key in tags for key in _GEO_KEYS),
+        orientation=orientation if isinstance(orientation, int) and 1 <= orientation <= 8 else 1,
+        extra_samples=tuple(extra) if isinstance(extra, tuple) else (),
+        compression=compression if isinstance(compression, int) else 1,
+    )
 
 
 def read_image(path: str | os.PathLike[str], scale: Scale | None = None) -> NDArray[np.uint8]:
@@ -154,6 +182,8 @@ def read_picture(path: str | os.PathLike[str], scale: Scale | None = None, kind:
     except Image.DecompressionBombError as error:
         raise _too_large(path, str(error).split(",")[0]) from error
     except UnidentifiedImageError as error:
+        if kind == "tiff" and not tiff_header(path).known_codec:
+            raise codec_error(path, str(tiff_header(path).compression)) from error
         raise EmraError(
             "image-unreadable",
             f"the header starts like a {kind.upper()} but is damaged, or of a kind this reader does not know",
@@ -319,6 +349,22 @@ def _end_of_jpeg(data: bytes) -> int | None:
             return None
         place += int.from_bytes(data[place : place + 2], "big")
     return None
+
+
+def codec_error(path: str | os.PathLike[str], codec: str) -> EmraError:
+    """The error for a TIFF that is whole but compressed by what the libraries here cannot read.
+
+    Args:
+        path: The file.
+        codec: What they call it, or its number.
+    """
+    name = _CODECS.get(codec, f"the compression of number {codec}" if codec.isdecimal() else codec)
+    return EmraError(
+        "image-codec",
+        f"the TIFF is compressed with {name}, which the libraries installed here cannot read",
+        "Convert it where it can be read: gdal_translate -co TILED=YES -co COMPRESS=DEFLATE IN.tif OUT.tif",
+        path,
+    )
 
 
 def _too_large(path: str | os.PathLike[str], size: str) -> EmraError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from emra_deploy.host.extras import need
 from emra_deploy.pictures.bands import RGB, alpha_bands, band_names, choose_bands
 from emra_deploy.pictures.block_sums import DeflateSums
 from emra_deploy.pictures.georeference import GeoReference
-from emra_deploy.pictures.images import tiff_header
+from emra_deploy.pictures.images import codec_error, tiff_header
 from emra_deploy.pictures.masks import DataMask
 from emra_deploy.pictures.scaling import Scale
 from emra_deploy.pictures.values import PixelValues, check_depth
@@ -29,6 +30,11 @@ from emra_deploy.pictures.windows import Window
 CACHE_BYTES = 64 * 2**20
 """Size of GDAL's cache of decoded blocks; its default of 5 % of the memory is too much for a drone's computer."""
 
+# GDAL's words at opening, and libtiff's and libjpeg's at reading.
+_CODEC = re.compile(
+    r"missing codec (?:of code )?(\w+)|(\w+) compression support is not configured"
+    r"|(?:Unsupported|unsupported) (JPEG (?:process|data precision)[^)]*)"
+)
 _MAX_BLOCK_BYTES = 256 * 2**20
 _MAX_ROWS_BYTES = 512 * 2**20
 _IMPLAUSIBLE_BYTES, _IMPLAUSIBLE_RATIO = 2**30, 5000
@@ -125,7 +131,7 @@ class RasterSource:
 
     Raises:
         EmraError: ``library-missing``, ``raster-name``, ``raster-implausible``, ``raster-layout``,
-            ``image-depth``, ``image-bands``, ``image-unreadable``, ``image-truncated``.
+            ``image-depth``, ``image-bands``, ``image-codec``, ``image-unreadable``, ``image-truncated``.
     """
 
     in_memory = False
@@ -239,6 +245,9 @@ class RasterSource:
             yield
         # Some functions of rasterio let GDAL's own errors through.
         except (RasterioError, CPLE_BaseError, OSError) as error:
+            missing = _CODEC.search(gdal_message(error))
+            if missing is not None:
+                raise codec_error(self.path, next(filter(None, missing.groups()))) from error
             opened = hasattr(self, "dataset")
             damage = "truncated or damaged" if opened else "damaged or not readable"
             raise EmraError(

@@ -31,8 +31,8 @@ def squares(rows: int = 4, columns: int = 6) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(COLOURS.palette, np.uint8)[labels], labels
 
 
-def colour_model(folder: Path, gsd: Any = None) -> Path:
-    """The model file, of tiles of 64 x 64 pixels."""
+def colour_model(folder: Path, gsd: Any = (1e-3, 1e5)) -> Path:
+    """The model file, of tiles of 64 x 64 pixels; by default for pixels of any size on the ground."""
     path = folder / "colours.onnx"
     build_model(path, size=(64, 64), classes=COLOURS, gsd=gsd)
     return path

@@ -174,7 +174,8 @@ def test_what_has_no_place_in_degrees_is_refused(
 def test_degrees_that_are_none_are_said(model: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "in.tif", DEGREES, PLACE)
     report = make(source, tmp_path / "map.tif", model, polygons=tmp_path / "map.geojson")
-    (warning,) = report.warnings
+    # The second is that the size of a pixel is unknown.
+    warning, _ = report.warnings
     assert "are no degrees" in warning
     assert report.areas[0].square_metres is None
 
@@ -182,7 +183,8 @@ def test_degrees_that_are_none_are_said(model: Path, tmp_path: Path) -> None:
 def test_a_plain_picture_says_that_polygons_are_in_pixels(model: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "in.tif")
     report = make(source, tmp_path / "map.tif", model, polygons=tmp_path / "map.geojson")
-    (warning,) = report.warnings
+    # The second is that the size of a pixel is unknown.
+    warning, _ = report.warnings
     assert "gets columns and rows" in warning
 
 
