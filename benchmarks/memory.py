@@ -18,9 +18,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.candidates.graph_cost import count_file
 from benchmarks.candidates.opened import PEER_SIZE, add_candidates, describe_candidate, specs_of
 from benchmarks.candidates.spec import Spec, with_size
-from benchmarks.counted.graph import count_file
 from benchmarks.reporting.command import check_outputs, failure, finish, make_parser, nothing, start
 from benchmarks.reporting.not_measured import list_unmeasured
 from benchmarks.reporting.provenance import REPOSITORY, describe_file, describe_machine

@@ -2,10 +2,11 @@
 
 python -m benchmarks.roofline model.onnx --backend onnxruntime,openvino --json FILE --plot FILE.svg
 
-Operations and bytes are counted on the graph (`benchmarks.counted.graph`); ceilings (`benchmarks.counted.ceilings`) and
-each model's time are measured. The shortest time that the ceilings allow is the larger of two: matrix operations over
-the ceiling of their precision, and bytes that must be moved over the copy's. A model's attained fraction is that time
-over its own (S. Williams, A. Waterman, D. Patterson, "Roofline", CACM 52 (4), 2009).
+Operations and bytes are counted on the graph (`benchmarks.candidates.graph_cost`); ceilings
+(`benchmarks.machine_state.ceilings`) and each model's time are measured. The shortest time that the ceilings allow is
+the larger of two: matrix operations over the ceiling of their precision, and bytes that must be moved over the copy's.
+A model's attained fraction is that time over its own (S. Williams, A. Waterman, D. Patterson, "Roofline", CACM 52 (4),
+2009).
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.candidates.graph_cost import GraphCost, count_file
 from benchmarks.candidates.opened import Opened, add_candidates, opened_candidates
 from benchmarks.candidates.pictures import write_pictures
 from benchmarks.candidates.spec import Spec
 from benchmarks.candidates.timed import Pipeline, TimedBackend
-from benchmarks.counted.ceilings import measure_gpu, measure_host
-from benchmarks.counted.graph import GraphCost, count_file
+from benchmarks.machine_state.ceilings import measure_gpu, measure_host
 from benchmarks.reporting.command import check_outputs, failure, finish, make_parser, nothing, start
 from benchmarks.reporting.not_measured import list_unmeasured
 from benchmarks.reporting.plots import roofline_figure
@@ -156,7 +157,7 @@ def least_time(cost: GraphCost, ceilings: Mapping[str, Any], computed_in: str | 
 
     Args:
         cost: Cost of the graph.
-        ceilings: Ceilings by `benchmarks.counted.ceilings`.
+        ceilings: Ceilings by `benchmarks.machine_state.ceilings`.
         computed_in: Floating-point precision of a backend with a choice, such as OpenVINO's ``"bf16"``.
 
     Returns:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import platform
 import re
 import subprocess
@@ -16,6 +15,7 @@ from typing import Any
 from emra_deploy._version import __version__
 from emra_deploy.errors import EmraError
 from emra_deploy.host import machine
+from emra_deploy.host.digest import file_sha256
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _PACKAGES = (
@@ -91,29 +91,24 @@ def describe_file(path: Path) -> dict[str, Any]:
     """Name, size and sha256 of a model.
 
     Of a checkpoint's folder, size and sha256 are those of its weights, which exports and evaluations name as their
-    parent; of another folder, those of all its files in order of their names.
+    parent.
 
     Raises:
         EmraError: ``model-missing``, ``model-unreadable``.
     """
     if not path.exists():
         raise EmraError("model-missing", "The model does not exist", "Give a model file or a checkpoint's folder", path)
-    files = [path]
-    if path.is_dir():
-        weights = path / "model.safetensors"
-        files = [weights] if weights.is_file() else sorted(entry for entry in path.rglob("*") if entry.is_file())
-    digest, size = hashlib.sha256(), 0
+    file = path / "model.safetensors" if path.is_dir() else path
     try:
-        for file in files:
-            with file.open("rb") as stream:
-                while block := stream.read(1 << 20):
-                    digest.update(block)
-                    size += len(block)
+        return {
+            "name": path.name or path.resolve().name,
+            "sha256": file_sha256(file),
+            "bytes": file.stat().st_size,
+        }
     except OSError as error:
         raise EmraError(
             "model-unreadable", f"It cannot be read ({error.strerror})", "Check its permissions", path
         ) from error
-    return {"name": path.name or path.resolve().name, "sha256": digest.hexdigest(), "bytes": size}
 
 
 def portable(text: str) -> str:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from emra_deploy.backends.base import Backend, Outputs
 from emra_deploy.backends.options import DEFAULTS, LoadOptions, check_batch_size
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, about
 from emra_deploy.host.forks import Owner
 from emra_deploy.model_file.classes import IGNORE, ClassSet
 from emra_deploy.model_file.manifest import Manifest
@@ -140,10 +140,8 @@ class Segmenter:
         segmenter = cls(backend, halo=halo, batch_size=options.batch, blend=blend)
         segmenter.path = os.fspath(model)
         if self_test:
-            try:
+            with about(model):
                 run_self_test(backend)
-            except EmraError as error:
-                raise EmraError(error.code, error.cause, error.remedy, model) from error
         return segmenter
 
     @property

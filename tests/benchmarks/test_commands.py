@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from benchmarks import latency, memory, roofline
-from benchmarks.counted.ceilings import measure_host
-from benchmarks.counted.graph import GraphCost
+from benchmarks.candidates.graph_cost import GraphCost
 from benchmarks.latency import main
+from benchmarks.machine_state.ceilings import measure_host
 from benchmarks.reporting.results import read_result
 from benchmarks.roofline import least_time
 from tests.conftest import REPOSITORY

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.counted.graph import count_file, count_graph
+from benchmarks.candidates.graph_cost import count_file, count_graph
 from emra_deploy.errors import EmraError
 from tests.conftest import FP32_MODEL
 from training.model.config import EMRAConfig

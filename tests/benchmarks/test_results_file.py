@@ -147,9 +147,9 @@ def test_a_model_is_known_by_its_bytes(tmp_path: Path) -> None:
     }
     folder = tmp_path / "checkpoint"
     folder.mkdir()
-    (folder / "b").write_bytes(b"c")
-    (folder / "a").write_bytes(b"ab")
-    assert describe_file(folder)["sha256"] == found["sha256"]
+    with pytest.raises(EmraError) as caught:
+        describe_file(folder)
+    assert caught.value.code == "model-unreadable"
     # A checkpoint is its weights: exports and evaluations name it by them.
     (folder / "model.safetensors").write_bytes(b"abc")
     assert describe_file(folder) == {**found, "name": "checkpoint"}

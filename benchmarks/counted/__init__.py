@@ -1,1 +1,0 @@
-"""Costs counted on graphs, and the ceilings of the machine that they are compared with."""
