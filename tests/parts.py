@@ -29,7 +29,7 @@ DEFAULT = (*COMMANDS, "tests")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a part ended.
+    """Result of a part.
 
     Attributes:
         part: Its name.

@@ -1,4 +1,4 @@
-"""What a newcomer's clone promises: the README's commands, the extras, what is installed and what is tracked."""
+"""Promises of a fresh clone: the README's commands, the extras, the installed and the tracked files."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ class TimedFile(Wrapper):
         return outputs
 
     def profile(self, batch: Batch, runs: int) -> list[LayerTime] | None:
-        """See `TimedBackend.profile`."""
+        """Implement `TimedBackend.profile`."""
         assert self._spec.path is not None
         if self._spec.backend == "onnxruntime":
             return profiles.profile_onnxruntime(self._spec.path, self.manifest, batch, runs, self._spec.threads)
@@ -113,7 +113,7 @@ class TimedCuda:
 
     @property
     def captures(self) -> bool:
-        """What the backend asks before it captures."""
+        """Whether the backend captures CUDA graphs."""
         return self._graphs and bool(getattr(self._cuda, "captures", False))
 
     def __getattr__(self, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The Manifest of an ONNX file, read without any library: to choose one before it is loaded."""
+"""The Manifest of an ONNX file, read without any library, so that a backend can be chosen before one is loaded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _METADATA_PROPS, _KEY, _VALUE = 14, 1, 2
 
 
 def peek_manifest(path: Path) -> Manifest | None:
-    """The Manifest of a file, None where it cannot be read; loading the file reports why."""
+    """The Manifest of a file, or None if it cannot be read; loading the file reports why."""
     entries: dict[str, str] = {}
     try:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:

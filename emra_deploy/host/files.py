@@ -19,8 +19,8 @@ _unfinished: set[Path] = set()
 def check_input(path: str | os.PathLike[str]) -> Path:
     """The path of an existing regular file.
 
-    Only local files count: a name such as ``/vsicurl/https://...`` or ``zip://a.zip!b.tif`` is looked up as a file of
-    that name, and so is not found.
+    Only local files are read: a name such as ``/vsicurl/https://...`` or ``zip://a.zip!b.tif`` is looked up as a file
+    of that name, and is not found.
 
     Raises:
         EmraError: ``input-missing``, ``input-is-folder``, ``input-unreadable``.
@@ -81,10 +81,10 @@ def check_output(
 
 
 def instead_of_file(path: Path) -> str:
-    """The reason that a path is not a readable file, as words for an error: ``"does not exist"``."""
+    """The reason why a path is not a readable file, in the words of an error: ``"does not exist"``."""
     if path.is_dir():
         return "is a folder"
-    return "is no regular file" if os.path.lexists(path) and not path.is_symlink() else "does not exist"
+    return "is not a regular file" if os.path.lexists(path) and not path.is_symlink() else "does not exist"
 
 
 def check_all_outputs(
@@ -138,8 +138,8 @@ def make_folder(folder: Path) -> None:
 def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
     """Context that writes a temporary file in the output's folder and renames it to the output when the block succeeds.
 
-    The data reach the disk before the name does, so a crash at any point leaves the old output, none, or a complete
-    one. A block that raises leaves no file; a killed process may leave a hidden ``.NAME.*.part``.
+    The data are synced to disk before the rename, so a crash at any point leaves the old output, no output, or a
+    complete one. A block that raises leaves no file; a killed process may leave a hidden ``.NAME.*.part``.
 
     Args:
         path: Output file.
@@ -183,7 +183,7 @@ def atomic_output(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
 
 
 def remove_unfinished() -> None:
-    """Delete the temporary files of unfinished outputs, before a process ends at once."""
+    """Delete the temporary files of unfinished outputs, before an immediate end of the process."""
     for part in tuple(_unfinished):
         with contextlib.suppress(OSError):
             part.unlink()

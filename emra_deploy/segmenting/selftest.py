@@ -1,7 +1,7 @@
-"""The self-test: does this machine compute what the model was trained to compute?
+"""The self-test: a comparison of this machine's labels with those of PyTorch.
 
 Inference libraries have shipped releases that return wrong results for vision transformers without an error
-(TensorRT 10.3 in FP16: NVIDIA/TensorRT issues 4419 and 4723), so every model is asked its golden tile when loaded.
+(TensorRT 10.3 in FP16: NVIDIA/TensorRT issues 4419 and 4723), so every model runs its golden tile when loaded.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from emra_deploy.host.slow_steps import step
 _log = logging.getLogger(__name__)
 
 TOLERANCES = {"fp32": 0.0, "fp16": 0.001, "int8": 0.01}
-"""Fraction of pixels that a precision may label otherwise than PyTorch, where the golden tile asks for less: what
-export/check.py allows a converted file."""
+"""Fraction of pixels whose labels may differ from PyTorch's, by precision, if the golden tile's own limit is lower:
+the limit of export/check.py for a converted file."""
 
 COMPUTED = {"bf16": 0.01, "f16": 0.001}
-"""The same for what a backend computes in by its own choice. BF16 keeps 8 bits of FP32's 24: of the golden tile of a
-shipped FP32 model it labelled 0.18 % otherwise."""
+"""The same for a precision chosen by the backend. BF16 keeps 8 of FP32's 24 significant bits: with the shipped FP32
+model, 0.18 % of its golden tile differs."""
 
 
 def self_test(backend: Backend) -> float | None:
-    """Run the golden tile and compare with the labels that PyTorch gave.
+    """Run the golden tile and compare its labels with PyTorch's.
 
     Args:
         backend: The loaded model.

@@ -26,7 +26,7 @@ from tests.onnx_models import build_model, scene
 
 @dataclass(frozen=True)
 class Canary:
-    """Where harm would show.
+    """Places where an attack would leave traces.
 
     Attributes:
         folder: Where the attack may put files.

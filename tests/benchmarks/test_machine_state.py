@@ -172,7 +172,7 @@ def test_the_meter_of_a_processor(tmp_path: Path) -> None:
 
 
 class FakeNvml:
-    """What pynvml gives for one GPU, in its units: mJ, mW, MHz, bytes."""
+    """Readings of pynvml for one GPU, in its units: mJ, mW, MHz, bytes."""
 
     class NVMLError(Exception):
         pass

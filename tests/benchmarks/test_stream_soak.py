@@ -30,7 +30,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return content
 
 
-def test_all_parts_are_measured_and_told(result: dict[str, Any]) -> None:
+def test_all_parts_are_measured_and_reported(result: dict[str, Any]) -> None:
     assert {"soak", "leak", "outages", "slow", "stops"} <= set(result)
     assert result["command"].startswith("python benchmarks/stream_soak.py")
     text = "\n".join(lines(result))

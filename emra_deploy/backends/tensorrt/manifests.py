@@ -1,4 +1,4 @@
-"""The Manifest of an ONNX file, where the model itself is not to be loaded: beside an engine, or on a bare device."""
+"""The Manifest of an ONNX file that need not be loaded: next to an engine, or on a device without ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from emra_deploy.model_file.seal import check_model_seal
 
 
 def manifest_of_onnx(path: str | os.PathLike[str]) -> Manifest:
-    """Read the Manifest out of an ONNX file, with whichever library is here.
+    """Read the Manifest of an ONNX file with any installed library.
 
     Raises:
         EmraError: ``model-missing``, ``model-unreadable``, ``backend-missing``, and those of `Manifest`.
     """
     place = Path(path)
     if not place.is_file():
-        raise EmraError("model-missing", "The ONNX file does not exist", "Give the file the engine was built of", path)
+        raise EmraError("model-missing", "The ONNX file does not exist", "Give the file of which it was built", path)
     try:
         import onnx
     except ImportError:
         return _with_runtime(place)
     check_model_seal(place)
     try:
-        # The weights in other files are not needed, and not looked for.
+        # External weights are not needed.
         model = onnx.load(place, load_external_data=False)
-    except Exception as error:  # Protobuf's decoder has errors of its own.
+    except Exception as error:  # protobuf's decoder raises its own errors.
         raise EmraError(
-            "model-unreadable", "The file is no ONNX model, or is cut short or damaged", "Copy the file again", path
+            "model-unreadable", "The file is not an ONNX model, or is truncated or damaged", "Copy the file again", path
         ) from error
     try:
         return Manifest.from_metadata({entry.key: entry.value for entry in model.metadata_props})

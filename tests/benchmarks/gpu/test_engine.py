@@ -72,7 +72,7 @@ def test_an_engine_without_a_gpu_is_a_row(tmp_path: Path) -> None:
     assert [row.value for row in rows] == [None]
     assert rows[0].note.split(":")[0] in UNUSABLE
     assert not rows[0].failed
-    # Whoever hands over wheels wants them used.
+    # Wheels that are given must be used.
     rows = engine.measure_engine(path, tmp_path, [tmp_path / "site"], 120)
     assert rows[0].failed
 

@@ -103,7 +103,7 @@ def test_trained_models_agree_with_onnx_runtime(trained: tuple[Path, np.ndarray,
         assert different <= backend.manifest.golden.tolerance  # type: ignore[union-attr]
 
 
-def test_an_fp32_model_is_computed_in_fp32_unless_told_otherwise(model: Path) -> None:
+def test_an_fp32_model_is_computed_in_fp32_by_default(model: Path) -> None:
     facts = OpenVinoBackend(model, LoadOptions(threads=2)).describe()
     assert facts["precision"] == "f32"
     assert facts["threads"] == "2"

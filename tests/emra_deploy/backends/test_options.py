@@ -87,7 +87,7 @@ COUNTS_TILES = ("segment", "dry run")
 
 @pytest.fixture
 def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
-    """What came to the backend; here and in processes started from here every backend is the recorder."""
+    """Options received by the backend; here and in child processes every backend is the recorder."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(RECORD)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), *sys.path]))

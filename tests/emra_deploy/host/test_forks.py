@@ -48,7 +48,7 @@ print("restarts", restarts)
 
 
 @pytest.mark.parametrize("kind", ["isolated", "here"])
-def test_a_fork_is_told_and_harms_nothing(tmp_path: Path, kind: str) -> None:
+def test_a_fork_is_refused_and_harms_nothing(tmp_path: Path, kind: str) -> None:
     build_model(tmp_path / "model.onnx")
     program = PROGRAM
     if kind == "here":

@@ -1,4 +1,4 @@
-"""FP8 (E4M3) in the place of INT8: what decision 0007 says of it. No command writes FP8."""
+"""FP8 (E4M3) instead of INT8: the claims of decision 0007. No command writes FP8."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LARGEST = 448.0
 
 
 def as_fp8(model: onnx.ModelProto, single: onnx.ModelProto) -> onnx.ModelProto:
-    """The INT8 graph with FP8 in the place of INT8: zero points and weights of that type, scales to its largest number.
+    """The INT8 graph with FP8 instead of INT8: zero points and weights of that type, scales to its largest number.
 
     Args:
         model: What `insert_qdq` gave.

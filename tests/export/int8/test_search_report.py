@@ -1,4 +1,4 @@
-"""Which whole graphs `export.optimize` times, and how measured and estimated costs stand beside each other."""
+"""Choice of the whole graphs that `export.optimize` times, and reporting of measured and estimated costs."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_what_is_no_sidecar(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "arguments", "told"),
+    ("record", "arguments", "reported"),
     [
         (Profile, ((2, 8, 8, 3), (1, 8, 8, 3), (4, 8, 8, 3)), "goes 2, 1, 4"),
         (Profile, ((1, 8, 8, 3), (1, 8, 8, 3), (1, 16, 8, 3)), "varies"),
@@ -114,8 +114,8 @@ def test_what_is_no_sidecar(text: str) -> None:
         (Flags, (False, False, False, True, 0), "workspace"),
     ],
 )
-def test_values_are_checked(record: type, arguments: tuple[Any, ...], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_values_are_checked(record: type, arguments: tuple[Any, ...], reported: str) -> None:
+    with pytest.raises(ValueError, match=reported):
         record(*arguments)
 
 
