@@ -61,7 +61,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (35, "cuda-version", "later CUDA than the driver knows", "later driver"),
         (46, "gpu-busy", "another process", "compute-mode"),
         (100, "no-gpu", "finds no GPU", "CUDA_VISIBLE_DEVICES"),
-        (101, "no-gpu", "none that this process may use", "CUDA_VISIBLE_DEVICES"),
+        (101, "no-gpu", "this process may not use", "CUDA_VISIBLE_DEVICES"),
         (802, "gpu-start", "not ready", "nvidia-fabricmanager"),
         (803, "cuda-mismatch", "different drivers", "Reboot"),
         (804, "cuda-mismatch", "cuda-compat", "Reboot"),
