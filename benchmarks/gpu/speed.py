@@ -71,7 +71,7 @@ def compare(
         library: The kernels.
         ceilings: Of this chip.
         tokens: T.
-        variants: Name -> the kernels built otherwise, timed beside them.
+        variants: Name -> kernels built with other options, timed as well.
         compiled: Whether to time torch.compile's streamed form too, which takes up to a minute to compile.
     """
     problem = Problem(tokens)
@@ -93,7 +93,7 @@ def compare(
             candidates["streamed, torch.compile"] = [
                 partial(form, qkv, problem.heads, problem.classes, problem.scale) for qkv in sets
             ]
-        except Exception as error:  # whatever a compiler raises, the other rows still stand
+        except Exception as error:  # a compiler may raise anything; the other rows stay valid
             refused["torch.compile"] = " ".join(str(error).split())[:80]
 
     times, failures = time_graphs(candidates)

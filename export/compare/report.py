@@ -1,4 +1,4 @@
-"""The result of comparing two models on pictures, and the limits it is held to."""
+"""The result of comparing two models on pictures, and the limits it must meet."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from emra_deploy.evaluation.metrics import ConfusionMatrix, Scores, json_number
 from emra_deploy.model_file.classes import ClassSet
 
 NEAR_TIE = 0.1
-"""Margin, as a difference of probabilities, below which a rounding may well decide between the two best classes."""
+"""Margin, as a difference of probabilities, below which rounding may decide between the two best classes."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,10 @@ class Limits:
     """Largest acceptable differences between a model and its reference.
 
     Attributes:
-        agreement: Least share of pixels with equal labels, 0 to 1.
-        miou_drop: Most mIoU points (hundredths) lost, where there is ground truth.
-        logit_error: Most that a logit may be off, over the picture's largest absolute logit; finite logits pass.
-        confidence_error: Most that a confidence may be off.
+        agreement: Minimum share of pixels with equal labels, 0 to 1.
+        miou_drop: Maximum mIoU points (hundredths) lost, if there is ground truth.
+        logit_error: Maximum error of a logit, over the picture's largest absolute logit; infinity accepts any finite one.
+        confidence_error: Maximum error of a confidence.
 
     Raises:
         EmraError: ``tolerance`` for values out of range.
@@ -78,8 +78,8 @@ class PictureReport:
 
     Attributes:
         name: Name of the picture.
-        pixels: Those that hold data.
-        agreeing: Those with equal labels.
+        pixels: Number of pixels with data.
+        agreeing: Number of pixels with equal labels.
         logits: Their differences, None where the two models do not both give logits of the same tiles.
     """
 
