@@ -59,7 +59,7 @@ class Replay:
 
 
 class TimedTorch(TorchBackend):
-    """The PyTorch backend, timed, on the GPU if there is one; compiled, in half precision or as a CUDA graph on request.
+    """The PyTorch backend, timed, on a GPU if available; on request compiled, in half precision or as a CUDA graph.
 
     Args:
         spec: The requested candidate.
