@@ -1,4 +1,4 @@
-"""Each page's commands run with the extras that it installs, on what a clone holds or the page says how to get."""
+"""Each page's commands run with the extras that it installs, on files of a clone or files the page explains."""
 
 from __future__ import annotations
 

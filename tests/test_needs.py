@@ -31,7 +31,7 @@ RESULT = str(REPOSITORY / "benchmarks" / "results" / "latency-emra-ti-dubai.json
 SEGMENT = "emra_deploy segment in.png --output out"
 RUNTIME = f"benchmarks.runtime --model {MODEL}"
 
-# Command, and each library that it needs for what it is asked.
+# Command, and each library that it needs with these arguments.
 COMMANDS = [
     (f"{SEGMENT}.tif", "rasterio"),
     (f"{SEGMENT}.tif --polygons out.gpkg", "pyogrio shapely"),
@@ -164,7 +164,7 @@ def test_a_folder_that_takes_no_file_is_reported_before_the_work(folder: Path) -
 
 
 def test_every_command_is_here() -> None:
-    """A new script with a command line has to say what it needs."""
+    """A new script with a command line must declare its requirements."""
     plain = {"training.data", "benchmarks.gpu_suite", "benchmarks.compare"}
     known = {command.split()[0] for command, _ in COMMANDS} | plain
     found = set()

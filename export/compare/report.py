@@ -22,7 +22,7 @@ class Limits:
     Attributes:
         agreement: Minimum share of pixels with equal labels, 0 to 1.
         miou_drop: Maximum mIoU points (hundredths) lost, if there is ground truth.
-        logit_error: Maximum error of a logit, over the picture's largest absolute one; infinity accepts any finite error.
+        logit_error: Maximum error of a logit, over the picture's largest absolute one; infinity accepts finite errors.
         confidence_error: Maximum error of a confidence.
 
     Raises:

@@ -114,7 +114,7 @@ def test_the_sequence_of_the_projects_own_results(tmp_path: Path, quiet: str, fa
     parsers = {module.__name__.split(".")[-1]: module for module in (accuracy, latency, memory, report, roofline)}
     for name, line in zip(names, lines, strict=True):
         parsers[name].parser().parse_args(line[1:])
-    # Both files of the shipped model are there, and are what is measured.
+    # Both files of the shipped model exist, and are the ones measured.
     for line in lines[4:8]:
         for word in line[1:3]:
             assert (REPOSITORY / word).is_file()

@@ -1,4 +1,4 @@
-"""Candidates: what the command line makes of names, the pipeline around a model, and the copies timed apart."""
+"""Candidates: parsing of their names, the pipeline around a model, and separate timing of copies."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def test_a_fast_wrong_answer_is_no_benchmark(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["cuda", "cuda-graph"])
 def test_onnxruntime_on_a_device_answers_like_the_processor(model: Path, option: str) -> None:
-    """The code for a GPU, on the processor: there is none here."""
+    """The code for a GPU, run on the CPU because the tests have no GPU."""
     backend = open_on_device(spec_of(model, option=option), device="cpu")
     assert self_test(backend) == 0.0
     assert backend.cuda_graph is (option == "cuda-graph")

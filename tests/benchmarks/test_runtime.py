@@ -1,4 +1,4 @@
-"""The runtime benchmark: its inputs are what it says, and its figures have their parts."""
+"""The runtime benchmark: its inputs are as described, and its figures are complete."""
 
 from __future__ import annotations
 

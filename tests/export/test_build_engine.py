@@ -1,4 +1,4 @@
-"""Engines that TensorRT-RTX really builds, on the processor, and what is refused before or after."""
+"""Engines built by the real TensorRT-RTX without a GPU, and refusals before and after the build."""
 
 from __future__ import annotations
 
@@ -356,7 +356,7 @@ def test_a_kill_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_the_forecast_of_a_full_sized_model_is_what_the_builder_says(tmp_path: Path) -> None:
-    """About what is counted, and not more than what is allowed for."""
+    """Close to the counted memory, and within the allowed memory."""
     from emra_deploy.backends.tensorrt.forecast import Forecast
     from emra_deploy.backends.tensorrt.graph_memory import measure_graph
 

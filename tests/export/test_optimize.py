@@ -1,4 +1,4 @@
-"""The optimiser end to end on a small model: what it measures, writes and refuses; and its parts alone."""
+"""The optimiser end to end on a small model: measurements, outputs and refusals; and its parts alone."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def test_a_run_leaves_checkpoints_and_logs(recipe, tmp_path, capsys):
     rates = [line["lr"] for line in log(output) if "loss" in line]
     assert rates[0] == 1e-3
     assert rates == sorted(rates, reverse=True)
-    # What is shipped is the average, what is gone on from is the model.
+    # The average is shipped; training resumes from the model.
     state = load_state(output / "state.pt")
     key = "hra.classifier.weight"
     assert torch.equal(weights(output / "last")[key], state["average"][f"module.{key}"])

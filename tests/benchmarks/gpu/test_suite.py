@@ -41,7 +41,7 @@ def test_a_section_that_fails_leaves_the_others() -> None:
     rows = gpu_suite.run_sections(job("speed", "model", "blocks"), parts)
     assert [(row.section, row.value, row.failed) for row in rows] == [
         ("speed", None, True),
-        # What a bare machine lacks is not measured, and not broken.
+        # Parts that a bare machine lacks are reported as not measured, not as failures.
         ("model", None, False),
         ("b", 1.0, False),
     ]

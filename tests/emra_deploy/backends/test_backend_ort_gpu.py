@@ -219,7 +219,7 @@ def test_the_fake_has_the_names_of_the_real_module() -> None:
         if inspect.isfunction(member) and not name.startswith("_"):
             real = list(inspect.signature(getattr(onnxruntime.InferenceSession, name)).parameters)
             assert len(inspect.signature(member).parameters) <= len(real), name
-    # The one for TensorRT-RTX left the module in 1.32 and is registered from a library of its own since.
+    # The provider for TensorRT-RTX left the module in 1.32 and has since been registered from a separate library.
     assert hasattr(onnxruntime, "register_execution_provider_library")
     missing = {provider.ep for provider in PROVIDERS.values()} - set(onnxruntime.get_all_providers())
     assert missing <= {"NvTensorRTRTXExecutionProvider"}

@@ -1,4 +1,4 @@
-"""A GPU that is full or lost. There is none here: every fault is simulated, with the texts that real libraries give."""
+"""A GPU without free memory, or lost. Every fault is simulated, with the messages of real libraries."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def test_without_another_backend_it_is_refused(
         open_auto(model)
     assert caught.value.code == "backend-rounding"
     assert "refuses it" in explain(model)
-    # What a file says about itself can be read all the same.
+    # The Manifest of the file can still be read.
     assert main(["info", str(model), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["name"] == "nearest-colour"
 

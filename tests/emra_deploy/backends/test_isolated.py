@@ -1,4 +1,4 @@
-"""A model in a process of its own, which is replaced; flag files simulate crashes, hangs and lost GPUs there."""
+"""A model in a separate process, which is replaced; flag files simulate crashes, hangs and lost GPUs there."""
 
 from __future__ import annotations
 

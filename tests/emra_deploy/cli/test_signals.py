@@ -1,4 +1,4 @@
-"""Signals that come while a library keeps the main thread, and what is said meanwhile."""
+"""Signals during a library call in the main thread, and the messages meanwhile."""
 
 from __future__ import annotations
 

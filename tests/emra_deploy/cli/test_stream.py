@@ -1,4 +1,4 @@
-"""``emra stream`` as a user runs it, in a process of its own."""
+"""``emra stream`` as a user runs it, in a separate process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A Segmenter, a stream and an isolated model in a fork: an error at once, and the first process goes on."""
+"""A Segmenter, a stream and an isolated model in a fork: an immediate error, and the first process continues."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def test_the_manifest_is_complete(manifest: Manifest) -> None:
     golden = manifest.golden.labels()
     assert golden.shape == manifest.input_shape[1:]
     assert len(np.unique(golden)) >= 3, "a golden tile of hardly any class would prove little"
-    # A wrong engine shall not pass: the tolerance is far below what chance agrees in.
+    # A wrong engine must not pass: the tolerance is far below agreement by chance.
     assert manifest.golden.tolerance <= 0.02
 
 

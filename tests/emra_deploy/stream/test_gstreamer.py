@@ -1,4 +1,4 @@
-"""GStreamer pipelines, in a process of its own that borrows the system's bindings."""
+"""GStreamer pipelines, in a separate process that uses the system's bindings."""
 
 from __future__ import annotations
 

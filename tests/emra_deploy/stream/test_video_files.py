@@ -1,4 +1,4 @@
-"""Recordings: every frame in order, whatever the container; broken and hostile files."""
+"""Recordings: every frame in order, in every container; damaged and hostile files."""
 
 from __future__ import annotations
 

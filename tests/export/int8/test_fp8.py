@@ -63,14 +63,14 @@ def as_fp8(model: onnx.ModelProto, single: onnx.ModelProto) -> onnx.ModelProto:
 
 def test_the_builder_makes_fp8_kernels_and_the_labels_stay(small_file: Path, tmp_path: Path) -> None:
     single, manifest = read_model(small_file)
-    # A convolution of three channels has no FP8 kernel: the builder computes it in FP32, as `realised` tells.
+    # A convolution of three channels has no FP8 kernel: the builder computes it in FP32, as `realised` shows.
     linears = choose_linears(find_linears(single), ["patch_embed"])
     calibration = np.stack([generate(seed, 64, 64).image for seed in range(4)])
     ranges = ranges_of(collect_magnitudes(single, linears, manifest, calibration), "minmax")
     model = as_fp8(insert_qdq(single, linears, ranges), single)
     onnx.checker.check_model(model, full_check=True)
     path = tmp_path / "m.onnx"
-    # The Manifest has no name for FP8; what the builder is asked for it reads from the graph.
+    # The Manifest has no name for FP8; the requested precision is read from the graph.
     write_model(model, replace(manifest, precision="int8"), path)
 
     flavour = load_flavour(RTX)

@@ -25,7 +25,7 @@ def points(count: int) -> tuple[Point, ...]:
 
 
 class Costs:
-    """Remembers what it was asked to time."""
+    """Records the graphs that it was asked to time."""
 
     def graphs(self, variants: Mapping[str, Any], progress: Any) -> dict[str, Timing]:
         self.asked = [variant.quantized for variant in variants.values()]
