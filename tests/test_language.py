@@ -58,7 +58,6 @@ WORDS = {
     "judge": "acceptance",
     "judges": "accepts, evaluates",
     "judged": "accepted, evaluated",
-    "farm": "workers",
     "for who": "for users who",
     "whoever": "anyone who, or a passive",
     "is had": "is available",
