@@ -3,7 +3,7 @@
     python -m benchmarks.gpu_suite [--json FILE] [--seed N] [--only SECTION,...] [--no-compile]
                                    [--wheels PATH...] [--model FILE.onnx]
 
-The aggregation kernels: built, checked against FP64 and under compute-sanitizer, and timed beside PyTorch's fused and
+The aggregation kernels: built, checked against FP64 and under compute-sanitizer, and timed against PyTorch's fused and
 explicit forms and the chip's own ceilings; the whole model in PyTorch, with PyTorch's fused attention and with the
 kernels; and a model file as an engine, where TensorRT is installed or `--wheels` gives TensorRT-RTX, whole or split
 into parts (NAME.whl.00, NAME.whl.01, ...).
@@ -43,7 +43,7 @@ from emra_deploy.host.files import check_all_outputs
 SECTIONS = ("accuracy", "speed", "blocks", "model", "engine", "sanitizer")
 SIZES = (1031, 4103)
 
-# Other builds of the kernels, timed beside the shipped one (docs/decisions/0009): other shares of exponentials by
+# Other builds of the kernels, timed with the shipped one (docs/decisions/0009): other shares of exponentials by
 # polynomial than 1/8, and kernels that start while the previous one ends.
 VARIANTS = {
     "no polynomial": "-DEMRA_POLYNOMIAL_EIGHTHS=0",

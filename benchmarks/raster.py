@@ -1,4 +1,4 @@
-"""Orthomosaics: the cost of reading, stitching and writing beside the model, and memory over the raster's size.
+"""Orthomosaics: the cost of reading, stitching and writing compared with the model, and memory by raster size.
 
     python -m benchmarks.raster [--model FILE] [--side 10000] [--memory-sizes 10000 40000] [--json FILE]
 

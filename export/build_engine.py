@@ -239,7 +239,7 @@ def _read_precision(built: Built, trial: _Trial, source: InputModel, library: Fl
     """The precision that the engine computes in.
 
     Raises:
-        EmraError: ``precision-not-realised`` when it is not the one that the file asks for.
+        EmraError: ``precision-not-realised`` when it is not the one that the file requests.
     """
     sources = (
         ("engine inspector", parse_inspector(trial.layers or "")),
@@ -254,7 +254,7 @@ def _read_precision(built: Built, trial: _Trial, source: InputModel, library: Fl
 
 
 def _memory_line(built: Built, activations: int | None, forecast: Forecast) -> str:
-    """The engine's reported memory beside the forecast."""
+    """The engine's reported memory compared with the forecast."""
     if activations is None:
         return "memory of the engine: not reported"
     weights = built.messages.sizes.get("weights")
@@ -279,7 +279,7 @@ def _self_test_line(result: SelfTest) -> str:
 
 
 def _write(output: Path, built: Built, sidecar: str, timings: tuple[bytes, Path] | None, overwrite: bool) -> None:
-    # The sidecar is named first: alone it refers to a missing engine, and beside an old engine its sha256 does not fit.
+    # The sidecar is renamed first: alone it refers to a missing engine, and an old engine does not match its sha256.
     # A new engine never exists without it.
     with atomic_output(output, overwrite=overwrite) as part:
         part.write_bytes(built.plan)
@@ -293,7 +293,7 @@ def _write(output: Path, built: Built, sidecar: str, timings: tuple[bytes, Path]
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(
-        prog="build_engine.py", description="Build a TensorRT engine of an ONNX file, with a sidecar that describes it."
+        prog="build_engine.py", description="Build a TensorRT engine and its sidecar from an ONNX file."
     )
     add = made.add_argument
     add("model", metavar="MODEL.onnx", help="file that to_onnx, to_fp16 or to_int8 wrote")
@@ -327,7 +327,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         engine = build_engine(flags=_take_flags(arguments), **arguments)
     except KeyboardInterrupt:
         print("interrupted; no output was changed", file=sys.stderr, flush=True)
-        # The builder may still be at work in its thread, and cannot be waited for.
+        # The builder may still run in its thread; waiting for it could take minutes.
         os._exit(130)
     for line in engine.lines:
         print(line)

@@ -66,7 +66,7 @@ class Verdict:
 
     Attributes:
         report: The numbers.
-        limits: The limits they are held to.
+        limits: The limits they are compared with.
         failures: Violations of the limits, in words.
         pictures: One phrase about the pictures.
     """
@@ -109,17 +109,17 @@ def check(
         kind: The layout of the data set.
         split: The split of the data set.
         tolerance: Limits by name: ``"fp32"``, ``"fp16"`` or ``"int8"``; None takes those of the precision of ``b``.
-        min_agreement: Least share of equal labels, in place of the named limit.
-        max_miou_drop: Most mIoU points lost, in place of the named limit.
+        min_agreement: Minimum share of equal labels, instead of the named limit.
+        max_miou_drop: Maximum mIoU points lost, instead of the named limit.
         backends: Names of the backends of ``a`` and ``b``.
         threads: Threads of one run; None leaves the choice to the library.
-        limit: Most pictures to compare on.
+        limit: Maximum number of pictures to compare on.
         worst: PNG file for the picture with the least agreement, or None.
         overwrite: Whether an existing picture may be replaced.
         progress: Called with each picture's result.
 
     Raises:
-        EmraError: Whatever is wrong with models, data or arguments.
+        EmraError: Any fault of models, data or arguments.
     """
     if worst is not None:
         check_output(worst, overwrite=overwrite, inputs=(a, b))
@@ -266,12 +266,12 @@ def parser() -> argparse.ArgumentParser:
     add("--split", default="val", help="of the data set (val)")
     add("--limit", type=int, metavar="N", help="compare on the first N pictures (all)")
     add("--tolerance", choices=tuple(LIMITS), help="limits by name (that of B's precision)")
-    add("--min-agreement", type=float, metavar="SHARE", help="least share of equal labels, such as 0.999")
-    add("--max-miou-drop", type=float, metavar="POINTS", help="most mIoU points lost, such as 0.1")
+    add("--min-agreement", type=float, metavar="SHARE", help="minimum share of equal labels, such as 0.999")
+    add("--max-miou-drop", type=float, metavar="POINTS", help="maximum mIoU points lost, such as 0.1")
     add("--backend-a", default="auto", metavar="NAME", help="backend of A (auto)")
     add("--backend-b", default="auto", metavar="NAME", help="backend of B (auto)")
     add("--threads", type=int, metavar="N", help="threads of one run (the library's choice)")
-    add("--worst", metavar="FILE.png", help="draw the picture with the least agreement there: A, B, difference")
+    add("--worst", metavar="FILE.png", help="PNG file for the picture with the least agreement: A, B, difference")
     add("--json", metavar="FILE", help="write all numbers there")
     add("--overwrite", action="store_true", help="replace existing outputs")
     return made

@@ -1,6 +1,6 @@
 """FP32 ONNX file -> FP16 ONNX file, with FP32 where FP16 breaks, checked against its source file.
 
-Of an INT8 file, what is FP32 becomes FP16: the graph that ``to_int8 --high-precision fp16`` makes with its ranges.
+In an INT8 file, the FP32 parts become FP16: the graph that ``to_int8 --high-precision fp16`` makes with its ranges.
 
 python -m export.to_fp16 model.onnx --output model.fp16.onnx --check-data DIR
 """
@@ -41,7 +41,7 @@ with script_imports(__name__, "quant"):
     from export.half.rounding import with_rounding
 
 EVIDENCE = "fp16"
-"""Key of the Manifest's evidence that holds what was measured here."""
+"""Key of this command's measurements in the Manifest's evidence."""
 
 GOLDEN_TOLERANCE = 10 * (1 - LIMITS["fp16"].agreement)
 """Share of the golden tile's pixels that may differ on a device, 1 %: ten times what FP16 may cost over a data set,

@@ -143,7 +143,7 @@ def to_int8(
     need("quant", "onnxruntime", purpose="calibrating and checking")
     check_arguments(output, method, percentile, high_precision)
     parent = read_parent(model)
-    # All that can be refused is, before minutes of calibration.
+    # Refuse all that can be refused before minutes of calibration.
     chosen = choose_linears(find_linears(parent.model), exclude)
     pictures = None if check_data is None else open_pictures(check_data, parent.manifest)
     found = calibrate(model, calibration, count, progress)

@@ -14,7 +14,7 @@ def _ignore(*_: object) -> None:
 
 
 # In the background Ctrl-C is ignored, and under nohup the loss of the terminal. Programs inherit that, and some tests
-# send them these signals. The tests themselves go on ignoring what they were asked to ignore.
+# send them these signals. The tests themselves keep ignoring the signals that they were started with.
 for _signal in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT), signal.SIGTERM):
     if signal.getsignal(_signal) is signal.SIG_IGN:
         signal.signal(_signal, _ignore)
@@ -22,7 +22,7 @@ for _signal in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT), signal.
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 FP32_MODEL = REPOSITORY / "models" / "emra-ti-dubai.onnx"
-"""What the shipped file was made of; for tests of what starts from an FP32 file."""
+"""The FP32 source of the shipped file, for tests that start from FP32."""
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ STD = (0.229, 0.224, 0.225)
 
 
 def nearest_colour(image: npt.NDArray[np.uint8], classes: ClassSet = CLASSES) -> npt.NDArray[np.uint8]:
-    """What the models answer: uint8 H×W for a uint8 H×W×3 picture."""
+    """The labels that the models give: uint8 H×W for a uint8 H×W×3 picture."""
     mean, std = np.asarray(MEAN, np.float32), np.asarray(STD, np.float32)
     pixels = (image.astype(np.float32) / 255 - mean) / std
     weight, bias = _scores(classes)

@@ -29,7 +29,7 @@ DEFAULT = (*COMMANDS, "tests")
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a part ended.
+    """Result of a part.
 
     Attributes:
         part: Its name.
@@ -74,7 +74,7 @@ def run_commands(part: str) -> Outcome:
 
 
 def run_tests(part: str, options: Sequence[str]) -> Outcome:
-    """Run a part's tests in a process of its own."""
+    """Run a part's tests in a separate process."""
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         junit = Path(folder, "results.xml")

@@ -30,7 +30,7 @@ TRY = (
 
 
 class ReleaseError(Exception):
-    """A fault that has to be mended before the release."""
+    """A fault that must be fixed before the release."""
 
 
 def run(*words: object, cwd: Path, **environment: str) -> str:

@@ -1,4 +1,4 @@
-"""The demo as `make demo` runs it, with a small model in place of the shipped one."""
+"""The demo as `make demo` runs it, with a small model instead of the shipped one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each page's commands run with the extras that it installs, on what a clone holds or the page says how to get."""
+"""Each page's commands run with the extras that it installs, on files of a clone or files the page explains."""
 
 from __future__ import annotations
 
@@ -68,4 +68,4 @@ def test_data_is_what_a_clone_can_have(page: Path) -> None:
     if page.name not in RECORDS:
         assert "../shared" not in text
     if page.name not in RECORDS | {"data.md"} and re.search(r"\bdata/(dubai|folder)", text):
-        assert "data.md" in text, "a page that names a data set links to where it is had"
+        assert "data.md" in text, "a page that names a data set links to its source"

@@ -1,4 +1,4 @@
-"""CI runs the targets that exist, on the Pythons that are supported, and the templates ask for commands that exist."""
+"""CI runs existing targets on the supported Pythons, and the templates name existing commands."""
 
 from __future__ import annotations
 

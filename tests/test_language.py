@@ -1,6 +1,6 @@
 """Plain engineering English: docstrings open with what an object is or does, and no text uses the words below.
 
-`CLEAN` grows until it holds the whole project.
+`NOT_YET` shrinks until it is empty.
 """
 
 from __future__ import annotations
@@ -14,32 +14,36 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-CLEAN = (
+TREES = (
     ".github",
+    "Makefile",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "README.md",
     "RELEASING.md",
     "SECURITY.md",
-    "docs/backends.md",
-    "docs/containers.md",
-    "docs/data.md",
-    "docs/embedding.md",
-    "docs/engines.md",
-    "docs/install.md",
-    "docs/jetpack.md",
-    "docs/model-card.md",
-    "docs/plugin.md",
-    "docs/precision.md",
-    "docs/training.md",
+    "benchmarks",
+    "cmake",
+    "docker",
+    "docs",
+    "emra_deploy",
     "examples",
+    "export",
     "plugin",
+    "tests",
     "training",
 )
-"""Folders and files whose text has been revised."""
+"""Folders and files with text of the project."""
 
-NOT_YET = ("training/backend.py", "training/losses.py", "training/model")
-"""Within `CLEAN`, what has not."""
+NOT_YET = (
+    "emra_deploy/maps",
+    "emra_deploy/pictures",
+    "emra_deploy/segmenting/overlay.py",
+    "emra_deploy/stream",
+    "training/losses.py",
+    "training/model",
+)
+"""Within `TREES`, text that is not revised yet."""
 
 SUFFIXES = {".c", ".cpp", ".cu", ".cuh", ".h", ".md", ".py", ".txt", ".yaml", ".yml"}
 
@@ -50,11 +54,10 @@ WORDS = {
     "told": "reported",
     "diary": "journal",
     "sureness": "confidence",
-    "bars": "limits, or progress bar",
+    "bars": "limits, or progress bars",
     "judge": "acceptance",
     "judges": "accepts, evaluates",
     "judged": "accepted, evaluated",
-    "farm": "workers",
     "for who": "for users who",
     "whoever": "anyone who, or a passive",
     "is had": "is available",
@@ -68,17 +71,21 @@ WORDS = {
 }
 """Words of a private dialect, and what a reader of the field expects."""
 
-PATTERN = re.compile("|".join(rf"(?<![A-Za-z]){re.escape(word)}(?![A-Za-z])" for word in WORDS), re.IGNORECASE)
+# A progress bar is a term of the field.
+PATTERN = re.compile(
+    "|".join(rf"(?<![A-Za-z])(?<!progress[ _]){re.escape(word)}(?![A-Za-z])" for word in WORDS), re.IGNORECASE
+)
 
 
 def files() -> list[Path]:
     found = []
-    for name in CLEAN:
+    for name in TREES:
         place = REPOSITORY / name
         assert place.exists(), name
         inside = sorted(place.rglob("*")) if place.is_dir() else [place]
-        found += [path for path in inside if path.suffix in SUFFIXES]
-    left_out = [REPOSITORY / name for name in NOT_YET]
+        found += [path for path in inside if path.suffix in SUFFIXES or path.name == "Makefile"]
+    # This file lists the words.
+    left_out = [REPOSITORY / name for name in (*NOT_YET, "tests/test_language.py")]
     return [path for path in found if not any(path == other or other in path.parents for other in left_out)]
 
 

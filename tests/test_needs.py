@@ -1,4 +1,4 @@
-"""What a command will need is looked for before it works: missing libraries, outputs that cannot be written."""
+"""Commands check their requirements before any work: missing libraries, outputs that cannot be written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RESULT = str(REPOSITORY / "benchmarks" / "results" / "latency-emra-ti-dubai.json
 SEGMENT = "emra_deploy segment in.png --output out"
 RUNTIME = f"benchmarks.runtime --model {MODEL}"
 
-# Command, and each library that it needs for what it is asked.
+# Command, and each library that it needs with these arguments.
 COMMANDS = [
     (f"{SEGMENT}.tif", "rasterio"),
     (f"{SEGMENT}.tif --polygons out.gpkg", "pyogrio shapely"),
@@ -99,15 +99,15 @@ def refused(done: subprocess.CompletedProcess[str], folder: Path) -> str:
 
 
 @pytest.mark.parametrize(("command", "library"), PAIRS, ids=[f"{c.split()[0]}-{lib}" for c, lib in PAIRS])
-def test_a_missing_library_is_told_before_the_work(command: str, library: str, folder: Path) -> None:
-    told = refused(start(command, library, folder), folder)
-    assert f"{library} is not installed" in told or f"needs {library}, which is not installed" in told
-    assert "pip install " in told
+def test_a_missing_library_is_reported_before_the_work(command: str, library: str, folder: Path) -> None:
+    reported = refused(start(command, library, folder), folder)
+    assert f"{library} is not installed" in reported or f"needs {library}, which is not installed" in reported
+    assert "pip install " in reported
 
 
 def test_a_window_needs_opencv(folder: Path) -> None:
-    told = refused(start("emra_deploy stream in.mp4 --overlay window", "cv2", folder), folder)
-    assert "pip install opencv-python" in told
+    reported = refused(start("emra_deploy stream in.mp4 --overlay window", "cv2", folder), folder)
+    assert "pip install opencv-python" in reported
 
 
 # Each command that writes at its end what took minutes to make.
@@ -135,7 +135,7 @@ WRITERS = [
 
 
 @pytest.mark.parametrize("command", WRITERS, ids=[command.split()[0] for command in WRITERS])
-def test_an_output_that_cannot_be_written_is_told_before_the_work(command: str, folder: Path) -> None:
+def test_an_output_that_cannot_be_written_is_reported_before_the_work(command: str, folder: Path) -> None:
     assert "[output-folder-missing]" in refused(start(command.format("missing/out"), "", folder), folder)
 
 
@@ -151,20 +151,20 @@ def test_an_output_that_cannot_be_written_is_told_before_the_work(command: str, 
         (f"{RUNTIME} --json in.png", "output-exists"),
     ],
 )
-def test_outputs_that_do_not_fit_are_told_before_the_work(command: str, code: str, folder: Path) -> None:
+def test_outputs_that_do_not_fit_are_reported_before_the_work(command: str, code: str, folder: Path) -> None:
     assert f"[{code}]" in refused(start(command, "", folder), folder)
 
 
-def test_a_folder_that_takes_no_file_is_told_before_the_work(folder: Path) -> None:
+def test_a_folder_that_takes_no_file_is_reported_before_the_work(folder: Path) -> None:
     (folder / "data").chmod(0o500)
     if (folder / "data").stat().st_uid == 0:
         pytest.skip("root may write anywhere")
-    told = refused(start(f"benchmarks.latency {MODEL} --json data/out.json", "", folder), folder)
-    assert "[output-unwritable]" in told
+    reported = refused(start(f"benchmarks.latency {MODEL} --json data/out.json", "", folder), folder)
+    assert "[output-unwritable]" in reported
 
 
 def test_every_command_is_here() -> None:
-    """A new script with a command line has to say what it needs."""
+    """A new script with a command line must declare its requirements."""
     plain = {"training.data", "benchmarks.gpu_suite", "benchmarks.compare"}
     known = {command.split()[0] for command, _ in COMMANDS} | plain
     found = set()

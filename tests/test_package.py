@@ -1,4 +1,4 @@
-"""What a newcomer's clone promises: the README's commands, the extras, what is installed and what is tracked."""
+"""Promises of a fresh clone: the README's commands, the extras, the installed and the tracked files."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def tracked() -> list[Path]:
 def dry_run(*words: str) -> subprocess.CompletedProcess[str]:
     if shutil.which("make") is None:
         pytest.skip("no make on this machine")
-    # --always-make: what is there already is not left out. Nothing is run.
+    # --always-make: existing targets are included. Nothing is run.
     command = ["make", "--dry-run", "--always-make", *words]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
@@ -167,7 +167,7 @@ def test_the_readmes_commands_name_what_exists() -> None:
 
 
 def helpful(command: str) -> list[str] | None:
-    """The command that prints the help of what a README's command runs."""
+    """The command that prints the help of a README's command."""
     words = command.split()
     if words[0] == "emra":
         return [sys.executable, "-m", "emra_deploy", words[1], "--help"]

@@ -1,4 +1,4 @@
-"""The recipes of CONTRIBUTING.md, followed in a copy of the sources: what they name is enough, and they stay short."""
+"""The recipes of CONTRIBUTING.md, followed in a copy of the sources: they are complete and short."""
 
 from __future__ import annotations
 

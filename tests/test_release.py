@@ -1,4 +1,4 @@
-"""A release has one version, one section of the changelog and one tag, and what is built holds what is tracked."""
+"""A release has one version, one changelog section and one tag, and its archive contains the tracked files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may import whom: packages in one direction, no circle of files, no two rooms that need each other."""
+"""Import rules: packages in one direction, no cycle of files, no two rooms that need each other."""
 
 from __future__ import annotations
 

@@ -93,7 +93,7 @@ def checkpoint_backend(
 
 
 def checkpoint_manifest(checkpoint: Checkpoint, name: str) -> Manifest:
-    """What an export of the checkpoint at its present size would say about itself, without a golden tile."""
+    """The Manifest that an export of the checkpoint at its present size would have, without a golden tile."""
     config = checkpoint.model.config
     return Manifest(
         name=name,

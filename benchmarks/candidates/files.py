@@ -19,11 +19,11 @@ class TimedFile(Wrapper):
     """Times a model file on a backend that computes in host memory.
 
     Args:
-        spec: What is asked for.
+        spec: The requested candidate.
         backend: The loaded model.
 
     Raises:
-        EmraError: ``model-size`` and ``model-batch`` for a file that does not take what is asked for.
+        EmraError: ``model-size`` and ``model-batch`` for a file that does not accept the requested input.
     """
 
     def __init__(self, spec: Spec, backend: Backend) -> None:
@@ -53,7 +53,7 @@ class TimedFile(Wrapper):
 
     @property
     def precision(self) -> str:
-        """Of the file, and what the backend makes of it where it says so."""
+        """Precision of the file, or the one the backend reports to compute in."""
         computed = self.describe().get("precision")
         return self.manifest.precision + ("" if computed is None else f", computed in {computed}")
 
@@ -65,7 +65,7 @@ class TimedFile(Wrapper):
         return outputs
 
     def profile(self, batch: Batch, runs: int) -> list[LayerTime] | None:
-        """See `TimedBackend.profile`."""
+        """Implement `TimedBackend.profile`."""
         assert self._spec.path is not None
         if self._spec.backend == "onnxruntime":
             return profiles.profile_onnxruntime(self._spec.path, self.manifest, batch, runs, self._spec.threads)
@@ -100,7 +100,7 @@ class TimedEngine(TimedFile):
 
 
 class TimedCuda:
-    """CUDA as the TensorRT backend asks for it, with a clock: everything is passed on.
+    """CUDA for the TensorRT backend, with timing: every call is forwarded.
 
     Args:
         cuda: An `emra_deploy.backends.tensorrt.cuda.Cuda`.
@@ -113,7 +113,7 @@ class TimedCuda:
 
     @property
     def captures(self) -> bool:
-        """What the backend asks before it captures."""
+        """Whether the backend captures CUDA graphs."""
         return self._graphs and bool(getattr(self._cuda, "captures", False))
 
     def __getattr__(self, name: str) -> Any:
@@ -140,7 +140,7 @@ class TimedCuda:
         self._download += time.perf_counter() - begin
 
     def stages(self) -> dict[str, float]:
-        """Seconds since `start`; computing is what is left, the host's share of a run included."""
+        """Seconds since `start`; computing is the remainder, including the host's part of a run."""
         total = time.perf_counter() - self._begin
         return {"upload": self._upload, "compute": total - self._upload - self._download, "download": self._download}
 

@@ -27,7 +27,7 @@ _OPERATORS = {
     "shrink": "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ArgMax ArgMin GlobalAveragePool GlobalMaxPool TopK",
 }
 _VIEWS, _MOVES, _SHRINKING = (frozenset(names.split()) for names in _OPERATORS.values())
-"""Operators that only name memory anew, that only copy, and that count one operation for each element of the input."""
+"""Operators that are views, operators that copy, and operators that count one operation per input element."""
 
 _OPERATIONS = {
     "Add Sub Mul Div Pow Max Min Neg Abs Sqrt Exp Log Erf Tanh Sigmoid Relu Floor Round Equal Less Greater And Or Not "

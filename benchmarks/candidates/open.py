@@ -1,4 +1,4 @@
-"""From a specification to something that runs; libraries are imported here, for what is asked for only."""
+"""Opening of candidates from specifications; only the libraries that are needed are imported."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def _how_to_get(backend: str) -> str:
 
 
 def open_candidate(spec: Spec, check: bool = True) -> TimedBackend:
-    """Load what a specification names.
+    """Load the candidate of a specification.
 
     Args:
-        spec: What is asked for.
+        spec: The requested candidate.
         check: Whether a file's self-test is run.
 
     Raises:
-        EmraError: ``backend-missing``, and whatever is wrong with the model.
+        EmraError: ``backend-missing``, and any fault of the model.
     """
     if not installed(spec.backend):
         raise EmraError("backend-missing", f"{spec.backend} is not installed", _how_to_get(spec.backend), spec.path)
@@ -44,7 +44,7 @@ def open_candidate(spec: Spec, check: bool = True) -> TimedBackend:
 
 
 def describe_manifest(spec: Spec, backend: TimedBackend) -> dict[str, Any] | None:
-    """The part of a model file's Manifest that belongs beside its figures; None for other models."""
+    """The part of a model file's Manifest to report with its figures; None for other models."""
     if spec.kind not in _FILES:
         return None
     manifest = backend.manifest

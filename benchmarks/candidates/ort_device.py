@@ -25,8 +25,8 @@ class OrtDeviceBackend:
     """An ONNX file by ONNX Runtime's I/O binding, copies timed apart from computing.
 
     Args:
-        spec: What is asked for.
-        manifest: What the file says about itself.
+        spec: The requested candidate.
+        manifest: Manifest of the file.
         device: ``"cuda"``; ``"cpu"`` runs the same code where there is no GPU, for tests.
 
     With ``cuda-graph`` in the specification, ONNX Runtime captures a CUDA graph at the second run and replays it, which

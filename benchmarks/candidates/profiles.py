@@ -1,4 +1,4 @@
-"""Time of each layer, as the libraries themselves measure it, in sessions of their own."""
+"""Time of each layer by the libraries' own profilers, in separate sessions."""
 
 from __future__ import annotations
 

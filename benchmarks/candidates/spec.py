@@ -123,7 +123,7 @@ def make_specs(
 
     Args:
         models: Files and checkpoints' folders.
-        peers: Of `PEERS`, each with ``@`` and a size of its own, or ``=`` and a file of weights, or both.
+        peers: Names of `PEERS`, each optionally with ``@`` and its size, and ``=`` and a file of weights.
         backends: Names, with options after a colon; ``auto`` is the usual one of each model, ``all`` every installed.
         batches: Pictures at once.
         sizes: Heights and widths; none for each model's own.

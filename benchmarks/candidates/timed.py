@@ -62,7 +62,7 @@ class TimedBackend(Backend, Protocol):
 class Pipeline:
     """One iteration of a candidate, from files to areas per class.
 
-    Post-processing is what the runtime does with the labels of a picture: check them and count the area of each class.
+    Post-processing is the runtime's work on the labels of a picture: checking them and counting the area of each class.
 
     Args:
         backend: The loaded model.

@@ -59,10 +59,10 @@ class Replay:
 
 
 class TimedTorch(TorchBackend):
-    """The PyTorch backend, timed, on the GPU where there is one; compiled, in a half or as a CUDA graph if asked for.
+    """The PyTorch backend, timed, on a GPU if available; on request compiled, in half precision or as a CUDA graph.
 
     Args:
-        spec: What is asked for.
+        spec: The requested candidate.
         model: Normalised B x 3 x H x W to logits B x C x H x W.
         manifest: Its size, classes, mean and std.
     """

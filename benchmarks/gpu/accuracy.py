@@ -13,9 +13,9 @@ from benchmarks.gpu.library import Aggregation, Problem
 from benchmarks.gpu.rows import Goal, Row
 from emra_deploy.errors import one_line
 
-SECTION = "error against FP64, relative, beside PyTorch's in the same precision"
+SECTION = "relative error against FP64, compared with PyTorch's in the same precision"
 
-# Below these a result is right whatever PyTorch's own error: half a unit of FP16's last place, a few of FP32's.
+# Below these limits a result is correct regardless of PyTorch's error: half an ulp of FP16, a few ulps of FP32.
 FLOOR = {True: 2.0**-11, False: 1e-6}
 GUARD = 256
 """Bytes after gca and workspace that must stay as they were."""
@@ -76,7 +76,7 @@ def check(library: Aggregation, case: Case, seed: int) -> list[Row]:
     again = guarded_launch(library, problem, qkv)
     mine = errors(result, truth)
     peer = errors(explicit(problem, qkv), truth)
-    # By whichever of the two measures is the worse.
+    # By the worse of the two measures.
     worst = max((0, 1), key=lambda i: mine[i] / max(2 * peer[i], FLOOR[problem.half]))
     limit = max(2 * peer[worst], FLOOR[problem.half])
     rows = [Row(SECTION, str(case), mine[worst], "", Goal("<=", limit), f"PyTorch {peer[worst]:.2e}", required=True)]

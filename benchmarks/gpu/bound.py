@@ -68,7 +68,7 @@ class Bound:
 
     @property
     def unit(self) -> str:
-        """Which of the three it is."""
+        """Name of the largest of the three bounds."""
         return max(("exponentials", "tensor", "memory"), key=lambda name: getattr(self, name))
 
 

@@ -1,4 +1,4 @@
-"""The chip's own ceilings: exponentials and matrix products per second, measured with nothing else going on."""
+"""The chip's ceilings: exponentials and matrix products per second, each measured alone."""
 
 from __future__ import annotations
 

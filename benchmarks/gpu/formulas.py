@@ -67,7 +67,7 @@ def explicit(problem: Problem, qkv: Sequence[Tensor]) -> Tensor:
 
 
 def streamed(problem: Problem, qkv: Sequence[Tensor]) -> Tensor:
-    """Class rows, then fused attention over padded values: the peer in time, by whatever backend is enabled."""
+    """Class rows, then fused attention over padded values, by the enabled backend: the reference for times."""
     gca: Tensor = aggregation().aggregate_streamed(qkv, problem.heads, problem.classes, problem.scale)
     return gca
 

@@ -60,7 +60,7 @@ def compare_models(
 
 
 def _agreement(model: EMRAProxy, size: int, section: str) -> list[Row]:
-    """The logits' error in FP16 beside those in FP32 by the formula; the model stays in FP32."""
+    """The error of the FP16 logits against FP32 logits of the formula; the model stays in FP32."""
     image = torch.randn(2, 3, size, size, device="cuda")
     allowed = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

@@ -72,7 +72,7 @@ def compare(
         library: The kernels.
         ceilings: Of this chip.
         tokens: T.
-        variants: Name -> the kernels built otherwise, timed beside them.
+        variants: Name -> kernels built with other options, timed as well.
         compiled: Whether to time torch.compile's streamed form too, which takes up to a minute to compile.
     """
     problem = Problem(tokens)

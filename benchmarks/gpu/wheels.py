@@ -25,7 +25,7 @@ def unpack_wheels(places: Sequence[Path], folder: Path) -> list[Path]:
         Folders for Python's path.
 
     Raises:
-        EmraError: ``wheels``: there is none, a part is missing, or a file is no wheel.
+        EmraError: ``wheels``: no wheel, a missing part, or a file that is not a wheel.
     """
     parts: dict[str, dict[str, Path]] = {}
     for place in places:

@@ -111,7 +111,7 @@ def _copy(size: int, threads: int) -> Ceiling:
     with ThreadPoolExecutor(threads) as pool:
 
         def run() -> None:
-            # NumPy lets go of the interpreter while it copies.
+            # NumPy releases the GIL while it copies.
             list(pool.map(lambda part: np.copyto(target[part], source[part]), parts))
 
         return {"per_second": 2 * source.nbytes / _best(run), "by": f"NumPy copy, {threads} threads"}

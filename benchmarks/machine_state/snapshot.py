@@ -1,4 +1,4 @@
-"""The state of the machine at one moment, reported beside its timings."""
+"""The state of the machine at one moment, reported with its timings."""
 
 from __future__ import annotations
 

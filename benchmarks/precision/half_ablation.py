@@ -1,4 +1,4 @@
-"""Ablation of the rules of the conversion to FP16, beside ModelOpt AutoCast on the same file.
+"""Ablation of the rules of the FP16 conversion, compared with ModelOpt AutoCast on the same file.
 
     python -m benchmarks.precision.half_ablation MODEL.onnx [--data DIR] [--json FILE]
 

@@ -1,7 +1,7 @@
 """The measurements of the precision table: accuracy, time on this processor, size of an engine.
 
-Each measure of each file stands alone: what is missing on this machine, and what fails, becomes a `Missing` that says
-why, and the others go on.
+Each measurement of each file is independent: one that fails or is impossible on this machine becomes a `Missing` with
+the reason, and the others continue.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Missing:
 
 
 def attempt(action: Callable[[], T]) -> T | Missing:
-    """The result of an action, or the reason why there is none."""
+    """The result of an action, or the reason for its absence."""
     try:
         return action()
     except EmraError as error:

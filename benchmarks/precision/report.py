@@ -81,7 +81,7 @@ class Table:
         return [{"what": name, "why": why, "command": command} for name, why in found.items()]
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of the result file, JSON values; null is what was not measured."""
+        """The content of the result file, JSON values; null means not measured."""
         return {
             "model": self.model,
             "tile": list(self.tile),

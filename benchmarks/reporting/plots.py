@@ -188,7 +188,7 @@ def accuracy_figure(points: Sequence[Mapping[str, Any]]) -> Figure:
     Args:
         points: Points by `benchmarks.reporting.accuracy.accuracy_points`.
     """
-    # Two lines of the legend for each: beside each other, name and figures are wider than the chart.
+    # Two legend lines each: on one line, name and figures are wider than the chart.
     figure, axes = _figure(height=2.6 + 0.34 * len(points))
     colours = (BLUE, RED, GREEN, ORANGE, PINK, SKY, "#000000")
     handles = []
@@ -247,7 +247,7 @@ def _figure(rows: int = 0, height: float | None = None) -> tuple[Figure, Axes]:
 
 
 def _label(axes: Axes, place: int, text: str) -> None:
-    """A candidate's name above its bar: beside it, there is no room on a phone."""
+    """A candidate's name above its bar: there is no room next to it on a phone."""
     paper = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
     where = ("axes fraction", "data")
     axes.annotate(text, (0, place - 0.27), xycoords=where, va="bottom", fontsize=8.5, bbox=paper, zorder=4)

@@ -54,7 +54,7 @@ class _Rule:
 
 
 # A form is a rule, a list with the form of its items, an object with the forms of its members, or a form and None in a
-# tuple where null is admitted. A "?" at a name's end makes the member optional; "*" stands for all members.
+# tuple where null is allowed. A "?" at a name's end makes the member optional; "*" stands for all members.
 _ANY = _Rule("a value", lambda value: True)
 _OBJECT: dict[str, Any] = {}
 _TEXT = _Rule("a text", lambda value: isinstance(value, str) and value != "")

@@ -1,4 +1,4 @@
-"""Sections of a report, made of result files."""
+"""Sections of a report, generated from result files."""
 
 from __future__ import annotations
 

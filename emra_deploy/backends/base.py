@@ -24,7 +24,7 @@ class Backend(Protocol):
 
     @property
     def input_shape(self) -> tuple[int | None, int, int]:
-        """Batch (None when any will do), height and width of the model's input."""
+        """Batch size (None if any is accepted), height and width of the model's input."""
         ...
 
     @property
@@ -56,7 +56,7 @@ class Backend(Protocol):
 
 
 class Wrapper:
-    """A backend that hands everything on to another one. Subclasses time, count, record or remember; wrappers nest.
+    """A backend that forwards every call to another one. Subclasses time, count or record runs; wrappers nest.
 
     Args:
         backend: The wrapped backend, which `close` closes.
@@ -94,7 +94,7 @@ class Wrapper:
 
 
 def check_batch(batch: npt.NDArray[np.uint8], input_shape: tuple[int | None, int, int]) -> None:
-    """Refuse what is not a batch for this input shape.
+    """Refuse an array that is not a batch of this input shape.
 
     Raises:
         EmraError: ``batch-shape``.

@@ -16,7 +16,7 @@ from emra_deploy.backends.metadata import peek_manifest
 from emra_deploy.backends.providers import CUDA, RTX, TENSORRT, Provider
 
 FEW_TILES = 16
-"""Up to so many tiles ONNX Runtime is done before OpenVINO is, which loads later and runs faster
+"""Up to this many tiles ONNX Runtime finishes before OpenVINO, which loads more slowly and runs faster
 (`benchmarks/backend_choice.py`)."""
 
 
@@ -25,9 +25,9 @@ class Choice:
     """A backend and its reasons.
 
     Attributes:
-        name: Of the backend.
-        why: Why it, a few words.
-        passed_over: Names of other backends that could run such a file, each with the reason against it.
+        name: Name of the backend.
+        why: Reason for choosing it, a few words.
+        passed_over: Names of other backends that could run the file, each with the reason against it.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Choice:
         return f"{self.name}, {self.why}" + (f" (passed over: {others})" if others else "")
 
     def after(self, *passed_over: tuple[str, str]) -> Choice:
-        """The same choice, made after others had been passed over."""
+        """The same choice, with further backends passed over."""
         return Choice(self.name, self.why, (*passed_over, *self.passed_over))
 
 
@@ -50,8 +50,8 @@ def providers_here(
     """The GPU providers that ``auto`` tries, best first, and the others with the reason against each.
 
     Args:
-        precision: What the user wants computed in, which no provider lets one choose.
-        keeps_engines: Whether engines that a provider builds are kept for the next load.
+        precision: The precision that the user asked for; no provider offers a choice.
+        keeps_engines: Whether the engines that a provider builds are cached for the next load.
     """
     available = _available()
     wanted: list[Provider] = []
@@ -74,8 +74,8 @@ def choose_on_processor(path: Path, *, precision: str | None = None, tiles: int 
 
     Args:
         path: The file.
-        precision: What the user wants computed in, or None.
-        tiles: How many tiles will be run, None for many.
+        precision: The precision that the user asked for, or None.
+        tiles: Number of tiles to run, None for many.
     """
     lacking = [name for name in ("openvino", "onnx") if not _importable(name)]
     manifest = peek_manifest(path)
@@ -101,7 +101,7 @@ def choose_on_processor(path: Path, *, precision: str | None = None, tiles: int 
 
 
 def _truncates(path: Path) -> bool:
-    """Whether the ONNX Runtime here computes a file wrongly."""
+    """Whether the installed ONNX Runtime computes a file incorrectly."""
     try:
         import onnxruntime
     except Exception:  # As in `_available`.
@@ -117,7 +117,7 @@ def _available() -> list[str]:
 
         return list(onnxruntime.get_available_providers())
     except Exception:
-        # A wheel for another machine fails in ways of its own. Loading the model reports them.
+        # A wheel for another machine may raise anything. Loading the model reports it.
         return []
 
 

@@ -1,6 +1,6 @@
 """The contract of every graph: inputs and outputs as its Manifest says.
 
-Backends describe their graph as `Value`s, and are checked, fed and read alike.
+Every backend describes its graph as `Value`s, so that one module checks graphs, prepares inputs and reads outputs.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ class Value:
     """An input or output of a graph.
 
     Attributes:
-        name: In the graph.
-        dtype: Numpy's name of its type, such as ``"uint8"``.
-        shape: None for a size that the graph leaves open.
+        name: Name in the graph.
+        dtype: NumPy name of the type, such as ``"uint8"``.
+        shape: Sizes; None for a dynamic one.
     """
 
     name: str
@@ -79,7 +79,7 @@ def _check_outputs(outputs: Sequence[Value], manifest: Manifest) -> None:
             )
         channels = (classes,) if name == "logits" else ()
         expected = (batch, *channels, height, width)
-        # Shape inference may leave a size open; a size that is given must be right.
+        # Shape inference may leave a size dynamic; a static size must be right.
         agrees = len(value.shape) == len(expected) and all(
             size in (None, wanted) for size, wanted in zip(value.shape, expected, strict=True)
         )
@@ -102,10 +102,10 @@ def feed(batch: npt.NDArray[np.uint8], manifest: Manifest) -> npt.NDArray[Any]:
 
 
 def finish(outputs: Outputs, count: int, manifest: Manifest, path: str | os.PathLike[str]) -> Outputs:
-    """Check what a graph gave for ``count`` pictures, and add ``classes`` where it gives logits only.
+    """Check the outputs for ``count`` pictures, and add ``classes`` to a graph that outputs only logits.
 
     Raises:
-        EmraError: ``model-mismatch``: sizes that the graph leaves open show only here.
+        EmraError: ``model-mismatch``: dynamic sizes are known only here.
     """
     for name, value in outputs.items():
         channels = (len(manifest.classes),) if name == "logits" else ()

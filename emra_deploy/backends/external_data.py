@@ -1,8 +1,8 @@
-"""The other files that hold an ONNX file's weights, found without the onnx package.
+"""External weight files of an ONNX file, found without the onnx package.
 
-ONNX Runtime 1.23, the last for Python 3.10, reads such files anywhere, and even takes one name for an address in
-memory. Later ones confine them to the model's folder, symbolic links followed, but a hard link in that folder to a file
-elsewhere looks like any file of the folder. So their names are read here first, from the protobuf wire format
+ONNX Runtime 1.23, the last for Python 3.10, reads such files from anywhere, and even interprets one name as a memory
+address. Later releases resolve symbolic links and confine the files to the model's folder, but cannot recognise a hard
+link to a file elsewhere. The names are therefore read here first, from the protobuf wire format
 (https://protobuf.dev/programming-guides/encoding/), by the field numbers of onnx.proto.
 """
 
@@ -29,19 +29,19 @@ _FIELDS: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {13: "entry"},
 }
-# More than protobuf reads.
+# Deeper than protobuf itself reads.
 _MAX_DEPTH = 128
 
 
 def check_external_data(path: Path) -> None:
-    """Refuse a model whose weights lie outside its folder, in a file that is not there or has other names.
+    """Refuse a model whose weights are missing, outside its folder, or in a file with further hard links.
 
-    Damaged files pass; loading reports them.
+    Damaged files pass this check; loading reports them.
 
     Raises:
         EmraError: ``model-external-data``.
     """
-    # A model may be a link into a store, where its weights lie beside it.
+    # A model may be a symbolic link into a store that also holds its weights.
     folders = (path.parent.resolve(), path.resolve().parent)
     for location in external_locations(path):
         shown = f"Weights are in {location[:100]!r}, "
@@ -64,7 +64,7 @@ def _refused(path: Path, cause: str, remedy: str) -> EmraError:
 
 
 def external_locations(path: Path) -> tuple[str, ...]:
-    """The ``location`` of all external tensors of an ONNX file, each once, as far as the file can be followed."""
+    """The distinct ``location`` entries of an ONNX file's external tensors, up to the first damaged byte."""
     found: dict[str, None] = {}
     try:
         with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -91,14 +91,14 @@ def _entries(data: mmap.mmap, start: int, end: int, kind: str, depth: int) -> It
 
 
 def parts(data: Data, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Number, start and end of the length-delimited fields of a message; others are passed over."""
+    """Number, start and end of each length-delimited field of a message; others are skipped."""
     for number, value, low, high in fields(data, start, end):
         if value is None:
             yield number, low, high
 
 
 def fields(data: Data, start: int, end: int) -> Iterator[tuple[int, int | None, int, int]]:
-    """Number, value, start and end of the fields of a message: whole numbers have a value, contents a start and end."""
+    """Number, value, start and end of each field of a message: integers have a value, contents a start and end."""
     while start < end:
         tag, start = _varint(data, start)
         wire = tag & 7

@@ -1,4 +1,4 @@
-"""Keeps a backend on a GPU going when the GPU is full, and from going on when it is lost."""
+"""Recovery from GPU errors: smaller batches when memory is short, no further runs when the GPU is lost."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Batch = npt.NDArray[np.uint8]
 
 
 class GpuGuard:
-    """Runs batches. One that does not fit is halved, once for all, and run in two parts.
+    """Runs batches. A batch that does not fit is halved and run in two parts; the smaller size stays in force.
 
     Args:
-        title: What runs them, for errors.
-        needed: Bytes that a batch takes in all; None where unknown.
-        free: Memory that is free now; None where unknown.
+        title: Name of the runner, for errors.
+        needed: Total bytes of a batch; None if unknown.
+        free: Free memory now; None if unknown.
     """
 
     def __init__(self, title: str, needed: Callable[[int], int | None], free: Callable[[], FreeMemory | None]) -> None:
@@ -34,12 +34,12 @@ class GpuGuard:
 
     @property
     def lost(self) -> bool:
-        """Whether an error came after which this process cannot use the GPU."""
+        """Whether an error occurred after which this process cannot use the GPU."""
         return self._lost is not None
 
     @property
     def careful(self) -> bool:
-        """Whether batches have to be halved, or cannot be run any more."""
+        """Whether batches are halved, or can no longer be run."""
         return self._most is not None or self.lost
 
     def run(self, batch: Batch, run: Callable[[Batch], Outputs]) -> Outputs:
@@ -47,11 +47,11 @@ class GpuGuard:
 
         Args:
             batch: uint8 B×H×W×3.
-            run: Runs one, and raises `EmraError` with `MEMORY` or `LOST` for what this class is about.
+            run: Runs one batch; raises `EmraError` with code `MEMORY` or `LOST` for the faults handled here.
 
         Raises:
-            EmraError: ``gpu-memory`` with what is needed and free, when half the batch did not fit either;
-                ``gpu-lost``, from then on for every batch; and those of ``run``.
+            EmraError: ``gpu-memory`` with needed and free bytes when half a batch does not fit either;
+                ``gpu-lost`` for this and every later batch; and those of ``run``.
         """
         if self._lost is not None:
             raise EmraError(LOST, f"The GPU was lost before: {self._lost.cause}", RESTART, self._lost.path)

@@ -1,7 +1,7 @@
-"""Graphs that ONNX Runtime before 1.30 computes wrongly on the processor, found without the onnx package.
+"""Detection of graphs that ONNX Runtime before 1.30 computes incorrectly on the CPU, without the onnx package.
 
-Its QuantizeLinear truncates FP16 values where it should round them: half of all activations come out one level too low,
-and models of INT8 and FP16 give labels that mean nothing. FP32 values are rounded as they should be in all releases.
+Its QuantizeLinear truncates FP16 values instead of rounding them: half of all activations are one level too low, and
+the labels of INT8 + FP16 models are meaningless. FP32 values are rounded correctly in all releases.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _TENSOR_TYPE, _TENSOR_NAME = 2, 8
 
 
 def check_rounding(model: Path | bytes, library: Any) -> None:
-    """Refuse a graph that this ONNX Runtime would compute wrongly on the processor.
+    """Refuse a graph that this ONNX Runtime would compute incorrectly on the CPU.
 
     Args:
-        model: An ONNX file or what is in one.
-        library: The module onnxruntime.
+        model: An ONNX file or its contents.
+        library: The onnxruntime module.
 
     Raises:
         EmraError: ``backend-rounding``.
@@ -54,7 +54,7 @@ def check_rounding(model: Path | bytes, library: Any) -> None:
 
 
 def truncates(model: Path | bytes, library: Any) -> bool:
-    """Whether this ONNX Runtime computes a model wrongly, as far as the file can be followed."""
+    """Whether this ONNX Runtime computes a model incorrectly; damaged parts are ignored."""
     return version_of(library) < ROUNDS and quantizes_half(model)
 
 
@@ -84,16 +84,16 @@ def _in_model(data: Data) -> bool:
 
 
 def _in_graph(data: Data, start: int, end: int, nodes: int, outer: frozenset[bytes]) -> bool:
-    """Whether a graph or function, or a graph inside it, quantises FP16.
+    """Whether a graph or function, or one of its subgraphs, quantises FP16 values.
 
-    The scale has the type of what it divides, and is a constant, or a Cast of one.
+    The scale has the type of the values that it divides, and is a constant or a Cast of one.
 
     Args:
         data: The model.
-        start: Where the graph begins.
-        end: Where it ends.
+        start: Offset of the graph's first byte.
+        end: Offset after its last byte.
         nodes: Number of the field that holds its nodes.
-        outer: Names of FP16 values around it.
+        outer: Names of FP16 values of enclosing graphs.
     """
     content = list(parts(data, start, end))
     half = set(outer)
@@ -139,7 +139,7 @@ class _Node:
                 self._attributes.append((low, high))
 
     def gives_half(self) -> bool:
-        """Whether it is a constant of FP16 or a cast to it."""
+        """Whether the node is an FP16 constant or a cast to FP16."""
         if self.operator == b"Cast":
             return (_ATTRIBUTE_NUMBER, _FLOAT16) in {(number, value) for number, value, *_ in self._fields()}
         if self.operator == b"Constant":
@@ -148,7 +148,7 @@ class _Node:
         return False
 
     def graphs(self) -> Iterator[tuple[int, int]]:
-        """Where the graphs inside it begin and end."""
+        """Start and end offsets of its subgraphs."""
         for number, _, low, high in self._fields():
             if number == _ATTRIBUTE_GRAPH:
                 yield low, high

@@ -1,7 +1,7 @@
-"""A backend in a process of its own, which is replaced when it crashes, hangs, or has lost its GPU.
+"""A backend in a separate process, which is replaced when it crashes, hangs or loses its GPU.
 
-CUDA cannot be used again in a process after an illegal access, and a crash of a library ends the whole process. With
-this neither ends the program: the batch at work is run again, by a new process.
+After an illegal memory access, a process cannot use CUDA again, and a crash in a library ends the whole process. In a
+separate process neither ends the program: a new process repeats the current batch.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ from emra_deploy.host.forks import Owner
 from emra_deploy.model_file.manifest import Manifest
 
 RUN_PATIENCE = 300.0
-"""Seconds for a batch, after which the process counts as hung."""
+"""Seconds without an answer to a batch after which the process counts as hung."""
 
 OPEN_PATIENCE = 3600.0
-"""Seconds for loading a model, for which some providers build an engine."""
+"""Seconds for loading a model; some providers build an engine in this time."""
 
 MOST_LOSSES = 3
-"""Processes in a row that may be lost without a batch in between."""
+"""Processes that may be lost in a row without completing a batch."""
 
 _CODE = "import sys; sys.path[:] = {path!r}; from emra_deploy.backends.worker import main; main({socket}, {memory})"
 _log = logging.getLogger(__name__)
 
 
 class _LostError(Exception):
-    """The process is gone, or of no use any more."""
+    """The process has ended or can no longer be used."""
 
 
 class IsolatedBackend:
@@ -55,8 +55,8 @@ class IsolatedBackend:
 
     Args:
         path: The model file.
-        options: How the other process opens it.
-        patience: Seconds for a batch.
+        options: Options with which the other process opens it.
+        patience: Time limit of a batch, seconds.
 
     Raises:
         EmraError: ``isolate`` on a system that cannot; ``worker-lost`` when the process ends while it loads the model;
@@ -85,7 +85,7 @@ class IsolatedBackend:
         self.manifest = Manifest.from_json(answer["manifest"])
         self.name = str(answer["name"])
         if options.backend == "auto":
-            # The next process must run the same: a lost GPU is an error, no reason to continue slowly.
+            # The next process must use the same backend: a lost GPU is an error, not a reason to continue slowly.
             chosen = "tensorrt" if self.name.startswith("tensorrt") else self.name
             builds = chosen in PROVIDERS and PROVIDERS[chosen].builder
             cache = options.engine_cache if builds else None
@@ -106,11 +106,11 @@ class IsolatedBackend:
 
     @property
     def process(self) -> int | None:
-        """The number of the process, None between two."""
+        """The process ID, None while none is running."""
         return None if self._process is None else self._process.pid
 
     def describe(self) -> dict[str, str]:
-        """The facts of the backend in the process, and that it is isolated."""
+        """The description given by the backend in the process, marked as isolated."""
         return {**self._facts, "isolated": "yes"}
 
     def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
@@ -125,7 +125,7 @@ class IsolatedBackend:
         with self._lock:
             self._owner.check("the isolated model", self._path)
             if self._waiting:
-                # The last run was interrupted, perhaps by Ctrl-C; its answer must not pass for this one's.
+                # The last run was interrupted, perhaps by Ctrl-C; its answer must not be taken for this one's.
                 self._kill()
             for _ in range(2):
                 if self._losses >= MOST_LOSSES:
@@ -163,7 +163,7 @@ class IsolatedBackend:
                 [sys.executable, "-c", code],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(its.fileno(), self._memory),
-                # Ctrl-C is for this process, which lets the other finish what it is doing.
+                # Only this process handles Ctrl-C; the other finishes its current batch.
                 start_new_session=True,
             )
         self._connection = Connection(mine.detach())
@@ -176,7 +176,7 @@ class IsolatedBackend:
         if size > self._size:
             os.ftruncate(self._memory, size)
             self._size = size
-        # Unmapped with the last array that shows it, which the traceback of an error may hold for a while.
+        # Unmapped with the last array that refers to it, which an error's traceback may keep alive for a while.
         space: npt.NDArray[np.uint8] = np.frombuffer(mmap.mmap(self._memory, size), np.uint8)
         space[: batch.nbytes].reshape(batch.shape)[:] = batch
         answer = self._ask({"count": len(batch), "size": size}, self._patience)
@@ -188,7 +188,7 @@ class IsolatedBackend:
         return found
 
     def _space(self, count: int) -> int:
-        """Bytes for a batch and everything that a model can say about it."""
+        """Bytes of a batch and all possible outputs for it."""
         pixels = count * self._shape[1] * self._shape[2]
         classes = len(self.manifest.classes)
         return place([3 * pixels, pixels, 4 * classes * pixels, 4 * pixels])[-1]
@@ -230,7 +230,7 @@ class IsolatedBackend:
             self._connection = None
         if self._process is not None:
             self._process.kill()
-            # One that is stuck in the kernel, in a driver, cannot be ended: it is left to the system.
+            # A process that is stuck in a kernel driver cannot be killed: leave it to the system.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(5.0)
             self._process = None
@@ -245,7 +245,7 @@ class IsolatedBackend:
 
 
 def _make_memory() -> int:
-    """A descriptor of memory without a name, which is gone with the last process that has it."""
+    """Descriptor of anonymous shared memory, freed with the last process that has it open."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("emra-batches")
     with tempfile.TemporaryFile() as file:

@@ -1,4 +1,4 @@
-"""The names of backends and their files, in a module that loads no library: the command line's help stays fast."""
+"""Names of backends and their file suffixes. This module imports no library, which keeps ``--help`` fast."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ BACKENDS = ("onnxruntime", *GPU_PROVIDERS, "openvino", "tensorrt")
 """All names besides ``"auto"``."""
 
 PRECISIONS = ("fp32", "bf16", "fp16")
-"""Precisions that OpenVINO can be asked for."""
+"""Precisions that OpenVINO offers."""
 
 ENGINES = (".engine", ".plan", ".trt")
-"""Endings of the names of TensorRT engines."""
+"""File suffixes of TensorRT engines."""

@@ -19,10 +19,10 @@ from emra_deploy.host.slow_steps import step
 from emra_deploy.model_file.manifest import Manifest
 
 _SUITS = {".onnx": ("onnxruntime", "openvino", *PROVIDERS), **dict.fromkeys(ENGINES, ("tensorrt",))}
-"""For each ending the backends that run such files."""
+"""The backends for each file suffix."""
 
 _NOT_HERE = ("backend-missing", "backend-provider", "backend-broken", "backend-option", "no-gpu", "gpu-memory")
-"""Codes of errors that speak against a backend on this machine, not against the file."""
+"""Codes of errors that disqualify a backend on this machine, not the file."""
 
 _ENGINE = Choice("tensorrt", "which runs engines")
 
@@ -79,12 +79,12 @@ def open_backend(path: str | os.PathLike[str], options: LoadOptions = DEFAULTS, 
 def open_auto(path: str | os.PathLike[str], options: LoadOptions = DEFAULTS, **changes: Any) -> tuple[Backend, Choice]:
     """Load a model file with the backend that suits it and this machine, and report the choice, also to the log.
 
-    An engine is run by TensorRT. An ONNX file is run on a GPU where ONNX Runtime has a provider that finds one, and
-    otherwise by the processor's backend that is done sooner.
+    TensorRT runs engines. An ONNX file runs on a GPU if an ONNX Runtime provider finds one, and otherwise with the CPU
+    backend that finishes first.
 
     Args:
         path: The model file.
-        options: How to open it; its backend and isolation do not matter.
+        options: How to open it; its backend and isolation are ignored.
         **changes: Attributes of `LoadOptions` that differ from ``options``.
     """
     options = replace(options, **changes)
@@ -99,7 +99,7 @@ def open_auto(path: str | os.PathLike[str], options: LoadOptions = DEFAULTS, **c
 
 
 def soonest(path: str | os.PathLike[str]) -> str:
-    """The name of the backend that loads a file fastest, for a look at it. Nothing is loaded.
+    """The name of the backend that loads a file fastest, for inspecting it. Nothing is loaded.
 
     Raises:
         EmraError: ``model-format``.
@@ -109,7 +109,7 @@ def soonest(path: str | os.PathLike[str]) -> str:
 
 
 def explain(path: str | os.PathLike[str]) -> str:
-    """One line: the backend that ``"auto"`` chooses for a file and many tiles, and why. Nothing is loaded.
+    """One line with the backend that ``"auto"`` chooses for a file and many tiles, and the reason. Nothing is loaded.
 
     Raises:
         EmraError: ``model-format``.
@@ -125,7 +125,7 @@ def explain(path: str | os.PathLike[str]) -> str:
 
 
 def _on_gpu(path: str | os.PathLike[str], options: LoadOptions) -> tuple[Choice, Backend | None]:
-    """Open a file on a GPU, where that is possible, and the reasons; the choice has no name where it is not."""
+    """Open a file on a GPU if possible, and give the reasons; without a GPU the choice has no name."""
     if _suits(path) == ("tensorrt",):
         return _ENGINE, _open(path, replace(options, backend="tensorrt"))
     wanted, others = providers_here(options.precision, keeps_engines=options.engine_cache is not None)

@@ -1,4 +1,4 @@
-"""The OpenVINO backend: the fastest on processors, Intel's and others."""
+"""The OpenVINO backend, the fastest on Intel and other CPUs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import openvino
 
 _WORDS = {"fp32": "f32", "fp16": "f16"}
-"""OpenVINO's names of precisions, where it has others."""
+"""OpenVINO's names of precisions, where they differ."""
 
 _QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
 _X86 = ("x86_64", "amd64", "i686")
@@ -38,20 +38,20 @@ _MAX_OPSET = 1000
 class OpenVinoBackend(contract.GraphBackend):
     """Runs an ONNX file with OpenVINO on the CPU.
 
-    Functions of the file are inlined first: OpenVINO does not know them.
+    ONNX functions are inlined first, because OpenVINO does not support them.
 
     Args:
         path: The ``.onnx`` file.
-        options: How to open it. By default OpenVINO takes a thread per physical core. The default precision is FP32
-            for an FP32 model, or else BF16 where the processor has it; without it FP16 for an FP16 file on ARM, and
-            FP32 for all others. Q/DQ in the graph is INT8 in all of them. OpenVINO is always given a precision: left
-            alone it computes FP32 models in BF16 where the processor can.
+        options: How to open it. By default OpenVINO uses one thread per physical core. The default precision of an FP32
+            model is FP32; that of other models is BF16 if the CPU supports it, else FP16 for an FP16 file on ARM, else
+            FP32. Q/DQ in the graph is INT8 in each case. OpenVINO is always given a precision, because by default it
+            computes FP32 models in BF16 on CPUs that support it.
 
     Raises:
         EmraError: ``backend-missing`` without openvino or onnx; ``backend-precision`` for one that this processor does
-            not have or takes minutes a tile in; ``model-missing``, ``model-unreadable`` and ``model-external-data``
-            for files that do not load; ``manifest-…`` for a Manifest that is missing or wrong; ``model-mismatch`` and
-            ``class-count`` when graph and Manifest disagree.
+            not support or that takes minutes per tile; ``model-missing``, ``model-unreadable`` and
+            ``model-external-data`` for files that do not load; ``manifest-…`` for a missing or invalid Manifest;
+            ``model-mismatch`` and ``class-count`` when graph and Manifest disagree.
     """
 
     name = "openvino"
@@ -91,7 +91,7 @@ class OpenVinoBackend(contract.GraphBackend):
             request = getattr(self._requests, "request", None)
             if request is None:
                 request = self._requests.request = self._compiled.create_infer_request()
-            # share_outputs would hand out the request's own memory, which the next run overwrites.
+            # share_outputs would return the request's own memory, which the next run overwrites.
             found = request.infer({"image": image}, share_inputs=True, share_outputs=False)
         except Exception as error:  # As when compiling.
             # Without its model, which another thread may have closed just now, there is no other cause.
@@ -114,9 +114,9 @@ class OpenVinoBackend(contract.GraphBackend):
 def open_core() -> openvino.Core:
     """OpenVINO, with its CPU plugin loaded by a thread that has ended.
 
-    The plugin replaces the signal stack of the thread that loads it, and unmaps the new one in whichever thread drops
-    the last model (OpenVINO 2026.4.1). If that is another one, the first keeps an unmapped stack, and the next signal
-    that Python handles there, such as SIGTERM, ends the process by SIGSEGV. A thread that has ended handles none.
+    The plugin replaces the signal stack of the thread that loads it, and unmaps the new stack in the thread that drops
+    the last model (OpenVINO 2026.4.1). If these threads differ, the first keeps an unmapped stack, and the next signal
+    that Python handles there, such as SIGTERM, ends the process with SIGSEGV. An ended thread handles no signals.
 
     Raises:
         EmraError: ``backend-missing`` when openvino is not installed.
@@ -128,7 +128,7 @@ def open_core() -> openvino.Core:
             "backend-missing", "openvino is not installed", f"Run: {install_command('openvino')}"
         ) from error
     core = openvino.Core()
-    # Any property of a device loads its plugin. Compiling a model reports what goes wrong there.
+    # Querying any property of a device loads its plugin. Compiling a model reports failures.
     loader = threading.Thread(target=_load_plugin, args=(core,))
     loader.start()
     loader.join()
@@ -162,7 +162,7 @@ def _load(path: Path) -> onnx.ModelProto:
         # An empty file is an empty message to protobuf.
         if not proto.graph.node:
             raise ValueError("it has no graph")
-        # OpenVINO looks for operators of such a version for ever.
+        # OpenVINO searches endlessly for operators of such a version.
         if not all(1 <= entry.version <= _MAX_OPSET for entry in proto.opset_import):
             raise ValueError("it asks for operators of a version that does not exist")
     except Exception as error:  # protobuf's errors share no base but Exception.
@@ -189,7 +189,7 @@ def _read(core: openvino.Core, proto: onnx.ModelProto) -> openvino.Model:
 
     try:
         return core.read_model(proto.SerializeToString())
-    except Exception as error:  # Its own, and protobuf's for a graph of more than 2 GB.
+    except Exception as error:  # OpenVINO's own errors, and protobuf's for a graph of more than 2 GB.
         raise EmraError(
             "model-unreadable",
             f"OpenVINO {openvino.__version__.split('-')[0]} cannot read this graph ({one_line(error)})",
@@ -204,7 +204,7 @@ def _compile(core: openvino.Core, graph: openvino.Model, threads: int | None, pr
         config["INFERENCE_NUM_THREADS"] = threads
     try:
         return core.compile_model(graph, "CPU", config)
-    except Exception as error:  # Damaged graphs bring out errors of the C++ library, such as IndexError.
+    except Exception as error:  # Damaged graphs raise errors of the C++ library, such as IndexError.
         raise EmraError(
             "model-unreadable",
             f"OpenVINO cannot compile this graph ({one_line(error)})",

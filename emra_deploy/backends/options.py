@@ -1,4 +1,4 @@
-"""The options of opening a model file: one object, handed on from the command line to the backend."""
+"""The options of opening a model file: one object, passed from the command line to the backend."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from emra_deploy.backends.names import BACKENDS, PRECISIONS
 from emra_deploy.errors import EmraError
 
 MAX_BATCH, MAX_THREADS, MAX_DEVICE, MAX_TILES = 4096, 1024, 63, 2**40
-"""Larger numbers are slips of the keyboard. Starting more threads takes minutes."""
+"""Larger numbers are typing errors: starting more threads takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -20,17 +20,17 @@ class LoadOptions:
 
     Attributes:
         backend: Library that runs the model. By default, ``auto``, file and machine decide.
-        precision: What OpenVINO computes in where the model leaves it the choice. By default what suits the model.
+        precision: Precision that OpenVINO computes in where the model allows a choice. The default suits the model.
         device: Number of the GPU, for ONNX Runtime.
-        engine_cache: Folder that keeps the engines which ONNX Runtime's TensorRT providers build. Without one they
-            build for seconds to minutes at each load. Loading an engine runs its code: nobody else should be able to
-            write there.
-        trust_engine: Load a TensorRT engine without a matching sidecar, such as one of trtexec. Loading it runs its
-            code. Its Manifest is then that of the ONNX file of the same name beside it.
-        isolate: Run the model in a process of its own, which is replaced when it crashes, hangs or loses its GPU.
+        engine_cache: Folder for the engines that ONNX Runtime's TensorRT providers build. Without one each load builds
+            an engine, which takes seconds to minutes. Loading an engine runs its code: nobody else should have write
+            access to the folder.
+        trust_engine: Load a TensorRT engine without a matching sidecar, such as one built by trtexec. Loading it runs
+            its code. Its Manifest is read from the ONNX file of the same name in the same folder.
+        isolate: Run the model in a separate process, which is replaced when it crashes, hangs or loses its GPU.
         threads: Threads of one run. By default the backend's choice. GPUs ignore it.
         batch: Tiles run at once. By default the model's choice.
-        tiles: Tiles that will be run in all, by default many: ``auto`` weighs slow starts against fast runs.
+        tiles: Total number of tiles to run, by default many: ``auto`` trades load time against run time.
 
     Raises:
         EmraError: ``backend-unknown``, ``backend-precision``, ``backend-option``, ``threads``, ``batch-size``.
@@ -66,7 +66,7 @@ class LoadOptions:
 
 
 def check_batch_size(batch: int | None) -> None:
-    """Refuse a number of tiles that cannot be run at once.
+    """Refuse a batch size that is out of range.
 
     Raises:
         EmraError: ``batch-size``.
@@ -80,4 +80,4 @@ def _check_range(what: str, value: object, low: int, high: int, remedy: str, *, 
 
 
 DEFAULTS = LoadOptions()
-"""Open a file with whatever suits it and this machine."""
+"""The options by default: the backend that suits file and machine."""

@@ -1,4 +1,4 @@
-"""The ONNX Runtime backend, on the processor; `emra_deploy.backends.ort_gpu` has it on GPUs."""
+"""The ONNX Runtime backend on the CPU; for GPUs see `emra_deploy.backends.ort_gpu`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _RELEASES_PYTHON = (1, 32)
-"""Oldest release that is known to let Python's other threads run while it makes a session; 1.23 to 1.30 do not."""
+"""Oldest release known to release Python's GIL while it creates a session; 1.23 to 1.30 do not."""
 
 _TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 
@@ -37,13 +37,13 @@ class OnnxRuntimeBackend(contract.GraphBackend):
 
     Args:
         path: The ``.onnx`` file.
-        options: How to open it. By default ONNX Runtime takes a thread per physical core.
+        options: How to open it. By default ONNX Runtime uses one thread per physical core.
 
     Raises:
         EmraError: ``backend-missing`` without onnxruntime; ``backend-rounding`` for a graph that this release computes
-            wrongly; ``model-missing``, ``model-unreadable`` and
-            ``model-external-data`` for files that do not load; ``manifest-…`` for a Manifest that is missing or
-            wrong; ``model-mismatch`` and ``class-count`` when graph and Manifest disagree.
+            incorrectly; ``model-missing``, ``model-unreadable`` and
+            ``model-external-data`` for files that do not load; ``manifest-…`` for a missing or invalid Manifest;
+            ``model-mismatch`` and ``class-count`` when graph and Manifest disagree.
     """
 
     name = "onnxruntime"
@@ -63,7 +63,7 @@ class OnnxRuntimeBackend(contract.GraphBackend):
         return options
 
     def _checked(self) -> Manifest:
-        """The Manifest, once the graph was found to be as it says."""
+        """The Manifest, after checking the graph against it."""
         try:
             # The checks see values only; the user needs to know which file holds them.
             with about(self._path):
@@ -71,10 +71,10 @@ class OnnxRuntimeBackend(contract.GraphBackend):
                 inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
                 contract.check_graph(_values(inputs), _values(outputs), manifest)
         except UnicodeDecodeError as error:
-            # ONNX Runtime passes names and metadata on as they are in the file.
+            # ONNX Runtime returns names and metadata unchecked, as they are in the file.
             raise EmraError(
                 "model-unreadable",
-                f"The file is damaged: it holds text that is none ({error})"[:300],
+                f"The file is damaged: its text is not valid UTF-8 ({error})"[:300],
                 "Copy the file again, or export it again with python -m export.to_onnx",
                 self._path,
             ) from error
@@ -118,7 +118,7 @@ class OnnxRuntimeBackend(contract.GraphBackend):
 
 
 def check_file(path: Path) -> None:
-    """Refuse a path that is no file.
+    """Refuse a path that is not a file.
 
     Raises:
         EmraError: ``model-missing``.
@@ -145,25 +145,25 @@ def load_runtime() -> Any:
 
 
 def make_session(path: str | os.PathLike[str], options: onnxruntime.SessionOptions, **settings: Any) -> Any:
-    """ONNX Runtime's session for a file, which a signal can end while it is made.
+    """An ONNX Runtime session for a file; signals can interrupt its creation.
 
     Args:
         path: The file.
-        options: Of the session.
+        options: Options of the session.
         settings: Other arguments of ``InferenceSession``.
     """
     library = load_runtime()
-    # By path, never by content: only so does ONNX Runtime confine external data to the folder of the file.
-    # Without its fallback, which tries the same again and prints about it on standard output.
+    # By path, never by content: ONNX Runtime confines external data to the file's folder only if it knows the path.
+    # Without its fallback, which repeats the same attempt and prints to standard output.
     with nullcontext() if version_of(library) >= _RELEASES_PYTHON else slow_steps.unanswered():
         return library.InferenceSession(os.fspath(path), options, enable_fallback=0, **settings)
 
 
 def open_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
-    """Load a file for the processor.
+    """Load a file on the CPU.
 
     Raises:
-        EmraError: ``model-unreadable``, ``model-external-data``; ``model-run`` where memory does not suffice.
+        EmraError: ``model-unreadable``, ``model-external-data``; ``model-run`` when there is not enough memory.
     """
     library = load_runtime()
     check_external_data(path)
@@ -196,7 +196,7 @@ def open_session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime
 
 
 def _values(nodes: list[Any]) -> list[contract.Value]:
-    """The inputs or outputs of a session; ONNX Runtime gives open sizes a name."""
+    """The inputs or outputs of a session; ONNX Runtime gives dynamic sizes a name."""
     return [
         contract.Value(
             node.name,

@@ -1,7 +1,7 @@
 """The ONNX Runtime backend on NVIDIA GPUs, through its CUDA, TensorRT and TensorRT-RTX providers.
 
-ONNX Runtime itself falls back to the processor when a provider does not load, and says so only in its log. Here the
-provider that was asked for is in use, or there is an error.
+ONNX Runtime itself falls back to the CPU when a provider does not load, and reports that only in its log. Here the
+requested provider is in use, or an error is raised.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 DEFAULT_LARGEST = 1
-"""Largest batch that an engine is built for where neither model nor options say."""
+"""Largest batch that an engine is built for when neither model nor options set one."""
 
 
 class OnnxRuntimeGpuBackend(OnnxRuntimeBackend):
@@ -46,12 +46,12 @@ class OnnxRuntimeGpuBackend(OnnxRuntimeBackend):
 
     Args:
         path: The ``.onnx`` file.
-        options: How to open it, its backend one of `PROVIDERS`. The TensorRT providers build an engine for its batch
-            where the model leaves that open, and run larger batches in parts.
+        options: How to open it, its backend one of `PROVIDERS`. For a model with a dynamic batch the TensorRT providers
+            build an engine for the batch given here, and run larger batches in parts.
 
     Raises:
         EmraError: ``backend-missing`` when this ONNX Runtime has no such provider; ``backend-provider`` when the
-            provider does not load or would leave the whole model to the processor; ``backend-option``; and those of
+            provider does not load or would leave the whole model to the CPU; ``backend-option``; and those of
             `OnnxRuntimeBackend`.
     """
 
@@ -62,7 +62,7 @@ class OnnxRuntimeGpuBackend(OnnxRuntimeBackend):
         check_file(Path(path))
         library = load_runtime()
         devices = _find(library, chosen)
-        # First for the processor, as it is: whatever fails after that is the provider's fault, not the file's.
+        # Load on the CPU first: any later failure is the provider's, not the file's.
         session_options = self._session_options()
         session_options.graph_optimization_level = library.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = open_session(Path(path), session_options)
@@ -89,7 +89,7 @@ class OnnxRuntimeGpuBackend(OnnxRuntimeBackend):
             _load_libraries(library, chosen)
             providers: list[Any] = [(chosen.ep, settings)]
             if chosen.builder and PROVIDERS["onnxruntime-cuda"].ep in library.get_available_providers():
-                # For nodes that TensorRT does not know.
+                # For nodes that TensorRT does not support.
                 providers.append((PROVIDERS["onnxruntime-cuda"].ep, {"device_id": str(self._device)}))
             return make_session(self._path, options, providers=[*providers, "CPUExecutionProvider"])
         except IndexError as error:
@@ -102,7 +102,7 @@ class OnnxRuntimeGpuBackend(OnnxRuntimeBackend):
             raise self._unusable(library, one_line(error)) from error
 
     def _check_in_use(self, library: Any) -> None:
-        """Refuse a session whose work the processor would do.
+        """Refuse a session that would run on the CPU.
 
         Raises:
             EmraError: ``backend-provider``.
@@ -135,7 +135,7 @@ class OnnxRuntimeGpuBackend(OnnxRuntimeBackend):
         )
 
     def describe(self) -> dict[str, str]:
-        """Library, version, provider, GPU, and how many nodes of the graph it runs, where that is known."""
+        """Library, version, provider, GPU, and the number of graph nodes it runs, if known."""
         facts = {
             "backend": self.name,
             "version": load_runtime().__version__,
@@ -167,19 +167,19 @@ class OnnxRuntimeGpuBackend(OnnxRuntimeBackend):
         return EmraError(code, f"{self._provider.title} cannot run {count} tiles ({message})", remedy, self._path)
 
     def _needed(self, count: int) -> int | None:
-        """Bytes that a batch takes, counted in the graph; None where onnx is not installed."""
+        """Bytes that a batch takes, counted in the graph; None if onnx is not installed."""
         try:
             import onnx
 
             graph = measure_graph(onnx.load(self._path, load_external_data=False), count)
-        # Only the text of an error is at stake.
+        # A failure here would only shorten the text of an error.
         except Exception:
             return None
         return Forecast(graph, count).needed
 
 
 def _find(library: Any, provider: Provider) -> list[Any]:
-    """The GPUs that a provider in a library of its own finds; none for one that ONNX Runtime was built with.
+    """The GPUs found by a provider with its own library; none for a provider built into ONNX Runtime.
 
     Raises:
         EmraError: ``backend-missing``, ``backend-provider``.
@@ -215,7 +215,7 @@ def _devices(library: Any, provider: Provider) -> list[Any]:
 def _register(library: Any, provider: Provider, plugin: Any) -> None:
     try:
         library.register_execution_provider_library(plugin.get_ep_name(), plugin.get_library_path())
-    except Exception as error:  # ONNX Runtime's own, and what the plugin raises.
+    except Exception as error:  # ONNX Runtime's own errors, and those of the plugin.
         if "already registered" not in str(error).lower():
             raise EmraError(
                 "backend-provider",
@@ -225,9 +225,9 @@ def _register(library: Any, provider: Provider, plugin: Any) -> None:
 
 
 def _load_libraries(library: Any, provider: Provider) -> None:
-    """Bring what a provider links to into the process, where it lies in Python packages."""
+    """Load the libraries that a provider links to, if they are in Python packages."""
     printed = io.StringIO()
-    # It prints what it does not find, which may be found otherwise.
+    # It prints the libraries that it does not find, which may be found in another way.
     with contextlib.redirect_stdout(printed):
         preload = getattr(library, "preload_dlls", None)
         if preload is not None:
@@ -235,13 +235,13 @@ def _load_libraries(library: Any, provider: Provider) -> None:
     for line in filter(None, printed.getvalue().splitlines()):
         _log.debug("onnxruntime.preload_dlls: %s", line)
     for name in provider.libraries:
-        # Without it the provider may find them elsewhere; if not, it says so itself.
+        # The provider may find them elsewhere; if not, it reports them itself.
         with contextlib.suppress(Exception):
             importlib.import_module(name)
 
 
 def _count_nodes(session: Any) -> Counter[str]:
-    """The number of nodes that each provider runs; empty where ONNX Runtime does not report it."""
+    """The number of nodes that each provider runs; empty if ONNX Runtime does not report it."""
     counts: Counter[str] = Counter()
     ask = getattr(session, "get_provider_graph_assignment_info", None)
     for part in () if ask is None else ask():

@@ -1,4 +1,4 @@
-"""ONNX Runtime's execution providers for NVIDIA GPUs: names, needs, options, and how to get each.
+"""ONNX Runtime's execution providers for NVIDIA GPUs: names, requirements, options and installation.
 
 The names of the options are those of the providers' sources (microsoft/onnxruntime,
 ``core/providers/{cuda,tensorrt,nv_tensorrt_rtx}``). Nothing here loads a library.
@@ -21,14 +21,13 @@ class Provider:
     """A provider as a backend.
 
     Attributes:
-        name: Of the backend, such as ``"onnxruntime-cuda"``.
+        name: Name of the backend, such as ``"onnxruntime-cuda"``.
         ep: ONNX Runtime's name of the provider.
-        title: For people.
-        builder: Beginning of the names of its options about shapes, for a provider that builds an engine when it
-            loads a model; or "".
-        plugin: Python module that brings the provider as a library of its own, or None.
-        libraries: Python modules that load what the provider links to.
-        get: How to get it.
+        title: Name for messages.
+        builder: Prefix of the shape options of a provider that builds an engine when it loads a model; otherwise "".
+        plugin: Python module that contains the provider as a separate library, or None.
+        libraries: Python modules that load the libraries that the provider links to.
+        get: Installation instructions.
     """
 
     name: str
@@ -88,28 +87,28 @@ PROVIDERS = {provider.name: provider for provider in (CUDA, TENSORRT, RTX)}
 def provider_options(provider: Provider, manifest: Manifest, load: LoadOptions, largest: int) -> dict[str, str]:
     """The options of a provider, by its own names.
 
-    No option of a precision is given: TensorRT then builds as the graph says, strongly typed.
+    No precision is set, so TensorRT builds a strongly typed engine in the precisions of the graph.
 
     Args:
-        provider: Of `PROVIDERS`.
-        manifest: Of the model: the sizes that an engine is built for.
-        load: How the model is opened.
-        largest: Largest batch, where the model leaves it open.
+        provider: One of `PROVIDERS`.
+        manifest: The model's Manifest, with the sizes that an engine is built for.
+        load: Options of opening the model.
+        largest: Largest batch, if the model's is dynamic.
     """
     if not provider.builder:
-        # Otherwise each request for memory is rounded up to a power of two.
+        # Otherwise each allocation is rounded up to a power of two.
         return {"device_id": str(load.device), "arena_extend_strategy": "kSameAsRequested"}
     fixed, height, width = manifest.input_shape
     rest = (height, width, 3) if manifest.input_kind == "uint8" else (3, height, width)
     chosen = {"device_id": str(load.device)}
-    # Without these the engine is built anew for each batch that is larger or smaller than those before.
+    # Without these the engine is rebuilt for each batch that is larger or smaller than all before.
     for kind, batch in (("min", fixed or 1), ("opt", fixed or largest), ("max", fixed or largest)):
         shape = "x".join(map(str, (batch, *rest)))
         chosen[f"{provider.builder}profile_{kind}_shapes"] = f"image:{shape}"
     if load.engine_cache is not None:
         cache = os.fspath(load.engine_cache)
         if provider is TENSORRT:
-            # Only these two words are taken for yes and no.
+            # The providers accept only these two words.
             chosen |= {"trt_engine_cache_enable": "True", "trt_engine_cache_path": cache}
         else:
             chosen["nv_runtime_cache_path"] = cache

@@ -7,7 +7,7 @@ ALIGNMENT = 64
 
 
 def place(sizes: list[int]) -> list[int]:
-    """Offsets of areas of these sizes in bytes, one after the other and aligned, and then where the last one ends."""
+    """Aligned offsets of consecutive areas of these sizes in bytes, followed by the end of the last one."""
     offsets = [0]
     for size in sizes:
         offsets.append(-(-(offsets[-1] + size) // ALIGNMENT) * ALIGNMENT)

@@ -1,7 +1,7 @@
-"""The process behind `emra_deploy.backends.isolated`: owns a backend, and answers what is asked of it.
+"""The process behind `emra_deploy.backends.isolated`: owns a backend and answers requests.
 
-Messages are JSON over a socket; pictures and labels lie in memory that both processes map. When the other end of the
-socket is closed, this process ends.
+Messages are JSON over a socket; pictures and labels are in shared memory. When the other end closes the socket, this
+process ends.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from emra_deploy.errors import EmraError
 
 
 def main(socket: int, memory: int) -> None:
-    """Serve until the other end hangs up.
+    """Serve until the other end closes the socket.
 
     Args:
         socket: Descriptor of the socket.
         memory: Descriptor of the shared memory.
     """
-    # Libraries print on standard output, which is the user's.
+    # Libraries print to standard output, which belongs to the user.
     os.dup2(2, 1)
     connection = Connection(socket)
     served: Backend | None = None
@@ -68,7 +68,7 @@ def _open(asked: dict[str, Any]) -> tuple[Backend, dict[str, Any]]:
 def _run(backend: Backend, memory: int, asked: dict[str, Any]) -> dict[str, Any]:
     _, height, width = backend.input_shape
     shape = (asked["count"], height, width, 3)
-    # Unmapped with the last array that shows it, which the traceback of an error may hold for a while.
+    # Unmapped with the last array that refers to it, which an error's traceback may keep alive for a while.
     space: npt.NDArray[np.uint8] = np.frombuffer(mmap.mmap(memory, asked["size"]), np.uint8)
     size = int(np.prod(shape))
     outputs = backend.run(space[:size].reshape(shape))

@@ -1,4 +1,4 @@
-"""The memory allocator of a process that is all ours."""
+"""Settings of the memory allocator, for processes that belong to the command line."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ _LARGE = 2**20
 
 
 def return_large_arrays() -> None:
-    """Give the memory of large arrays back as soon as they are freed.
+    """Return the memory of large arrays to the system as soon as they are freed.
 
-    glibc keeps freed blocks of up to 32 MB for later, in each thread that made some. The rows of a wide raster are of
-    that size, are made by one thread and freed by another, and would be held several times over. Other allocators
-    are left as they are. Not for a library to do: the setting is the whole process's.
+    glibc keeps freed blocks of up to 32 MB for reuse, in each thread that allocated some. The rows of a wide raster
+    have that size, are allocated by one thread and freed by another, and would be held several times over. Other
+    allocators are not changed. Libraries must not call this, because the setting affects the whole process.
     """
     _tell_glibc(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def share_one_arena() -> None:
-    """Let all threads that begin from now on allocate from one arena.
+    """Make all threads started later allocate from one arena.
 
-    glibc gives each thread an arena of its own, and what one thread allocates and another frees makes each of them
-    grow for hours: following an RTSP camera for 21,600 frames with an overlay, resident memory grew by 1.9 % after
-    warm-up, and by 0.3 % with one arena. As `return_large_arrays`, for a process that is all ours.
+    glibc gives each thread its own arena, and memory that is allocated by one thread and freed by another makes the
+    arenas grow for hours: over 21,600 frames of an RTSP camera with an overlay, resident memory grew by 1.9 % after
+    warm-up, and by 0.3 % with one arena. Like `return_large_arrays`, this affects the whole process.
     """
     _tell_glibc(_M_ARENA_MAX, 1)
 

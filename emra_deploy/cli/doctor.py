@@ -21,7 +21,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Print what was found; 1 if this machine cannot segment."""
+    """Print the findings; return 1 if this machine cannot segment."""
     from emra_deploy.host.machine import collect
 
     facts = {"emra_deploy": __version__, **collect(), "model": check_model(options.model)}
@@ -33,7 +33,7 @@ def run(options: Namespace) -> int:
 
 
 def check_model(path: str | None) -> dict[str, Any]:
-    """Load a model and run its golden tile; the outcome as JSON values."""
+    """Load a model, run its golden tile and return the result as JSON values."""
     try:
         from emra_deploy.backends.opening import open_auto
         from emra_deploy.segmenting.selftest import self_test

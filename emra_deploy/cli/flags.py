@@ -1,4 +1,4 @@
-"""Flags of the command line made of a frozen dataclass: one attribute, one flag, its documentation the help."""
+"""Command-line flags generated from a frozen dataclass: one flag per attribute, its docstring entry as help."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ T = TypeVar("T")
 def add_flags(parser: Any, options: type) -> None:
     """Declare a flag for each attribute of a dataclass.
 
-    The flag's name is the attribute's, its type and default too, and its help is the attribute's text in the
-    docstring. Booleans are switches; a tuple of texts is a flag that may be repeated; an attribute without a default
-    is a required flag. ``field(metadata=...)`` may say otherwise:
+    Name, type and default are those of the attribute; the help is the attribute's text in the docstring. Booleans are
+    switches; a tuple of strings is a flag that may be repeated; an attribute without a default is a required flag.
+    ``field(metadata=...)`` overrides this:
 
     - ``flag``: another name, or False for no flag; ``short``: one more name, such as ``-o``;
     - ``positional``: True for an argument without a flag;
     - ``value``: makes a switch that sets this value;
-    - ``parse``: makes the attribute's value of what the parser read; ``nargs`` and ``type`` say what it reads;
+    - ``parse``: converts the parser's value to the attribute's; ``nargs`` and ``type`` describe the parser's value;
     - ``one_of``: the values that the help lists; ``help`` and ``metavar`` are those of argparse.
 
     Args:
         parser: An ``ArgumentParser`` of argparse or jsonargparse.
-        options: The dataclass, of a module with postponed annotations.
+        options: The dataclass, from a module with postponed annotations.
     """
     texts = help_texts(options)
     for field in _flagged(options):
@@ -53,14 +53,14 @@ def add_flags(parser: Any, options: type) -> None:
 
 
 def read_flags(parsed: Any, options: type[T]) -> T:
-    """The dataclass that the flags of `add_flags` describe.
+    """Build the dataclass from the flags of `add_flags`.
 
     Args:
         parsed: The namespace that the parser returned.
         options: The dataclass.
 
     Raises:
-        EmraError: What the dataclass, and the ``parse`` of its attributes, refuses.
+        EmraError: Errors of the dataclass and of the ``parse`` functions.
     """
     values = {}
     for field in _flagged(options):
@@ -86,7 +86,7 @@ def _flag(field: Field[Any]) -> str:
 
 
 def _kind(field: Field[Any]) -> type:
-    """Its type, read from the text of the annotation: evaluating it would import what the type comes from."""
+    """Its type, read from the text of the annotation: evaluating that would import the type's module."""
     names = set(str(field.type).split(" | ")) - {"None"}
     if names == {"bool"}:
         return bool
@@ -98,14 +98,14 @@ def _choices(names: tuple[str, ...] | None) -> str:
 
 
 def help_texts(options: type) -> dict[str, str]:
-    """The attributes' texts in the docstring; empty where Python was told to drop docstrings."""
+    """The attributes' texts in the docstring; empty if Python runs with ``-OO``, which drops docstrings."""
     _, _, described = (inspect.getdoc(options) or "").partition("Attributes:\n")
     found = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", described.partition("\n\n")[0], re.MULTILINE)
     return {name: _as_help(" ".join(text.split())) for name, text in found}
 
 
 def _as_help(text: str) -> str:
-    """A sentence as argparse's own help: lower case unless it starts with a name, no full stop, no back-ticks."""
+    """A sentence in argparse's style: lower case unless it starts with a name, without full stop and back-ticks."""
     start = text[:1].lower() if text[1:2].islower() else text[:1]
     return (start + text[1:]).removesuffix(".").replace("`", "")
 

@@ -1,4 +1,4 @@
-"""``emra info``: the Manifest of a model file or engine, and what runs it here."""
+"""``emra info``: the Manifest of a model file or engine, and the backend that would run it on this machine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--manifest",
         type=str,
         default=None,
-        help="ONNX file from which an engine without a sidecar was built (default: the one of its name beside it)",
+        help="ONNX file from which an engine without a sidecar was built (default: FILE.onnx for FILE.engine)",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout")
 
@@ -54,7 +54,7 @@ def describe(path: str, manifest_of: str | None = None) -> dict[str, Any]:
         manifest_of: The ONNX file from which an engine was built.
 
     Raises:
-        EmraError: Whatever is wrong with the file.
+        EmraError: Any error of the file.
     """
     from emra_deploy.backends.names import ENGINES
     from emra_deploy.backends.opening import explain
@@ -93,7 +93,7 @@ def _manifest(path: str) -> Manifest | None:
         # The backend that loads fastest.
         backend = open_backend(path, backend=soonest(path))
     except EmraError as error:
-        # The file is valid; `explain` reports what runs it here.
+        # The file is valid; `explain` reports the backend that would run it.
         if error.code != "backend-rounding":
             raise
         return peek_manifest(Path(path))

@@ -1,4 +1,4 @@
-"""``emra``: finds the verb, and turns what goes wrong into one line or one JSON object."""
+"""``emra``: selects the verb, and reports errors as one line or one JSON object."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger("emra_deploy").setLevel(logging.INFO)
     if argv is None:
         answer_signals()
-        # File names need not be text; they are printed as they came.
+        # File names need not be valid text; they are printed unchanged.
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="surrogateescape")
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(INTERRUPTED, file=sys.stderr)
         return 130
     except BrokenPipeError:
-        # The reader of our output has seen enough; keep the interpreter from saying so when it exits.
+        # The reader closed our output; keep the interpreter from reporting it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 

@@ -16,4 +16,4 @@ def add_model_arguments(parser: ArgumentParser) -> None:
     add_flags(parser, LoadOptions)
     add = parser.add_argument
     add("--halo", type=int, default=None, help="overlap of tiles on each side in pixels (default: 1/8 of a tile)")
-    add("--verbose", "-v", action="store_true", help="say on stderr what was chosen and why")
+    add("--verbose", "-v", action="store_true", help="explain choices, such as the backend, on stderr")

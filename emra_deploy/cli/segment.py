@@ -1,4 +1,4 @@
-"""``emra segment``: an image file in; a label map, an overlay and areas out."""
+"""``emra segment``: segments an image file; writes a label map and optionally an overlay, and prints areas."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from emra_deploy.segmenting.segmenter import Segmenter
 
 LINES_EVERY = 60.0
-"""Seconds from one line of progress to the next, where there is no terminal for a bar."""
+"""Seconds between two lines of progress without a terminal."""
 
 HELP = "Segment a JPEG, PNG, TIFF or GeoTIFF into a label map."
 
@@ -48,7 +48,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(options: Namespace) -> int:
-    """Do it and print the result."""
+    """Segment the file and print the result."""
     job = read_flags(options, MapJob)
     from emra_deploy.cli.allocator import return_large_arrays
     from emra_deploy.maps.report import MapReport
@@ -118,7 +118,7 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
 
 
 def _progress_lines() -> Callable[[int, int], None]:
-    """Progress for a file or a pipe: a line now and then."""
+    """Progress for a file or a pipe: one line at a time, at intervals."""
     last = time.monotonic()
 
     def report(done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""Signals that end the process within two seconds, also while a library keeps the main thread from answering them."""
+"""Signals that end the process within two seconds, even while a library call blocks the main thread."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from emra_deploy.host import slow_steps
 from emra_deploy.host.unfinished import remove_unfinished
 
 PATIENCE = 1.5
-"""Seconds in which the main thread may end the process itself, as it does unless a library's call lasts longer."""
+"""Seconds for the main thread to end the process itself, which it does unless a library call lasts longer."""
 
 INTERRUPTED = "emra: interrupted; no output was changed"
 
 
 def answer_signals() -> None:
-    """Let SIGTERM and SIGHUP end the process in order, as Ctrl-C does; nohup stays in force."""
+    """Make SIGTERM and SIGHUP end the process cleanly, as Ctrl-C does; nohup stays in force."""
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, _terminate)
     slow_steps.unanswered = _at_once
     if os.name != "posix":
         return
-    # Python runs handlers in the main thread, between its own instructions; this is written to at once.
+    # Python runs handlers in the main thread, between bytecode instructions; the wake-up descriptor is written at once.
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
@@ -37,10 +37,10 @@ def answer_signals() -> None:
 
 
 def _watch(reader: socket.socket, writer: socket.socket) -> None:
-    """End the process when the main thread does not. ``writer`` is only held, as it closes when it is collected."""
+    """End the process if the main thread does not. Holding ``writer`` keeps it open."""
     while numbers := reader.recv(1):
         number = numbers[0]
-        # `emra stream` has handlers of its own, and time limits.
+        # `emra stream` has its own handlers and time limits.
         if signal.getsignal(number) not in _OURS:
             continue
         time.sleep(PATIENCE)
@@ -52,7 +52,7 @@ def _watch(reader: socket.socket, writer: socket.socket) -> None:
 
 @contextmanager
 def _at_once() -> Iterator[None]:
-    """Let the system end the process: neither the main thread nor `_watch` runs during such a call."""
+    """Restore the system's handling: neither the main thread nor `_watch` runs during such a call."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -73,4 +73,4 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 
 
 _OURS = (_terminate, signal.default_int_handler)
-"""Handlers that may be replaced: those of others have reasons of their own."""
+"""Signals whose handlers may be replaced; custom handlers are kept."""

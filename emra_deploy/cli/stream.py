@@ -40,7 +40,7 @@ _MOMENT = 0.05
 """Seconds to wait for the other thread that prints."""
 
 LAST_RESORT = 1.95
-"""Seconds after a signal at which the process ends, whatever it is doing."""
+"""Seconds after a signal until the process is ended forcibly."""
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -51,7 +51,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=str,
         help="video file, camera:0, /dev/video0, rtsp://, udp://, http://, ... or 'gst:PIPELINE' without its sink",
     )
-    add("--overlay", type=str, default=None, help="OUT.mp4, an rtsp:// server that takes streams, or the word window")
+    add("--overlay", type=str, default=None, help="OUT.mp4, rtsp:// address of a server to publish to, or window")
     add("--opacity", type=float, default=0.5, help="opacity of the overlay's colours, 0 to 1")
     add(
         "--palette",
@@ -61,7 +61,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="colours of the overlay, as of emra segment",
     )
     add("--overwrite", action="store_true", help="replace an existing overlay")
-    add("--json", action="store_true", help="print one JSON object a line on stdout: frame, state, counters, end")
+    add("--json", action="store_true", help="print one JSON object per line on stdout: frame, state, counters, end")
     add("--model", "-m", type=str, default=None, help="model file (default: the one that comes with the package)")
     add("--frames", type=int, default=None, metavar="N", help="stop after N results")
     add_flags(parser, StreamOptions)
@@ -78,7 +78,7 @@ def run(options: Namespace) -> int:
     from emra_deploy.stream.service import run_stream
     from emra_deploy.stream.sinks import open_sink
 
-    # Mistakes are reported before a model is loaded.
+    # Report mistakes before loading a model.
     source = find_source(options.source, chosen)
     sink = None
     if options.overlay is not None:
@@ -110,7 +110,7 @@ def run(options: Namespace) -> int:
 
 
 def _read(options: Namespace) -> StreamOptions:
-    """The options of the stream, once the other numbers are checked.
+    """The options of the stream, after checking the other numbers.
 
     Raises:
         EmraError: ``stream-option``, ``opacity-range``.
@@ -133,7 +133,7 @@ def _inputs(source: str) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _signals(stream: Stream) -> Iterator[None]:
-    """Make SIGTERM, SIGINT and SIGHUP end the stream in order, and a second one the process at once."""
+    """Make SIGTERM, SIGINT and SIGHUP end the stream cleanly, and a second signal the process at once."""
 
     def handle(number: int, _: object) -> None:
         if stream.stopped_at is not None:
@@ -162,7 +162,7 @@ def _signals(stream: Stream) -> Iterator[None]:
 def _leave(report: StreamReport) -> None:
     """End the process without the clean-up of interpreter and libraries.
 
-    That would wait for threads that hang, and on a busy machine it takes longer than everything before it.
+    Clean-up would wait for hanging threads, and on a busy machine it takes longer than all the rest.
     """
     status = 0 if report.closed else 1
     if report.error is not None:
@@ -170,7 +170,7 @@ def _leave(report: StreamReport) -> None:
         print(f"emra: {report.error}", file=sys.stderr)
     sys.stderr.flush()
     if not report.hung:
-        # The thread may hang in a pipe that nobody reads, where this would block as well.
+        # The thread may hang writing to a pipe that nobody reads, where this would block as well.
         sys.stdout.flush()
     os._exit(status)
 
@@ -213,7 +213,7 @@ class _Printer:
             self._line({"event": "counters", **self._stream.status().to_dict()})
 
     def end(self, report: StreamReport, overlay: str | None) -> None:
-        """Print how it went."""
+        """Print the summary."""
         with self._may_print() as may:
             if may:
                 self._print_changes()
@@ -237,7 +237,7 @@ class _Printer:
 
     @contextlib.contextmanager
     def _may_print(self) -> Iterator[bool]:
-        """Whether the main thread may print: not while the other one blocks in a pipe that nobody reads."""
+        """Whether the main thread may print: not while the other thread blocks on a pipe that nobody reads."""
         may = self._lock.acquire(timeout=_MOMENT)
         try:
             yield may

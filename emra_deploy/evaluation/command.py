@@ -1,4 +1,4 @@
-"""Arguments and outputs that all commands that score a model share."""
+"""Arguments and outputs shared by all commands that score a model."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser, kinds: Sequence[str]) -> None
     add = parser.add_argument
     add("--data", required=True, metavar="ROOT", help="folder of the data set")
     add("--kind", default="auto", choices=kinds, help="layout of the data set (auto)")
-    add("--split", default="val", help="train, val or test, as far as the data set has it (val)")
-    add("--halo", type=int, metavar="PIXELS", help="half of the overlap of windows (1/8 of a window, blended 1/4)")
+    add("--split", default="val", help="train, val or test, if the data set has it (val)")
+    add("--halo", type=int, metavar="PIXELS", help="half the overlap of windows (1/8 of a window, blended 1/4)")
     add("--blend", action="store_true", help="average overlapping windows instead of taking the most central one")
-    add("--json", metavar="FILE", help="write all numbers there")
-    add("--page", metavar="FILE.html", help="write a page of the worst pictures there")
+    add("--json", metavar="FILE", help="write all numbers to this file")
+    add("--page", metavar="FILE.html", help="write a page of the worst pictures to this file")
     add("--worst", type=int, default=8, metavar="N", help="pictures on the page (8)")
     add("--overwrite", action="store_true", help="replace existing outputs")
 
@@ -93,7 +93,7 @@ def score(
         The whole result as JSON values.
 
     Raises:
-        EmraError: Model and data do not fit, a picture cannot be read, an output cannot be written.
+        EmraError: Model and data do not match, a picture cannot be read, or an output cannot be written.
     """
     from rich.console import Console
 
@@ -113,6 +113,6 @@ def score(
 
 @command()
 def exit_status(run: Callable[[argparse.Namespace], object], arguments: argparse.Namespace) -> int:
-    """Run a command and return its exit status: 2, and one line on stderr, for a mistake of the user's."""
+    """Run a command and return its exit status: 2, with one line on stderr, for a user's mistake."""
     run(arguments)
     return 0

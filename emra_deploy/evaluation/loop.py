@@ -1,4 +1,4 @@
-"""Scoring of a model on labelled pictures: the loop behind every accuracy that this project states."""
+"""Scoring of a model on labelled pictures: the loop behind every accuracy stated by this project."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from emra_deploy.pictures.windows import Window
 from emra_deploy.segmenting.segmenter import Segmenter
 
 CLUTTER = "clutter"
-"""The class of ISPRS that papers leave out of the mean as often as not, so both means are given."""
+"""The ISPRS class that many papers exclude from the mean; both means are reported."""
 
 
 class LabelledTile(Protocol):
@@ -44,7 +44,7 @@ class ImageScore:
     Attributes:
         name: Name of the picture.
         miou: Mean IoU over the classes that occur in it, NaN without any label.
-        accuracy: Fraction of right pixels, NaN without any label.
+        accuracy: Fraction of correct pixels, NaN without any label.
         pixels: Labelled pixels.
     """
 
@@ -63,7 +63,7 @@ class Evaluation:
         matrix: Counts over all pictures.
         images: Scores of each picture, in the order of the data set.
         tile: Height and width of the windows in pixels.
-        halo: Half of the least overlap of neighbouring windows, in pixels.
+        halo: Half the minimum overlap of neighbouring windows, in pixels.
         blend: Whether overlapping windows were averaged.
         runner: Facts about the backend.
     """
@@ -83,7 +83,7 @@ class Evaluation:
 
     @property
     def miou_without_clutter(self) -> float | None:
-        """Mean IoU over the other classes, or None when there is no class of that name."""
+        """Mean IoU over the other classes, or None if no class has that name."""
         if CLUTTER not in self.classes.names:
             return None
         scores = self.scores
@@ -92,7 +92,7 @@ class Evaluation:
         return float(np.mean(present)) if present else float("nan")
 
     def worst(self, count: int) -> tuple[ImageScore, ...]:
-        """The pictures of lowest mIoU, the worst first; pictures without any label are not among them."""
+        """The pictures of lowest mIoU, worst first, without pictures that have no label."""
         labelled = [image for image in self.images if image.pixels]
         return tuple(sorted(labelled, key=lambda image: image.miou)[:count])
 
@@ -128,9 +128,9 @@ def evaluate(
     classes: ClassSet,
     progress: Callable[[str], None] | None = None,
 ) -> Evaluation:
-    """Segment each picture as a user would, windows and halo included, and count right and wrong pixels.
+    """Segment each picture as a user would, with windows and halo, and count correct and wrong pixels.
 
-    Pictures and labels are read by windows, so memory does not grow with them.
+    Pictures and labels are read by windows, so memory does not grow with their size.
 
     Args:
         segmenter: The loaded model.
@@ -148,7 +148,7 @@ def evaluate(
     for tile in tiles:
         own = ConfusionMatrix(len(classes))
         for window, prediction in segmenter.segment_rows(tile.source()):
-            # Without data there is nothing to be right about, whatever the truth says.
+            # Pixels without data are not scored, whatever the ground truth says.
             own.update(np.where(prediction == IGNORE, prediction, tile.read_labels(window)), prediction)
         total.merge(own)
         scores = own.scores(classes)

@@ -1,6 +1,6 @@
-"""Scores of label maps against ground truth, in numpy, so that a device can score itself.
+"""Scores of label maps against ground truth, in NumPy only, so that a device can evaluate its own results.
 
-Definitions are the usual ones of semantic segmentation (as in Cordts et al., Cityscapes, and the ISPRS benchmark): with
+Definitions are those usual in semantic segmentation (as in Cordts et al., Cityscapes, and the ISPRS benchmark): with
 n[i, j] the pixels of class i labelled j, IoU of class i is n[i, i] / (sum of row i + sum of column i - n[i, i]).
 """
 
@@ -27,12 +27,12 @@ class Scores:
         names: The C classes.
         iou: Intersection over union of each class.
         f1: Harmonic mean of precision and recall of each class.
-        precision: Fraction of the pixels with the label that is right.
-        recall: Fraction of the pixels of the class that was found.
+        precision: Fraction of the pixels with the label that is correct.
+        recall: Fraction of the pixels of the class that is found.
         support: Ground-truth pixels of each class.
         miou: Mean of ``iou`` over classes that occur in truth or prediction.
         mf1: Mean of ``f1`` over the same.
-        accuracy: Overall accuracy (OA), the fraction of right pixels.
+        accuracy: Overall accuracy (OA), the fraction of correct pixels.
     """
 
     names: tuple[str, ...]
@@ -84,12 +84,12 @@ class ConfusionMatrix:
         """Add one picture, or a part of one.
 
         Args:
-            labels: Ground truth, uint8 of any shape; 255 is left out.
-            prediction: uint8 of the same shape; values where ``labels`` is 255 do not matter.
+            labels: Ground truth, uint8 of any shape; 255 is ignored.
+            prediction: uint8 of the same shape; values where ``labels`` is 255 are ignored.
 
         Raises:
             EmraError: ``label-array`` for other types or unequal shapes, ``class-count`` for labels from C to 254
-                in either, or a prediction of 255 where there is truth.
+                in either, or a prediction of 255 where there is ground truth.
         """
         for what, array in (("labels", labels), ("prediction", prediction)):
             if not isinstance(array, np.ndarray) or array.dtype != np.uint8:
@@ -103,7 +103,7 @@ class ConfusionMatrix:
             )
         truth, guess = labels.reshape(-1), prediction.reshape(-1)
         added = np.zeros(256 * 256, np.int64)
-        # Pieces bound the memory: bincount needs 8 bytes a pixel.
+        # Counting in pieces bounds the memory: bincount needs 8 bytes per pixel.
         for start in range(0, truth.size, _CHUNK):
             pair = truth[start : start + _CHUNK].astype(np.int64) * 256 + guess[start : start + _CHUNK]
             added += np.bincount(pair, minlength=256 * 256)
@@ -131,7 +131,7 @@ class ConfusionMatrix:
     def scores(self, classes: ClassSet) -> Scores:
         """Scores of all pictures added.
 
-        Classes that occur neither in truth nor in prediction have NaN scores and are left out of the means. A class
+        Classes that occur neither in truth nor in prediction have NaN scores and are excluded from the means. A class
         that was never predicted has precision 0 if it occurs in the truth, and likewise for recall, as in torchmetrics.
 
         Args:
@@ -168,12 +168,12 @@ class ConfusionMatrix:
 def _ratio(
     part: npt.NDArray[np.float64], whole: npt.NDArray[Any], present: npt.NDArray[np.bool_]
 ) -> npt.NDArray[np.float64]:
-    """Part by whole, 0 where the whole is empty, NaN where the class is absent."""
+    """Part divided by whole: 0 where the whole is empty, NaN where the class is absent."""
     value: npt.NDArray[np.float64] = np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
     value[~present] = np.nan
     return value
 
 
 def json_number(value: float | None) -> float | None:
-    """A number as JSON has it: None in place of those that are not finite."""
+    """A number for JSON: None if it is not finite."""
     return None if value is None or not math.isfinite(value) else value

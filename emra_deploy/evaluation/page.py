@@ -1,4 +1,4 @@
-"""A page of the worst pictures of an evaluation, beside their truth: one self-contained HTML file."""
+"""A page of the worst pictures of an evaluation with their ground truth: one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from emra_deploy.segmenting.palettes import drawn_classes
 from emra_deploy.segmenting.segmenter import Segmenter
 
 PANEL = 480
-"""Longest side of a picture on the page, in pixels; larger ones are thinned out."""
+"""Longest side of a picture on the page, in pixels; larger ones are subsampled."""
 
 RIGHT, WRONG, UNLABELLED = (0, 114, 178), (230, 159, 0), (0, 0, 0)
 """Blue and orange of Okabe and Ito's palette, which differ in hue and in lightness for every kind of colour vision."""
@@ -33,7 +33,7 @@ _Bytes = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Panels:
-    """One picture on the page, thinned out to `PANEL`: uint8 h×w×3 each."""
+    """One picture on the page, subsampled to `PANEL`: uint8 h×w×3 each."""
 
     image: _Bytes
     truth: _Bytes
@@ -42,7 +42,7 @@ class Panels:
 
 
 def make_panels(segmenter: Segmenter, tile: LabelledTile, classes: ClassSet) -> Panels:
-    """Segment a picture again and draw it, reading by windows and keeping one pixel in so many."""
+    """Segment a picture again and draw it, reading by windows and subsampling the pixels."""
     from emra_deploy.segmenting.overlay import colour_map
 
     source = tile.source()
@@ -62,7 +62,7 @@ def make_panels(segmenter: Segmenter, tile: LabelledTile, classes: ClassSet) -> 
 
 
 def check_page() -> None:
-    """Refuse a page that cannot be made, before any work.
+    """Check that a page can be written, before any work.
 
     Raises:
         EmraError: ``library-missing`` without jinja2.
@@ -80,12 +80,12 @@ def write_page(
     count: int = 8,
     overwrite: bool = False,
 ) -> None:
-    """Write one self-contained HTML file: scores, and the worst pictures beside their truth.
+    """Write one self-contained HTML file with the scores, and the worst pictures with their ground truth.
 
     Args:
         path: The file to write.
         evaluation: The scores.
-        segmenter: The model, which is run once more on the pictures shown.
+        segmenter: The model, which is run again on the pictures shown.
         tiles: The evaluated tiles.
         content: Result of `describe`.
         count: Number of pictures.

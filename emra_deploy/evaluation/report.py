@@ -1,4 +1,4 @@
-"""An evaluation for people and programs: tables on the terminal, and JSON."""
+"""Reports of an evaluation: tables on the terminal, and JSON."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ _notes: list[list[str]] = []
 def check_input(path: str | os.PathLike[str]) -> Path:
     """The path of an existing regular file.
 
-    Only local files count: a name such as ``/vsicurl/https://...`` or ``zip://a.zip!b.tif`` is looked up as a file of
-    that name, and so is not found.
+    Only local files are read: a name such as ``/vsicurl/https://...`` or ``zip://a.zip!b.tif`` is looked up as a file
+    of that name, and is not found.
 
     Raises:
         EmraError: ``input-missing``, ``input-is-folder``, ``input-unreadable``.
@@ -81,10 +81,10 @@ def check_output(
 
 
 def instead_of_file(path: Path) -> str:
-    """The reason that a path is not a readable file, as words for an error: ``"does not exist"``."""
+    """The reason why a path is not a readable file, in the words of an error: ``"does not exist"``."""
     if path.is_dir():
         return "is a folder"
-    return "is no regular file" if os.path.lexists(path) and not path.is_symlink() else "does not exist"
+    return "is not a regular file" if os.path.lexists(path) and not path.is_symlink() else "does not exist"
 
 
 def check_all_outputs(

@@ -11,15 +11,15 @@ IGNORE = 255
 """Label of pixels without ground truth or outside the data; also the nodata value of label rasters."""
 
 MAX_CLASSES = 254
-"""Labels are uint8, 255 is taken and one value is kept free for tools that reserve 254."""
+"""Labels are uint8; 255 is "no label", and 254 is kept free for tools that reserve it."""
 
 _CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 def holds_controls(text: str) -> bool:
-    """Whether text holds control characters, which could steer a terminal, or halves of characters.
+    """Whether text contains control characters, which could control a terminal, or lone surrogates.
 
-    Names come out of files that anyone may have made, and end up on screens, in tags and in pictures.
+    Names come from untrusted files, and are shown on terminals, in tags and in pictures.
     """
     return _CONTROLS.search(text) is not None
 

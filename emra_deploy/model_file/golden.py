@@ -1,6 +1,6 @@
-"""The golden tile: one input and the labels that PyTorch gave for it, carried inside the model file.
+"""The golden tile: one input and the labels that PyTorch computed for it, stored in the model file.
 
-It is what lets a device notice that its inference library computes something else than was trained.
+With it a device detects that its inference library computes other results than PyTorch.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _REMEDY = "Export the model again with python -m export.to_onnx"
 class GoldenTile:
     """A picture and its label map, as lossless PNG.
 
-    Construction reads the PNG headers only, so that a hostile file cannot make the size of what is decoded
-    differ from the size of the model's input; the pixels are decoded on demand.
+    Construction reads only the PNG headers, so that a hostile file cannot declare a size other than the model's input;
+    the pixels are decoded on demand.
 
     Attributes:
         image_png: 8-bit RGB PNG, H×W.
@@ -59,7 +59,7 @@ class GoldenTile:
 
     @classmethod
     def encode(cls, image: npt.NDArray[np.uint8], labels: npt.NDArray[np.uint8], tolerance: float) -> GoldenTile:
-        """Make a golden tile of arrays.
+        """Make a golden tile from arrays.
 
         Args:
             image: uint8 H×W×3, RGB.
@@ -80,11 +80,11 @@ class GoldenTile:
         return _decode_png(self.image_png, "image")
 
     def labels(self) -> npt.NDArray[np.uint8]:
-        """The label map that PyTorch gave, uint8 H×W."""
+        """The label map computed by PyTorch, uint8 H×W."""
         return _decode_png(self.labels_png, "label map")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form: the two PNG as base64 text, and the tolerance."""
+        """JSON values: the two PNG images as base64 text, and the tolerance."""
         return {
             "image_png": base64.b64encode(self.image_png).decode("ascii"),
             "labels_png": base64.b64encode(self.labels_png).decode("ascii"),
@@ -93,7 +93,7 @@ class GoldenTile:
 
     @classmethod
     def from_dict(cls, value: object) -> GoldenTile:
-        """Read what `to_dict` wrote.
+        """Read the output of `to_dict`.
 
         Raises:
             EmraError: ``golden-tile`` when anything is missing, of another type, or not a PNG.
@@ -145,7 +145,7 @@ def _decode_png(data: bytes, what: str) -> npt.NDArray[np.uint8]:
 
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            # A second header, further down, would win over the one that `_png_size` has read.
+            # A second header would override the one that `_png_size` has read.
             if (picture.height, picture.width) != struct.unpack(">II", data[16:24])[::-1]:
                 raise _broken(f"the {what} declares two sizes")
             return np.array(picture, dtype=np.uint8)

@@ -1,7 +1,7 @@
 """The Manifest: a model file's description of itself.
 
-The Manifest travels as JSON in the ``metadata_props`` of an ONNX file and beside an engine. It is read from
-files that anyone may have made, so every field is checked before anything is built from it.
+The Manifest is stored as JSON in the ``metadata_props`` of an ONNX file and in the sidecar of an engine. The files are
+untrusted, so every field is checked before it is used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from emra_deploy.model_file.precisions import PRECISIONS
 from emra_deploy.pictures.windows import HALO_DIVISOR
 
 SCHEMA = 1
-"""Version of the JSON form. Any new, renamed or reinterpreted field raises it."""
+"""Version of the JSON schema, raised for any new, renamed or reinterpreted field."""
 
 METADATA_KEY = "emra_manifest"
 """Key of ``metadata_props`` that holds the JSON."""
@@ -41,10 +41,10 @@ _REMEDY = "Export the model again with python -m export.to_onnx"
 
 @dataclass(frozen=True)
 class Manifest:
-    """The self-description of one model file, valid once constructed.
+    """The self-description of one model file, validated on construction.
 
     Attributes:
-        name: What people call the model, such as ``"emra-ti-dubai"``.
+        name: Name of the model, such as ``"emra-ti-dubai"``.
         classes: Names and colours of the C classes.
         mean: Mean of red, green and blue, of values scaled to 0..1.
         std: Standard deviation of the same, above 0.
@@ -64,11 +64,11 @@ class Manifest:
         tools: Name to version of what made the file.
         evidence: What was measured, as JSON values.
         golden: An input and its labels, or None.
-        schema: Version of the JSON form.
+        schema: Version of the JSON schema.
 
     Raises:
-        EmraError: ``manifest-field`` for a value that is not as above, ``manifest-schema`` for a form that
-            this version does not know.
+        EmraError: ``manifest-field`` for an invalid value, ``manifest-schema`` for a schema that this version does not
+            support.
     """
 
     name: str
@@ -180,13 +180,13 @@ class Manifest:
 
     @classmethod
     def from_json(cls, text: str) -> Manifest:
-        """Read what `to_json` wrote, trusting nothing.
+        """Read the output of `to_json`, checking everything.
 
         Raises:
-            EmraError: ``manifest-json`` for text that is not such JSON, and those of the constructor.
+            EmraError: ``manifest-json`` for other text, and those of the constructor.
         """
         content = _parse(text)
-        # The schema comes first: a newer form may well have fields that would look wrong here.
+        # Check the schema first: the fields of a newer one would look invalid here.
         _check_schema(content.get("schema"))
         known = {entry.name for entry in fields(cls)}
         unknown = sorted(set(content) - known)
@@ -216,7 +216,7 @@ class Manifest:
             "tiles_overlap": round(200 / HALO_DIVISOR),
         }
         if self.input_kind == "float":
-            # Deepness normalises by these; a uint8 model has the normalisation inside.
+            # Deepness normalises by these; a uint8 model normalises its input itself.
             deepness["standardization_mean"] = list(self.mean)
             deepness["standardization_std"] = list(self.std)
         if self.gsd is not None:
@@ -229,7 +229,7 @@ class Manifest:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> Manifest:
-        """Read the Manifest out of the ``metadata_props`` of an ONNX file.
+        """Read the Manifest from the ``metadata_props`` of an ONNX file.
 
         Raises:
             EmraError: ``manifest-missing`` when there is none, and those of `from_json`.

@@ -1,13 +1,13 @@
-"""Seals: sha256 sums inside files, which tell a damaged copy from a whole one.
+"""Seals: SHA-256 sums inside files, which reveal damaged copies.
 
-The self-test notices a model that computes something else on its golden tile. One flipped bit among millions of weights
-may change other pixels only, and one in a class's name changes none at all: only a sum over all bytes notices these.
+The self-test detects a model that computes other results on its golden tile. One flipped bit among millions of weights
+may change only other pixels, and a flipped bit in a class name changes none; only a sum over all bytes detects these.
 
-An ONNX file is sealed by two entries of ``metadata_props`` behind its end: protobuf appends fields of a message that
-come later in the file (https://protobuf.dev/programming-guides/encoding/#last-one-wins). The last holds the sum of all
-bytes in front of it; the one before says that there is a seal, so that a damaged seal is not taken for none. A JSON
-object is sealed by a member with the sum of the others. A seal is no signature: whoever changes a file on purpose can
-seal it again.
+An ONNX file is sealed by two entries of ``metadata_props`` appended to it: protobuf merges fields that occur later in
+the file (https://protobuf.dev/programming-guides/encoding/#last-one-wins). The last entry holds the sum of all bytes
+before it; the one before it states that there is a seal, so that a damaged seal is not mistaken for a missing one. A
+JSON object is sealed by a member with the sum of the others. A seal is not a signature: anyone who changes a file on
+purpose can seal it again.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ def _entry(key: str, value: bytes) -> bytes:
 _FLAG = _entry(MODEL_KEYS[0], b"sha256")
 _SEAL_SIZE = len(_entry(MODEL_KEYS[1], b"0" * _DIGITS))
 _SEAL_START = _entry(MODEL_KEYS[1], b"0" * _DIGITS)[:-_DIGITS]
-# Rubbish behind the seal, which protobuf may pass over, does not hide that there was one.
+# Bytes after the seal, which protobuf may skip, must not hide that there was one.
 _SEARCHED = 2**16
 
 
 def seal_model(path: str | os.PathLike[str]) -> None:
-    """Seal an ONNX file that has none of `MODEL_KEYS` in its metadata. Weights in other files are not covered."""
+    """Seal an ONNX file that has none of `MODEL_KEYS` in its metadata. External weights are not covered."""
     with Path(path).open("rb+") as stream:
         stream.seek(0, os.SEEK_END)
         stream.write(_FLAG)
@@ -60,7 +60,7 @@ def check_model_seal(path: str | os.PathLike[str]) -> bool:
     """Whether an ONNX file has a seal. False for a file that cannot be read; loading it reports why.
 
     Raises:
-        EmraError: ``model-damaged`` when it has one and was changed since.
+        EmraError: ``model-damaged`` if it was changed after it was sealed.
     """
     try:
         with Path(path).open("rb") as stream:
@@ -82,10 +82,10 @@ def check_model_seal(path: str | os.PathLike[str]) -> bool:
 
 
 def seal_json(text: str, indent: int = 1) -> str:
-    """The text of a JSON object with its seal added, ``indent`` spaces a level."""
+    """The text of a JSON object with its seal, indented by ``indent`` spaces per level."""
     content = json.loads(text)
     content[JSON_KEY] = _json_digest(content)
-    # Escapes stay escapes: what they stand for may not be writable.
+    # Escapes stay escapes: the characters may not be encodable.
     return json.dumps(content, indent=indent, ensure_ascii=text.isascii()) + "\n"
 
 
@@ -100,7 +100,7 @@ def take_json_seal(content: dict[str, Any]) -> None:
 
 
 def _json_digest(content: dict[str, Any]) -> str:
-    # One form for what means the same; lone surrogates, which UTF-8 does not know, stay escapes.
+    # One canonical form for equal content; lone surrogates, which UTF-8 cannot encode, stay escapes.
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

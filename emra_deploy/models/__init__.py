@@ -1,4 +1,4 @@
-"""The model that comes with the package: INT8, made of ``models/emra-ti-dubai.onnx`` of the repository."""
+"""The model shipped with the package: INT8, converted from the repository's ``models/emra-ti-dubai.onnx``."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def gsd_of(manifest: Manifest) -> float | tuple[float, float] | None:
 
 
 def shipped_model() -> Path:
-    """The path of the model that comes with the package.
+    """The path of the model shipped with the package.
 
     Raises:
-        EmraError: ``model-missing`` when this copy of the package was made without it.
+        EmraError: ``model-missing`` if this copy of the package was built without it.
     """
     path = Path(__file__).resolve().parent / SHIPPED
     if not path.is_file():

@@ -18,7 +18,7 @@ class ClassArea:
     """The extent of one class.
 
     Attributes:
-        name: Of the class.
+        name: Name of the class.
         pixels: Number of pixels with its label.
         fraction: Of the labelled pixels, 0 to 1; 0 when there are none.
         square_metres: Ground area, or None where the size of a pixel is unknown.
@@ -31,10 +31,10 @@ class ClassArea:
 
 
 def count_labels(labels: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Count each label: int64 of 256 values for uint8 of any shape. Counts of parts of a raster may be added."""
+    """Count each label: int64 with 256 values for uint8 of any shape. Counts of parts of a raster may be added."""
     counts = np.zeros(256, np.int64)
     flat = labels.reshape(-1)
-    # bincount makes 8 bytes of each, so a large map is counted in pieces.
+    # bincount needs 8 bytes per pixel, so a large map is counted in pieces.
     for start in range(0, flat.size, _CHUNK):
         counts += np.bincount(flat[start : start + _CHUNK], minlength=256)
     return counts
@@ -46,7 +46,7 @@ def class_areas(
     """Areas of all classes, in label order.
 
     Args:
-        counts: What `count_labels` gave, 256 values; unlabelled pixels (255) are left out.
+        counts: Result of `count_labels`, 256 values; unlabelled pixels (255) are ignored.
         classes: The C classes.
         pixel_area_m2: Ground area of a pixel in square metres, or the mean of each label's pixels, or None.
 

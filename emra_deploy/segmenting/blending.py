@@ -1,4 +1,4 @@
-"""Overlapping tiles put together: each pixel is decided by the average of what all of its tiles say."""
+"""Blending of overlapping tiles: a pixel's label is decided by the weighted average over all of its tiles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BLEND_DIVISOR = 4
 """Blended tiles overlap by half: each pixel away from the border is seen by four."""
 
 _LEAST = 1e-3
-"""Weight at the very edge of a tile, above 0 so that a pixel that one tile alone sees is decided by that tile."""
+"""Weight at the edge of a tile, above 0 so that a pixel covered by one tile is decided by that tile."""
 
 
 def taper(length: int) -> npt.NDArray[np.float32]:
@@ -34,18 +34,18 @@ def class_shares(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
 
 
 class Blender:
-    """Sums the class shares of tiles, top to bottom, and gives out rows once no later tile touches them.
+    """Sums the class probabilities of tiles from top to bottom, and returns rows that no later tile touches.
 
-    Memory is one band of the picture's width and a tile's height: (C + 1) x 4 bytes a pixel of it.
+    Memory is one band of the picture's width and a tile's height, with (C + 1) x 4 bytes per pixel.
 
     Args:
-        width: Of the picture, in pixels.
+        width: Width of the picture, in pixels.
         classes: C.
         tile: Height and width of the tiles, in pixels.
         top: First row that a tile touches.
 
     Attributes:
-        top: First row that was not given out yet.
+        top: First row not yet returned.
     """
 
     def __init__(self, width: int, classes: int, tile: tuple[int, int], top: int = 0) -> None:
@@ -58,12 +58,12 @@ class Blender:
     def add(
         self, read: Window, logits: npt.NDArray[np.float32] | None, valid: npt.NDArray[np.bool_] | None = None
     ) -> None:
-        """Take one tile.
+        """Add one tile.
 
         Args:
-            read: Where in the picture it lies; not above rows that were given out.
+            read: Its window in the picture; not above rows already returned.
             logits: C×h×w of the window, or None for a tile without data.
-            valid: Which pixels of the window hold data: bool h×w, or None when all do.
+            valid: Mask of the window's pixels with data, bool h×w, or None if all have data.
         """
         down, across = slice(read.top - self.top, read.bottom - self.top), slice(read.left, read.right)
         if valid is not None:
@@ -75,11 +75,11 @@ class Blender:
         self._weights[down, across] += weights
 
     def rows(self, bottom: int) -> tuple[Window, npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-        """Give out what is above row ``bottom`` of the picture; no later tile may start above it.
+        """Return the rows above row ``bottom`` of the picture; no later tile may start above it.
 
         Returns:
             The window, of the picture's full width; labels uint8 h×W, 255 without data; and the winning class's
-            mean share, float32 h×W, 0 without data.
+            mean probability, float32 h×W, 0 without data.
         """
         count = bottom - self.top
         shares, valid = self._shares[:, :count], self._valid[:count]

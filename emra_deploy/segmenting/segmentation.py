@@ -1,4 +1,4 @@
-"""The answer for one picture: a label for each pixel, and what can be said and drawn from it."""
+"""The result for one picture: a label for each pixel, with areas and drawings."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Segmentation:
     Attributes:
         labels: uint8 H×W; a value is an index into ``classes``, or 255 where there is no data.
         classes: The C classes.
-        confidence: Probability of the label as the model sees it, H×W of 0 to 1, where the model gives it;
-            0 where there is no data.
+        confidence: The model's probability of each label, H×W of 0 to 1, if the model outputs it; 0 where there is no
+            data.
 
     Raises:
         EmraError: ``label-array`` for other types and shapes, ``class-count`` for labels beyond the classes.
@@ -65,7 +65,7 @@ class Segmentation:
         """The area that each class covers, in label order.
 
         Args:
-            pixel_area_m2: Ground area of a pixel in square metres, or None when unknown.
+            pixel_area_m2: Ground area of a pixel in square metres, or None if unknown.
         """
         return class_areas(count_labels(self.labels), self.classes, pixel_area_m2)
 

@@ -1,4 +1,4 @@
-"""From a picture of any size to its label map: tiles, batches, a backend, and the answers put together."""
+"""Segmentation of pictures of any size: tiles, batches, a backend, and the assembly of the label map."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from emra_deploy.segmenting.blending import BLEND_DIVISOR, Blender
 from emra_deploy.segmenting.segmentation import Segmentation
 
 DEFAULT_BATCH = 1
-"""Tiles run at once when the model leaves the number open: on a processor, more take as long each (EMRA-Ti at 512
-pixels: the same CPU time a tile in batches of 1, 2 and 4) and need more memory."""
+"""Batch size for models with a dynamic batch: on a CPU, larger batches take as long per tile (EMRA-Ti at 512 pixels:
+the same CPU time per tile in batches of 1, 2 and 4) and need more memory."""
 
 _Result = tuple[Window, npt.NDArray[np.uint8], npt.NDArray[Any] | None]
 _Answer = tuple[Tile, int | None, npt.NDArray[np.bool_] | None, Outputs | None]
-"""A tile, its index in the batch, which of its pixels hold data, and what the model gave for the batch."""
+"""A tile, its index in the batch, the mask of its pixels with data, and the model's outputs for the batch."""
 _Wait = Callable[[], Outputs]
-"""Waits for what a backend gives."""
+"""Waits for a backend's outputs and returns them."""
 Watch = Callable[[Window, "npt.NDArray[np.bool_] | None", Outputs], None]
-"""Called with the window that a tile decides, its pixels that hold data (None for all), and the model's outputs there,
-without the batch: ``classes`` h×w, ``logits`` C×h×w where the model has them. Not called for tiles without data."""
+"""Called with the window that a tile writes, the mask of its pixels with data (None for all), and the model's outputs
+there, without the batch dimension: ``classes`` h×w, ``logits`` C×h×w if available. Not called for empty tiles."""
 
 _T = TypeVar("_T")
 
 
 @dataclass
 class _Job:
-    """Consecutive tiles, and the pictures of those that have to be run.
+    """Consecutive tiles, and the batch of those that must be run.
 
     Attributes:
-        tiles: In row-major order.
-        slots: For each tile its index in the batch, or None for a tile without data.
-        valid: For each tile which pixels of its write window (blended: of its read window) hold data, or None for all.
+        tiles: The tiles in row-major order.
+        slots: Index in the batch of each tile, or None for a tile without data.
+        valid: For each tile the mask of pixels with data in its write window (blended: read window), or None for all.
         batch: uint8 B×H×W×3, or None when no tile has data.
     """
 
@@ -57,14 +57,14 @@ class _Job:
 
 
 class Segmenter:
-    """Segments pictures with one loaded model. Threads may share one: it keeps no state between calls.
+    """Segments pictures with one loaded model. Thread-safe: it keeps no state between calls.
 
     Args:
         backend: The loaded model.
         halo: Neighbouring tiles overlap by at least twice this many pixels; None for 1/8 of a tile, blended 1/4.
         batch_size: Tiles run at once; None for the model's own fixed batch, or 1.
-        blend: Average what overlapping tiles say of a pixel instead of taking it from the most central one. Slower
-            and better; needs a model with the output ``logits``.
+        blend: Average the predictions of overlapping tiles instead of taking each pixel from its most central tile.
+            Slower and more accurate; needs a model with the output ``logits``.
 
     Attributes:
         path: The file that `open` loaded the model from, or None.
@@ -118,7 +118,7 @@ class Segmenter:
         """Load a model file and check it on this machine.
 
         Args:
-            model: The model file; None for the one that comes with the package.
+            model: The model file; None for the one shipped with the package.
             options: How to open it.
             halo: Overlap of tiles; see the class.
             blend: Average overlapping tiles; see the class.
@@ -126,7 +126,7 @@ class Segmenter:
             **changes: Attributes of `LoadOptions` that differ from ``options``, such as ``backend="openvino"``.
 
         Raises:
-            EmraError: Whatever is wrong with the file, the machine or the arguments.
+            EmraError: Any fault of the file, the machine or the arguments.
         """
         from emra_deploy.backends.opening import open_backend
         from emra_deploy.segmenting.selftest import self_test as run_self_test
@@ -151,7 +151,7 @@ class Segmenter:
 
     @property
     def classes(self) -> ClassSet:
-        """The classes that the labels mean."""
+        """The classes of the labels."""
         return self.manifest.classes
 
     def segment(self, image: npt.NDArray[np.uint8]) -> Segmentation:
@@ -166,7 +166,7 @@ class Segmenter:
         return self.segment_source(ArraySource(image))
 
     def segment_source(self, source: ImageSource) -> Segmentation:
-        """Segment anything that can be read by windows and whose label map fits into memory."""
+        """Segment any source that can be read by windows and whose label map fits into memory."""
         labels = np.empty((source.height, source.width), np.uint8)
         confidence: npt.NDArray[Any] | None = None
         for window, part, certain in self._results(source):
@@ -180,11 +180,11 @@ class Segmenter:
     def segment_tiles(self, source: ImageSource) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
         """Segment a source of any size, a tile at a time; memory does not grow with the source.
 
-        The windows partition the picture and come row by row. The next batch is read, in a thread, while this
+        The windows partition the picture and are yielded row by row. A thread reads the next batch while the current
         one runs. Tiles without any data are not run.
 
         Args:
-            source: Where the pixels come from.
+            source: Source of the pixels.
 
         Yields:
             A window, and its labels: uint8 h×w, 255 where the source has no data.
@@ -198,9 +198,9 @@ class Segmenter:
         """Segment a source of any size, in windows of its full width, from top to bottom.
 
         Args:
-            source: Where the pixels come from.
-            start: First row that is wanted; the labels are those that a run from the top gives, to the bit.
-            watch: Receives the model's outputs for each tile, before they are blended.
+            source: Source of the pixels.
+            start: First row to yield; the labels equal those of a run from the top bit for bit.
+            watch: Receives the model's outputs for each tile before blending.
         """
         row: npt.NDArray[np.uint8] | None = None
         for window, labels, _ in self._results(source, start, watch):
@@ -215,7 +215,7 @@ class Segmenter:
 
     @property
     def restarts(self) -> int:
-        """Processes of the model that were lost and replaced so far; 0 where it runs in this one."""
+        """Number of model processes lost and replaced so far; 0 if the model runs in this process."""
         return int(getattr(self.backend, "restarts", 0))
 
     def close(self) -> None:
@@ -254,7 +254,7 @@ class Segmenter:
             if begin is None:
                 yield from self._ended(job, None if job.batch is None else partial(self.backend.run, job.batch))
                 continue
-            # On a GPU this batch is on its way while the one before is computed.
+            # On a GPU this batch is copied while the previous one is computed.
             now = job, None if job.batch is None else begin(job.batch)
             if before is not None:
                 yield from self._ended(*before)
@@ -297,7 +297,7 @@ class Segmenter:
         _, height, width = self.backend.input_shape
         job, used = _Job(), 0
         for tile in iter_tiles(source.height, source.width, height, width, self.halo):
-            # All tiles that have a say in the first wanted row are run, in the same order as from the top.
+            # Run all tiles that contribute to the first requested row, in the same order as from the top.
             if (tile.read if self.blend else tile.write).bottom <= start:
                 continue
             valid = source.valid(tile.read if self.blend else tile.write)
@@ -320,7 +320,7 @@ class Segmenter:
 
 
 def _fill(slot: npt.NDArray[np.uint8], picture: npt.NDArray[np.uint8], window: Window) -> None:
-    """Put a picture into a batch; where it is smaller than the slot, its last row and column are repeated."""
+    """Copy a picture into a batch; if it is smaller than its slot, repeat its last row and column."""
     height, width = window.height, window.width
     if picture.dtype != np.uint8 or picture.shape != (height, width, 3):
         raise ValueError(f"source gave {picture.dtype} {picture.shape} for a window of {height}×{width}×3 uint8")
@@ -330,11 +330,11 @@ def _fill(slot: npt.NDArray[np.uint8], picture: npt.NDArray[np.uint8], window: W
 
 
 def _cut(tile: Tile, slot: int | None, valid: npt.NDArray[np.bool_] | None, outputs: Outputs | None) -> _Result:
-    """The part of the batch's answer that this tile writes."""
+    """The part of the batch's outputs that this tile writes."""
     if slot is None or outputs is None:
         return tile.write, np.full((tile.write.height, tile.write.width), IGNORE, np.uint8), None
     kept = (slot, *tile.write.within(tile.read))
-    # A copy, so that a caller who keeps a small window does not keep the whole batch.
+    # A copy, so that keeping a small window does not keep the whole batch in memory.
     labels: npt.NDArray[np.uint8] = outputs["classes"][kept].copy()
     confidence = outputs["confidence"][kept].copy() if "confidence" in outputs else None
     if valid is not None:
@@ -345,7 +345,7 @@ def _cut(tile: Tile, slot: int | None, valid: npt.NDArray[np.bool_] | None, outp
 
 
 def _ahead(items: Iterator[_T]) -> Iterator[_T]:
-    """The same items, each made in another thread while the caller works on the one before."""
+    """The same items, each produced in another thread while the caller processes the previous one."""
     end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="emra-read") as reader:
         coming = reader.submit(next, items, end)

@@ -1,7 +1,7 @@
-"""The self-test: does this machine compute what the model was trained to compute?
+"""The self-test: a comparison of this machine's labels with those of PyTorch.
 
 Inference libraries have shipped releases that return wrong results for vision transformers without an error
-(TensorRT 10.3 in FP16: NVIDIA/TensorRT issues 4419 and 4723), so every model is asked its golden tile when loaded.
+(TensorRT 10.3 in FP16: NVIDIA/TensorRT issues 4419 and 4723), so every model runs its golden tile when loaded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ choice. BF16 keeps 8 bits of FP32's 24: of the golden tile of a shipped FP32 mod
 
 
 def self_test(backend: Backend) -> float | None:
-    """Run the golden tile and compare with the labels that PyTorch gave.
+    """Run the golden tile and compare its labels with PyTorch's.
 
     Args:
         backend: The loaded model.

@@ -12,11 +12,11 @@ from emra_deploy.backends.base import Backend, Outputs, Wrapper
 
 
 class Cached(Wrapper):
-    """A backend that keeps its outputs, to be used on few tiles.
+    """A backend that caches its outputs, for use on few tiles.
 
     Args:
         backend: The backend that computes them.
-        outputs: Names of the outputs that are kept and given; None for all. Labels alone take a byte a pixel.
+        outputs: Names of the outputs to cache and return; None for all. Labels alone take one byte per pixel.
     """
 
     def __init__(self, backend: Backend, outputs: Sequence[str] | None = None) -> None:

@@ -65,7 +65,7 @@ def compare(
     for name, source, tile in _sources(pictures):
         pixels, agreeing, errors = 0, 0, _LogitErrors()
         for window, *labels in _walk(first, second, source, errors):
-            # Both are without data in the same places, where there is nothing to agree on.
+            # Pixels without data are the same for both, and are not compared.
             data = labels[0] != IGNORE
             pixels += int(data.sum())
             agreeing += int((labels[0] == labels[1])[data].sum())
@@ -161,7 +161,7 @@ class _LogitErrors:
         with np.errstate(invalid="ignore", over="ignore"):
             error = np.abs(first - second)
             worst = float(error.max())
-            # A comparison with NaN is false, so it would pass for small.
+            # A comparison with NaN is false, so NaN would count as small.
             self._largest = max(self._largest, worst) if np.isfinite(worst) else float("inf")
             self._scale = max(self._scale, float(np.abs(first).max()))
             self._total += float(error.sum())

@@ -17,9 +17,9 @@ FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
 
 
 def first_overflow(half: onnx.ModelProto, feeds: dict[str, npt.NDArray[Any]]) -> onnx.NodeProto | None:
-    """The first node whose FP16 result is infinite or no number, None when all are finite.
+    """The first node whose FP16 result is infinite or NaN, or None if all are finite.
 
-    Every FP16 tensor of the run is held in memory at once, so this is for finding a fault, not for looking for one.
+    Every FP16 tensor of the run is kept in memory, so call this only to locate a known fault.
 
     Args:
         half: A graph that `export.half.convert.convert_to_half` made.

@@ -1,4 +1,4 @@
-"""The result of comparing two models on pictures, and the limits it is held to."""
+"""The result of comparing two models on pictures, and the limits it must meet."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from emra_deploy.model_file.classes import ClassSet
 from emra_deploy.model_file.precisions import PRECISIONS
 
 NEAR_TIE = 0.1
-"""Margin, as a difference of probabilities, below which a rounding may well decide between the two best classes."""
+"""Margin, as a difference of probabilities, below which rounding may decide between the two best classes."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +84,8 @@ class PictureReport:
 
     Attributes:
         name: Name of the picture.
-        pixels: Those that hold data.
-        agreeing: Those with equal labels.
+        pixels: Number of pixels with data.
+        agreeing: Number of pixels with equal labels.
         logits: Their differences, None where the two models do not both give logits of the same tiles.
     """
 

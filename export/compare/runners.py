@@ -1,6 +1,6 @@
-"""Opening the models that are compared, with the logits of ONNX graphs laid open.
+"""Opening of models to compare, with the logits of ONNX graphs as outputs.
 
-No PyTorch here, but for `open_runner` of a checkpoint folder, which imports `training` when it is called.
+Only `open_runner` of a checkpoint folder needs PyTorch, and imports `training` when it is called.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ def open_session(model: onnx.ModelProto, threads: int | None = None) -> onnxrunt
     import onnxruntime
 
     if half_quantizers_fail(model):
-        # The same in FP32, with a rounding wherever there is an FP16 tensor.
+        # The same graph in FP32, with a rounding for each FP16 tensor.
         model = with_rounding(model)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # Two models answer in turns: threads that wait by spinning would take the processor from the other.
+    # Two models run in turns: threads that wait by spinning would slow down the other.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -93,12 +93,12 @@ def open_runner(
 
     Args:
         source: An ONNX file, a folder that training wrote, or another file that `emra_deploy.backends.opening` knows.
-        backend: ``"auto"``, which takes ONNX Runtime with the logits laid open for an ONNX file, or a backend's name.
+        backend: ``"auto"``, which opens an ONNX file in ONNX Runtime with its logits, or a backend's name.
         threads: Threads of one run; None leaves the choice to the library.
         size: (height, width) that a checkpoint is run at; files have their own.
 
     Raises:
-        EmraError: Whatever is wrong with the file or folder.
+        EmraError: Any fault of the file or folder.
     """
     path = Path(source)
     if path.is_dir():
@@ -114,16 +114,16 @@ def open_runner(
 def open_pair(
     a: str | Path, b: str | Path, *, backends: tuple[str, str] = ("auto", "auto"), threads: int | None = None
 ) -> tuple[Backend, Backend]:
-    """Open two models to compare: a checkpoint beside a file is run at the file's input size.
+    """Open two models to compare; a checkpoint compared with a file runs at the file's input size.
 
     Args:
-        a: The first, as `open_runner` takes it.
-        b: The second.
+        a: Source of the first, as in `open_runner`.
+        b: Source of the second.
         backends: Names of the backends of both.
         threads: Threads of one run; None leaves the choice to the library.
 
     Raises:
-        EmraError: Whatever is wrong with the files or folders.
+        EmraError: Any fault of the files or folders.
     """
     if Path(a).is_dir() and not Path(b).is_dir():
         second = open_runner(b, backend=backends[1], threads=threads)

@@ -21,7 +21,7 @@ GOLDEN_SEED = 20
 """A generated scene with all five kinds of cover in its middle."""
 
 GOLDEN_BYTES = 150_000
-"""The golden tile is carried by every file, so it is kept below this, by fewer colours if need be."""
+"""Size limit of the golden tile, which every file contains; its colours are reduced if necessary."""
 
 MAX_REAL_TILES = 4
 
@@ -33,7 +33,7 @@ SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})
 
 @dataclass(frozen=True)
 class PlainTile:
-    """A picture in memory or in a file that is no part of a data set, as `export.compare.comparison.compare` takes it.
+    """A picture in memory or in a file outside a data set, for `export.compare.comparison.compare`.
 
     Attributes:
         name: Distinct among those compared.
@@ -87,7 +87,7 @@ def golden_image(path: str | Path | None, height: int, width: int) -> npt.NDArra
         Image.fromarray(reduced).save(stream, format="PNG", optimize=True)
         if stream.tell() <= GOLDEN_BYTES:
             break
-    # A copy: Pillow's pixels are read-only, and PyTorch warns of such.
+    # A copy: Pillow's pixels are read-only, and PyTorch warns about read-only arrays.
     return np.array(reduced)
 
 
@@ -144,7 +144,7 @@ def random_tiles(count: int, height: int, width: int) -> npt.NDArray[np.uint8]:
 
 
 def middle(image: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
-    """The middle height x width of a picture, which is extended by its mirror image where it is smaller."""
+    """The central height x width pixels of a picture; a smaller picture is extended by reflection."""
     missing = [max(0, want - have) for want, have in zip((height, width), image.shape[:2], strict=True)]
     image = np.pad(image, [(m // 2, m - m // 2) for m in missing] + [(0, 0)], mode="symmetric")
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2

@@ -1,7 +1,7 @@
 """Checks that a written file must pass before it gets its name.
 
-Every check takes the finished file, returns one line with what was measured, and raises `EmraError` when that is not
-good enough. The reference is PyTorch for an export, and the source file for a conversion.
+Every check takes the finished file, returns one line with its measurements, and raises `EmraError` when they miss the
+limits. The reference is PyTorch for an export, and the source file for a conversion.
 """
 
 from __future__ import annotations
@@ -41,20 +41,20 @@ ROUNDED_INT8 = Limits(0.99, logit_error=1e-1, confidence_error=5e-2, tie=2e-3)
 step, 1/127 of its range. The labels' limit is INT8's promise; 99.93 % and 2.5e-2 were measured."""
 
 INT8_ELSEWHERE = Limits(0.99)
-"""Of INT8 in a library that rounds differently from ONNX Runtime."""
+"""Limits for INT8 in a library that rounds differently from ONNX Runtime."""
 
 TITLES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
-"""Names of the libraries, by those of their backends."""
+"""Titles of the libraries by backend name."""
 
 PRECISIONS = {"f32": "FP32", "bf16": "BF16", "f16": "FP16"}
-"""Names of the precisions that OpenVINO computes in, by its own."""
+"""Titles of OpenVINO's precisions by its own names."""
 
 NO_RTX = f"TensorRT-RTX is not installed ({install_command('rtx')})"
 
 DYNAMIC_OPERATORS = frozenset(
     {"Shape", "If", "Loop", "Scan", "NonZero", "Range", "ConstantOfShape", "Expand", "SequenceAt"}
 )
-"""Operators that compute shapes while running, which static engines pay for."""
+"""Operators that compute shapes at run time, which slow engines down."""
 
 
 @step("checking the file with ONNX's checker")
@@ -106,7 +106,7 @@ def open_openvino(model: onnx.ModelProto, manifest: Manifest, precision: str | N
     Args:
         model: The graph.
         manifest: The Manifest of its file.
-        precision: What OpenVINO computes in where the graph leaves it the choice; None for the runtime's choice.
+        precision: Precision that OpenVINO computes in if the graph allows a choice; None for the runtime's choice.
     """
     if importlib.util.find_spec("openvino") is None:
         return None
@@ -149,7 +149,7 @@ def check_backend(
 
 def title(reference: Backend) -> str:
     """The name of a reference in the lines of the checks."""
-    return TITLES["torch"] if reference.name == "torch" else "the file it was made of"
+    return TITLES["torch"] if reference.name == "torch" else "its source file"
 
 
 def measure_backend(backend: Backend, reference: Backend, tiles: npt.NDArray[np.uint8], limits: Limits) -> Report:
@@ -206,7 +206,7 @@ class Engine:
 
 @step("building an engine to check the file")
 def build_engine(path: Path, batch: int | None) -> Engine | None:
-    """Build an engine with TensorRT-RTX, whose builder needs no GPU, in the types that the file asks for.
+    """Build an engine with TensorRT-RTX, whose builder needs no GPU, in the types of the file.
 
     Args:
         path: The file.
@@ -237,7 +237,7 @@ def build_engine(path: Path, batch: int | None) -> Engine | None:
 
 
 def check_tensorrt(path: Path, batch: int | None) -> str:
-    """Build the file with TensorRT-RTX as a strongly typed network, in the types that it asks for.
+    """Build the file with TensorRT-RTX as a strongly typed network, in its own types.
 
     Args:
         path: The file.
@@ -283,7 +283,7 @@ def check_runtime(path: Path) -> str:
 
 
 def failed(cause: str) -> EmraError:
-    """The error of a file that does not pass."""
+    """The error of a file that fails a check."""
     return EmraError(
         "export-check-failed", cause, "Nothing was written; report this with the versions that `emra doctor` prints"
     )

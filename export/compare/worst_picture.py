@@ -16,10 +16,10 @@ from emra_deploy.segmenting.palettes import drawn_classes
 from emra_deploy.segmenting.segmenter import Segmenter
 
 PANEL = 1024
-"""Longest side of a panel in pixels; larger pictures are thinned out."""
+"""Longest side of a panel in pixels; larger pictures are subsampled."""
 
 MARKS = ((213, 94, 0), (0, 114, 178), (204, 121, 167), (0, 158, 115))
-"""Colours to mark differences in, of Okabe and Ito's palette: each stands out from pale grey, for every eye."""
+"""Colours of Okabe and Ito's palette that mark differences; each contrasts with pale grey for all colour vision."""
 
 Colour = tuple[int, int, int]
 _GAP = 12
@@ -59,7 +59,7 @@ def draw_difference(a: Backend, b: Backend, source: ImageSource, names: tuple[st
 
 
 def mark_colour(classes: ClassSet) -> Colour:
-    """The one of `MARKS` that is least like the colour of any class."""
+    """The colour of `MARKS` that differs most from the colours of all classes."""
     palette = np.asarray(classes.palette, np.int64)
     return max(MARKS, key=lambda colour: int(np.min(((palette - colour) ** 2).sum(axis=1))))
 
@@ -83,7 +83,7 @@ def mark(image: _Bytes, where: npt.NDArray[np.bool_], colour: Colour) -> _Bytes:
 
 
 def _pool(where: npt.NDArray[np.bool_], step: int) -> npt.NDArray[np.bool_]:
-    """Thin out by ``step``, true where any of the pixels thinned out is."""
+    """Subsample by ``step``; a pixel is true if any of the pixels it replaces is."""
     height, width = (-(-side // step) for side in where.shape)
     padded = np.zeros((height * step, width * step), bool)
     padded[: where.shape[0], : where.shape[1]] = where

@@ -156,7 +156,7 @@ def run_shown(work: Callable[[], _T], progress: BuildProgress) -> _T:
 
 
 def _watch(thread: threading.Thread, progress: BuildProgress) -> None:
-    from rich import progress as bars
+    from rich import progress as rich_progress
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -166,15 +166,15 @@ def _watch(thread: threading.Thread, progress: BuildProgress) -> None:
             thread.join(REFRESH)
         return
     columns = (
-        bars.TextColumn("building"),
-        bars.BarColumn(),
-        bars.TaskProgressColumn(),
-        bars.TimeElapsedColumn(),
-        bars.TextColumn("about"),
-        bars.TimeRemainingColumn(),
-        bars.TextColumn("to go: {task.description}"),
+        rich_progress.TextColumn("building"),
+        rich_progress.BarColumn(),
+        rich_progress.TaskProgressColumn(),
+        rich_progress.TimeElapsedColumn(),
+        rich_progress.TextColumn("about"),
+        rich_progress.TimeRemainingColumn(),
+        rich_progress.TextColumn("to go: {task.description}"),
     )
-    with bars.Progress(*columns, console=console, transient=True) as shown:
+    with rich_progress.Progress(*columns, console=console, transient=True) as shown:
         task = shown.add_task("", total=1.0)
         while thread.is_alive():
             thread.join(REFRESH)

@@ -1,6 +1,6 @@
 """Rules that decide which nodes of a graph compute in FP16 and which stay in FP32.
 
-Each rule mends an error that was measured. ``docs/decisions/0006-half-precision.md`` has the cost and gain of each.
+Each rule corrects a measured error. ``docs/decisions/0006-half-precision.md`` has the cost and gain of each.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ CANDIDATES = 2
 """Windows that the model looks at for each one that is chosen."""
 
 LEAST_VALID = 0.5
-"""Windows with a smaller share of pixels that hold data are no candidates: edges of rasters teach nothing."""
+"""Windows with a smaller share of valid pixels are not candidates: edges of rasters are not representative."""
 
 SPLITS = ("train", "trainval", "all", "val", "test")
 """In a data set, tiles come from the first of these splits that it has: validation pictures stay unseen."""
@@ -223,7 +223,7 @@ def _candidates(folder: Path, images: Sequence[Path], size: tuple[int, int], cou
 
 def _spread(plans: list[tuple[Path, list[Window]]], wanted: int) -> list[tuple[Path, Window]]:
     """At most ``wanted`` windows: as even a share of every image as their sizes allow."""
-    # Small images give all they have, and what they lack is shared by the larger ones.
+    # Small images contribute all their windows, and larger ones make up the rest.
     quotas: dict[int, int] = {}
     rest = min(wanted, sum(len(windows) for _, windows in plans))
     by_size = sorted(range(len(plans)), key=lambda index: len(plans[index][1]))
@@ -236,7 +236,7 @@ def _spread(plans: list[tuple[Path, list[Window]]], wanted: int) -> list[tuple[P
 def _windows(source: ImageSource, size: tuple[int, int], most: int) -> list[Window]:
     """Up to ``most`` windows with data, any first few of which are spread over the whole picture."""
     plan = plan_tiles(source.height, source.width, *size, 0)
-    # Multiples of the golden ratio: each next one falls into the largest gap that the others left.
+    # Multiples of the golden ratio: each falls into the largest gap between the previous ones.
     order = sorted(range(len(plan)), key=lambda index: index * GOLDEN_RATIO % 1)
     windows: list[Window] = []
     for index in order[: LOOKS * most]:

@@ -45,7 +45,7 @@ RUNTIME_TILES = 4
 
 @dataclass(frozen=True)
 class Parent:
-    """The FP32 file that INT8 is made of.
+    """The FP32 file that is quantised.
 
     Attributes:
         path: The file.

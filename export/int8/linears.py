@@ -1,7 +1,7 @@
 """The linears of an ONNX graph: nodes that multiply by a constant weight, their names and costs.
 
 Quantisation, sensitivity and the cost model all use these names, which are those of the
-PyTorch modules where the exporter kept them (``blocks.3.attn.qkv``), so that a table can be read beside the model.
+PyTorch modules where the exporter kept them (``blocks.3.attn.qkv``), so that tables refer to the model's code.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MIN_OUTPUTS = 16
 """Layers of fewer outputs, such as the classifier, cost little and decide the labels: they are not candidates."""
 
 MIN_INPUTS = 16
-"""Sums over fewer products, such as those of a depthwise convolution, are bound by memory: INT8 gains them nothing."""
+"""Sums over fewer products, as in a depthwise convolution, are memory-bound: INT8 does not speed them up."""
 
 _PREFIXES = ("model.", "backbone.")
 

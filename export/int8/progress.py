@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def progress_bars() -> Iterator[Callable[[str, int, int], None]]:
-    """Show progress on standard error while the block runs; where that is no terminal, each step as it begins.
+    """Show progress on standard error while the block runs; without a terminal, print each step as it begins.
 
     Yields:
         A function that takes a step's name, the work done, and the work in all (0 where it is unknown).

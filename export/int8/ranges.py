@@ -128,7 +128,7 @@ def entropy_threshold(counts: npt.NDArray[Any]) -> int:
     bins = padded.reshape(-1, step).sum(axis=1).astype(np.float64)
     if len(bins) <= QUANTIZED_BINS:
         return len(counts)
-    # Exact zeros are no part of the shape: int8 has them whatever the scale.
+    # Exact zeros are excluded: int8 represents them at any scale.
     bins[0] = bins[1]
     beyond = np.cumsum(bins[::-1])[::-1]
     best, keep = math.inf, len(bins)
@@ -136,7 +136,7 @@ def entropy_threshold(counts: npt.NDArray[Any]) -> int:
         kept = bins[:size]
         p = kept.copy()
         p[-1] += beyond[size] if size < len(bins) else 0.0
-        # What does not divide evenly falls into the last level, as in the source.
+        # The remainder of the division goes to the last level, as in the source.
         level = np.minimum(np.arange(size) // (size // QUANTIZED_BINS), QUANTIZED_BINS - 1)
         filled = kept > 0
         mass = np.bincount(level, weights=kept, minlength=QUANTIZED_BINS)

@@ -1,4 +1,4 @@
-"""Interleaved measuring: every round visits every candidate, in an order of its own.
+"""Interleaved measuring: every round visits every candidate, in a new random order.
 
 Slow changes of the machine (heat, clocks, other processes) then fall on all candidates alike, and ratios of one round
 compare like with like.
@@ -104,14 +104,14 @@ def measure(
 ) -> dict[str, Series]:
     """Measure all candidates, interleaved.
 
-    A candidate that raises is left out from there on, with its exception kept; the others go on.
+    A candidate that raises is dropped and its exception is kept; the others continue.
 
     Args:
         candidates: By name, a function that runs one iteration.
         plan: Numbers of iterations and rounds.
         progress: Called before each visit with the round (from 0; -1 is the warm-up) and the candidate's name.
     """
-    # Once: with PyTorch loaded, a collection takes a second, and its garbage is not ours.
+    # Collect once: with PyTorch loaded, a collection takes a second, and the garbage is not ours.
     gc.collect()
     results = {name: Series() for name in candidates}
     numbers = dict.fromkeys(candidates, 0)
@@ -121,7 +121,7 @@ def measure(
         try:
             rows = [run(number) for number in range(first, first + count)]
         except Exception as error:
-            # One candidate out of memory, or an engine of another version, must not lose what the others gave.
+            # A candidate out of memory, or an engine of another version, must not lose the results of the others.
             _log.debug("%s failed", name, exc_info=True)
             results[name].failure = error
             return None

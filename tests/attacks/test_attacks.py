@@ -111,7 +111,7 @@ def test_sound_pictures_with_a_bad_rest_cost_little(canary: Canary, model: Path,
 
 @pytest.fixture
 def server() -> Iterator[tuple[int, list[str]]]:
-    """A loopback server, and what it was asked for."""
+    """A loopback server, and the requests that it received."""
     asked: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):

@@ -58,7 +58,7 @@ def test_the_exit_status_says_whether_the_goal_is_reached(
     assert best_cpu.main([*argv, "--json", str(tmp_path / "out.json")]) == status
 
 
-def test_an_export_that_fails_is_told() -> None:
+def test_an_export_that_fails_is_reported() -> None:
     with pytest.raises(EmraError) as caught:
         best_cpu._export("to_int8.py", "--nothing")
     assert caught.value.code == "export-failed"
@@ -91,7 +91,7 @@ sys.exit({status} if "memory" in words[0] else 0)
 @pytest.mark.skipif(sys.platform != "linux", reason="a shell script")
 @pytest.mark.parametrize(("quiet", "failing", "status"), [("true", 0, 0), ("true", 1, 1), ("false", 0, 3)])
 def test_the_sequence_of_the_projects_own_results(tmp_path: Path, quiet: str, failing: int, status: int) -> None:
-    """Every command it starts is one that its program takes; results appear at the end, and noise is told."""
+    """Each command it starts is valid for its program; results appear at the end, and noise is reported."""
     log, results, python = tmp_path / "log", tmp_path / "results", tmp_path / "python"
     program = tmp_path / "fake.py"
     program.write_text(FAKE.format(log=str(log), quiet=quiet, status=failing))
@@ -114,7 +114,7 @@ def test_the_sequence_of_the_projects_own_results(tmp_path: Path, quiet: str, fa
     parsers = {module.__name__.split(".")[-1]: module for module in (accuracy, latency, memory, report, roofline)}
     for name, line in zip(names, lines, strict=True):
         parsers[name].parser().parse_args(line[1:])
-    # Both files of the shipped model are there, and are what is measured.
+    # Both files of the shipped model exist, and are the ones measured.
     for line in lines[4:8]:
         for word in line[1:3]:
             assert (REPOSITORY / word).is_file()

@@ -1,4 +1,4 @@
-"""Candidates: what the command line makes of names, the pipeline around a model, and the copies timed apart."""
+"""Candidates: parsing of their names, the pipeline around a model, and separate timing of copies."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_auto_takes_the_usual_backend_and_all_the_installed_ones(model: Path, tm
     assert found == {name for name in ("onnxruntime", "openvino") if installed(name)}
 
 
-def test_models_of_one_name_are_told_apart(tmp_path: Path) -> None:
+def test_models_of_one_name_are_distinguished(tmp_path: Path) -> None:
     paths = [tmp_path / "a/model.onnx", tmp_path / "b/model.onnx", tmp_path / "b/model.onnx"]
     assert [spec.name for spec in make_specs(paths, [])] == ["a/model.onnx", "b/model.onnx #1", "b/model.onnx #2"]
 
@@ -167,7 +167,7 @@ def test_a_fast_wrong_answer_is_no_benchmark(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("option", ["cuda", "cuda-graph"])
 def test_onnxruntime_on_a_device_answers_like_the_processor(model: Path, option: str) -> None:
-    """The code for a GPU, on the processor: there is none here."""
+    """The code for a GPU, run on the CPU because the tests have no GPU."""
     backend = open_on_device(spec_of(model, option=option), device="cpu")
     assert self_test(backend) == 0.0
     assert backend.cuda_graph is (option == "cuda-graph")
@@ -189,7 +189,7 @@ def test_onnxruntime_without_a_gpu_is_no_figure_of_one(model: Path) -> None:
     assert caught.value.code == "backend-option"
 
 
-def test_a_backend_that_is_not_installed_is_told(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_that_is_not_installed_is_reported(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.candidates.open.installed", lambda backend: False)
     with pytest.raises(EmraError) as caught:
         open_candidate(spec_of(model, "openvino"))
@@ -242,7 +242,7 @@ class FakeEngine:
         return {"classes": batch[..., 0]}
 
 
-def test_copies_and_computing_of_a_gpu_are_told_apart() -> None:
+def test_copies_and_computing_of_a_gpu_are_distinguished() -> None:
     device = FakeCuda()
     clock = TimedCuda(device)
     spec = Spec("a.engine", "engine", "tensorrt", None, 1, None, Path("a.engine"))
@@ -262,7 +262,7 @@ def test_copies_and_computing_of_a_gpu_are_told_apart() -> None:
     assert backend.cuda_graph is False
 
 
-def test_cuda_graphs_of_an_engine_are_told_and_can_be_turned_off() -> None:
+def test_cuda_graphs_of_an_engine_are_reported_and_can_be_turned_off() -> None:
     cuda: Any = FakeCuda()
     # A CUDA library that cannot capture.
     assert TimedCuda(cuda).captures is False

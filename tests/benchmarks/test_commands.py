@@ -40,7 +40,7 @@ def test_latency_of_two_models_and_a_broken_one(
     broken.write_bytes(b"no model")
     output = tmp_path / "out.json"
     argv = [str(model), str(broken), str(second), "--batch", "1,2", "--profile", "--json", str(output), *QUICK]
-    # One that fails is told, and does not lose the others.
+    # A failing one is reported, and the others are kept.
     assert main(argv) == 1
     result = read_result(output)
     content = result["content"]
@@ -66,8 +66,8 @@ def test_latency_of_two_models_and_a_broken_one(
     shown = capsys.readouterr().out
     assert "failed: broken.onnx" in shown
     # What this machine cannot measure is said, with the command that does.
-    told = {entry["what"].split(":")[0]: entry["command"] for entry in result["not_measured"]}
-    assert "python -m benchmarks.latency" in told["Jetson"]
+    reported = {entry["what"].split(":")[0]: entry["command"] for entry in result["not_measured"]}
+    assert "python -m benchmarks.latency" in reported["Jetson"]
 
 
 def test_a_model_that_fails_while_running_is_left_out(
@@ -232,7 +232,7 @@ def heavy(source: Path, target: Path, count: int) -> None:
     onnx.save(model, target)
 
 
-def test_a_process_that_dies_is_told(
+def test_a_process_that_dies_is_reported(
     model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
@@ -281,7 +281,7 @@ def test_the_least_time_is_that_of_the_tighter_ceiling() -> None:
     assert least_time(cost({"fp32": 1000}, 10), ceilings, None) == (10.0, "compute")
     assert least_time(cost({"fp32": 1000}, 1000), ceilings, None) == (100.0, "memory")
     assert least_time(cost({"fp32": 100, "int8": 400}, 0), ceilings, None) == (2.0, "compute")
-    # OpenVINO computes an FP32 graph in BF16 when told to; INT8 stays INT8.
+    # OpenVINO computes an FP32 graph in BF16 when asked to; INT8 stays INT8.
     assert least_time(cost({"fp32": 100, "int8": 400}, 0), ceilings, "bf16") == (1.5, "compute")
     assert least_time(cost({"fp16": 100}, 0), ceilings, None) is None
 

@@ -1,4 +1,4 @@
-"""compare.py: what became worse is found, what is noise is not, and each way out has its status."""
+"""compare.py: it reports regressions but not noise, and each result has its exit status."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def test_a_quantised_product_is_int8_and_its_weight_is_read_as_stored() -> None:
     assert cost.other_flops == 6 * 3 + 6 * 2
 
 
-def test_half_precision_is_told_apart() -> None:
+def test_half_precision_is_distinguished() -> None:
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
     model = graph(nodes, {"w": np.zeros((3, 5), np.float16)}, [2, 3], [2, 5], TensorProto.FLOAT16)
     assert count_graph(model).matrix_flops == {"fp16": 60}

@@ -89,7 +89,7 @@ def test_the_meter_of_an_orin_integrates_power(agx_orin: Path, tmp_path: Path) -
         meter.close()
     watts = 6.37952 + 0.79744 + 5.0
     assert meter.joules([(begin, end)]) == pytest.approx(watts * (end - begin), rel=1e-6)
-    # Two halves are as much as the whole; a span without samples, or outside, tells nothing.
+    # Two halves sum to the whole; a span without samples, or outside, gives no value.
     middle = (begin + end) / 2
     assert meter.joules([(begin, middle), (middle, end)]) == pytest.approx(watts * (end - begin), rel=1e-6)
     assert meter.joules([(begin, begin + 1e-6)]) is None
@@ -172,7 +172,7 @@ def test_the_meter_of_a_processor(tmp_path: Path) -> None:
 
 
 class FakeNvml:
-    """What pynvml gives for one GPU, in its units: mJ, mW, MHz, bytes."""
+    """Readings of pynvml for one GPU, in its units: mJ, mW, MHz, bytes."""
 
     class NVMLError(Exception):
         pass

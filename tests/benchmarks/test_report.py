@@ -280,7 +280,7 @@ def test_the_committed_results_can_be_reported() -> None:
         try:
             readable[path.name] = read_result(path)
         except EmraError:
-            # Other commands' results have forms of their own.
+            # Results of other commands have their own schemas.
             continue
     assert {"accuracy", "latency", "memory", "roofline", "runtime"} <= {result["kind"] for result in readable.values()}
     sections = make_sections(readable)

@@ -1,4 +1,4 @@
-"""The runtime benchmark: its inputs are what it says, and its figures have their parts."""
+"""The runtime benchmark: its inputs are as described, and its figures are complete."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_all_parts(tmp_path: Path) -> None:
     assert report["raster"]["ratio"] >= 1
 
 
-def test_a_failing_process_is_told_in_its_own_words(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_process_is_reported_in_its_own_words(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     model = tmp_path / "model.onnx"
     model.write_bytes(b"no model")
     assert runtime.main(["--model", str(model), "--skip", "import", "cold", "raster", "--runs", "1"]) == 2

@@ -1,4 +1,4 @@
-"""What the runtime may import, and when."""
+"""Imports allowed in the runtime, at import time and later."""
 
 from __future__ import annotations
 

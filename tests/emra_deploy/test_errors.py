@@ -35,7 +35,7 @@ COMPUTED: dict[tuple[str, str], set[str]] = {
     ("emra_deploy/backends/tensorrt/backend.py", "code"): _GPU,
     ("emra_deploy/backends/tensorrt/cuda_base.py", "code"): _GPU,
     # Rows of tables.
-    ("emra_deploy/backends/tensorrt/cuda_base.py", "told[0]"): _CUDA,
+    ("emra_deploy/backends/tensorrt/cuda_base.py", "known[0]"): _CUDA,
     ("emra_deploy/backends/tensorrt/cuda_unusable.py", "code"): _CUDA,
     ("benchmarks/gpu_suite.py", "known[0]"): _CUDA,
     ("emra_deploy/stream/video.py", "*final"): _VIDEO,

@@ -1,4 +1,4 @@
-"""Engines that TensorRT-RTX really builds, on the processor, and what is refused before or after."""
+"""Engines built by the real TensorRT-RTX without a GPU, and refusals before and after the build."""
 
 from __future__ import annotations
 
@@ -250,7 +250,7 @@ def test_too_little_workspace_says_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         (["--timing-cache", "t.cache"], "keeps no timing cache"),
         (["--hardware-compatible"], "hardware compatib"),
@@ -266,14 +266,14 @@ def test_too_little_workspace_says_so(tmp_path: Path) -> None:
     ],
 )
 def test_arguments_that_cannot_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], told: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], reported: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     build_model(tmp_path / "m.onnx")
     assert main(["m.onnx", "--flavor", "rtx", "--output", "m.engine", *words]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ")
-    assert told in error
+    assert reported in error
     assert error.count("\n") == 1
     assert names(tmp_path) == ["m.onnx"]
 
@@ -317,7 +317,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     assert "[output-write]" in done.stderr
 
 
-def test_a_disk_that_is_too_small_is_told_before_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_is_too_small_is_reported_before_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from types import SimpleNamespace
 
     build_model(tmp_path / "m.onnx")
@@ -356,7 +356,7 @@ def test_a_kill_leaves_what_was_there(tmp_path: Path) -> None:
 
 
 def test_the_forecast_of_a_full_sized_model_is_what_the_builder_says(tmp_path: Path) -> None:
-    """About what is counted, and not more than what is allowed for."""
+    """Close to the counted memory, and within the allowed memory."""
     from emra_deploy.backends.tensorrt.forecast import Forecast
     from emra_deploy.backends.tensorrt.graph_memory import measure_graph
 

@@ -1,4 +1,4 @@
-"""What TensorRT-RTX cannot do here: plugins, timing caches, DLA, and running the engine, on a pretended TensorRT."""
+"""Options that TensorRT-RTX lacks, on a fake TensorRT: plugins, timing caches, DLA, and running the engine."""
 
 from __future__ import annotations
 
@@ -183,14 +183,14 @@ def test_timing_caches(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [(b"garbage" * 50, "damaged"), (b"timings foreign", "another GPU or with another version")]
+    ("content", "reported"), [(b"garbage" * 50, "damaged"), (b"timings foreign", "another GPU or with another version")]
 )
-def test_timing_caches_that_are_damaged_or_foreign(make: Make, content: bytes, told: str) -> None:
+def test_timing_caches_that_are_damaged_or_foreign(make: Make, content: bytes, reported: str) -> None:
     bench = make()
     cache = bench.folder / "timings.cache"
     cache.write_bytes(content)
     error = bench.refused("timing-cache", timing_cache=cache)
-    assert told in error.cause
+    assert reported in error.cause
     assert error.path == str(cache)
     assert cache.read_bytes() == content
 
@@ -273,7 +273,7 @@ def test_what_does_not_fit_is_not_built_unless_wanted(make: Make) -> None:
 
 
 def test_results_stay_the_models(make: Make) -> None:
-    """What was built answers as ONNX Runtime does, through the backend that a device uses."""
+    """A built engine gives ONNX Runtime's labels through the backend that a device uses."""
     from emra_deploy.backends.ort import OnnxRuntimeBackend
     from emra_deploy.backends.tensorrt.backend import TensorRTBackend
     from tests.onnx_models import scene

@@ -71,20 +71,20 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def halve(single: Path, output: Path) -> Path:
-    """What `export.to_fp16` makes, without its own checks in the same libraries."""
+    """Convert as `export.to_fp16` does, without its own checks in the same libraries."""
     model, manifest = read_model(single)
     write_model(convert_to_half(model)[0], replace(manifest, precision="fp16"), output)
     return output
 
 
 def quantize(single: Path, images: Path, output: Path) -> Path:
-    """What `export.to_int8` makes, without its verdict on the labels, which are nearly a draw in a random network."""
+    """Convert as `export.to_int8` does, without its check of labels, which are almost ties in a random network."""
     found = calibrate(single, images, count=4)
     ranges = ranges_of(found.magnitudes, "percentile")
     recipe = Recipe(found.linears, found.linears, ranges, "percentile", found.calibration, "fp32")
     manifest = found.parent.manifest
-    told = replace(manifest, precision="int8", evidence={"int8": recipe.to_dict(manifest)})
-    write_model(build(found.parent, recipe), told, output)
+    reported = replace(manifest, precision="int8", evidence={"int8": recipe.to_dict(manifest)})
+    write_model(build(found.parent, recipe), reported, output)
     return output
 
 
@@ -97,7 +97,7 @@ def tiles(model: Model) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def expected(model: Model, tiles: np.ndarray) -> dict[str, np.ndarray]:
-    """What ONNX Runtime makes of the FP32 file."""
+    """ONNX Runtime's outputs for the FP32 file."""
     return OnnxRunner(*read_model(model.files["fp32"])).run(tiles)
 
 

@@ -1,4 +1,4 @@
-"""The optimiser end to end on a small model: what it measures, writes and refuses; and its parts alone."""
+"""The optimiser end to end on a small model: measurements, outputs and refusals; and its parts alone."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_a_linear_cut_out_of_the_graph(name: str, quantizer: Quantizer) -> None:
 
 
 def test_measured_costs(quantizer: Quantizer) -> None:
-    """That they are times, of the graphs asked for; how long is the machine's affair."""
+    """Check that the costs are times of the requested graphs; their values depend on the machine."""
     tile = generate(1, 64, 64).image
     linears = list(quantizer.linears.values())
     costs = open_cost_model("cpu", quantizer.manifest, tile, "fp32")

@@ -203,7 +203,7 @@ def test_a_graph_that_is_nearly_of_the_form_is_refused(files: dict[str, Path]) -
     tried = 0
     for node in region:
         for place, name in enumerate(node.input):
-            # The factor of a mean is judged, and the place of a cut; a step or padding beyond the classes is not met.
+            # The factor of a mean and the position of a slice are checked; other steps and paddings do not occur.
             if name not in constants or (node.op_type, place) == ("Unsqueeze", 1):
                 continue
             changed = ModelProto()

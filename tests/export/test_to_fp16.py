@@ -1,4 +1,4 @@
-"""The FP16 file: what it says about itself, what it computes, and every input that it is not made of."""
+"""The FP16 file: its Manifest, its results, and the inputs that are refused."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_conversion_that_breaks_the_model_leaves_nothing(
 
 
 def test_overflow_is_caught(small_file: Path, tmp_path: Path) -> None:
-    """Weights that FP32 bears and FP16 does not: what is rounded becomes infinite, and no file appears."""
+    """Weights beyond FP16's range: rounding makes them infinite, and no file is written."""
     model, manifest = read_model(small_file)
     first = next(node for node in model.graph.node if node.op_type == "MatMul")
     scale = onnx.numpy_helper.from_array(np.full(1, 6e4, np.float32), "large")

@@ -1,4 +1,4 @@
-"""Exporting, end to end: what is written is what PyTorch computes, and what fails leaves nothing."""
+"""Exporting, end to end: the file computes PyTorch's results, and a failure leaves no file."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def test_bad_paths(small_checkpoint: Path, tmp_path: Path) -> None:
 def test_class_counts_that_disagree(small_checkpoint: Path, tmp_path: Path) -> None:
     config = json.loads((small_checkpoint / "config.json").read_text())
     config["classes"], config["palette"] = config["classes"][:4], config["palette"][:4]
-    # What a person does who edits it by hand; sealed, it would be refused as damaged.
+    # As a person editing it by hand does; with its seal it would be refused as damaged.
     del config["seal"]
     (small_checkpoint / "config.json").write_text(json.dumps(config))
     with pytest.raises(EmraError) as caught:

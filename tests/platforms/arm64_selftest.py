@@ -51,14 +51,14 @@ def missing(cause: str) -> str:
 
 
 def run(words: Sequence[str | Path], limit: int = 900) -> str:
-    """What a command printed; ends the script, saying why, where it fails."""
+    """Run a command and return its output; end the script with the reason if it fails."""
     try:
         done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=limit, check=False)
     except subprocess.TimeoutExpired:
         sys.exit(f"{Path(words[0]).name} took longer than {limit} s")
     if done.returncode:
-        told = "\n".join((done.stderr or done.stdout).splitlines()[-15:])
-        sys.exit(f"{' '.join(map(str, words))}\nended with {done.returncode}:\n{told}")
+        reported = "\n".join((done.stderr or done.stdout).splitlines()[-15:])
+        sys.exit(f"{' '.join(map(str, words))}\nended with {done.returncode}:\n{reported}")
     return done.stdout
 
 

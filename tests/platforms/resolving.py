@@ -1,4 +1,4 @@
-"""What each machine that the project promises can install: wheels, asked of the package registry without installing.
+"""Installable wheels on each promised machine, resolved against the package registry without installing.
 
     python -m tests.platforms.resolving [--locked]
 
@@ -89,7 +89,7 @@ def read_extras() -> list[str]:
 
 
 def requirements_of(extras: Iterable[str]) -> list[str]:
-    """What the package and some of its extras ask for."""
+    """The requirements of the package and some of its extras."""
     setup = _setup()
     found = _lines(setup["options"]["install_requires"])
     for extra in extras:

@@ -1,4 +1,4 @@
-"""The emulated self-test as a command: what it says where a tool is missing, and that it passes where all are here."""
+"""The emulated self-test as a command: errors for missing tools, and success with all tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pages on Jetsons and containers say what the code does: pins, extras, options, and the doctor's words."""
+"""The pages on Jetsons and containers agree with the code: pins, extras, options, and the doctor's output."""
 
 from __future__ import annotations
 

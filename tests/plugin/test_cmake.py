@@ -1,4 +1,4 @@
-"""The build of plugin/: what it finds, what it refuses, what it installs, and that the real libraries answer.
+"""The build of plugin/: found and refused dependencies, installed files, and the real libraries.
 
 The kernels are compiled for one architecture. What needs a GPU is elsewhere: here their host code runs alone.
 """

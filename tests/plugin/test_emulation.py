@@ -53,7 +53,7 @@ class Case:
 
     @property
     def scale(self) -> float:
-        """As the C interface receives it."""
+        """The scale in the form that the C interface receives."""
         return float(np.float32(self.width**-0.5))
 
     def qkv(self) -> list[torch.Tensor]:

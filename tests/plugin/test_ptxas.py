@@ -1,4 +1,4 @@
-"""What the compiled kernels take of each chip: no spills, no local memory, shared memory within the chip's limit."""
+"""Resources of the compiled kernels on each chip: no spills, no local memory, shared memory within the limit."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ def test_a_node_with_body_becomes_its_body_where_no_plugin_is_loaded(tmp_path: P
         ({"num_heads": None}, "attribute 'num_heads' is missing"),
     ],
 )
-def test_wrong_attributes_are_told(plugins: Path, tmp_path: Path, changed: dict[str, object], message: str) -> None:
+def test_wrong_attributes_are_reported(plugins: Path, tmp_path: Path, changed: dict[str, object], message: str) -> None:
     """On stderr: while a network is parsed, TensorRT's logger finder knows no logger."""
     attributes = {name: value for name, value in (ATTRIBUTES | CHOSEN | changed).items() if value is not None}
     said = parse(plugins, model_file(tmp_path, attributes, body=False))

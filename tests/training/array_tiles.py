@@ -26,11 +26,11 @@ class ArrayTile(Tile):
     labels: np.ndarray | None = None
 
     def read_image(self, window: Window | None = None) -> np.ndarray:
-        """As `Tile.read_image`."""
+        """Implement `Tile.read_image`."""
         return self.image[self._inside(window).slices].copy()
 
     def read_labels(self, window: Window | None = None) -> np.ndarray:
-        """As `Tile.read_labels`."""
+        """Implement `Tile.read_labels`."""
         return self.labels[self._inside(window).slices].copy()
 
 

@@ -216,7 +216,7 @@ def test_cutmix_moves_labels_with_their_pixels():
     assert torch.equal(labels[3], torch.full((32, 32), 3, dtype=torch.uint8))
 
 
-def test_cutmix_happens_as_often_as_told():
+def test_cutmix_happens_as_often_as_configured():
     labels = torch.arange(4, dtype=torch.uint8).view(4, 1, 1).expand(4, 16, 16)
     images = labels.unsqueeze(1)
     done = sum(

@@ -303,7 +303,7 @@ def _save_for_ever(path: Path, pipe) -> None:
 
 
 def test_killed_while_saving(tmp_path):
-    """SIGKILL at some moments of endless saving: what is there loads and is all of one save; nothing piles up."""
+    """SIGKILL at some moments of endless saving: the checkpoint loads and is from one save; no files accumulate."""
     path = tmp_path / "state.pt"
     # Not forked: a child of a process whose threads PyTorch started may wait for ever for a lock that one of them held.
     spawn = multiprocessing.get_context("spawn")

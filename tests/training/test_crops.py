@@ -68,7 +68,7 @@ def test_accumulated_batches_are_the_larger_batch():
     assert len(Numbers(1, 6, 2, 0, 1)) == 5
 
 
-def test_scenes_are_drawn_as_often_as_told(crops):
+def test_scenes_are_drawn_as_often_as_configured(crops):
     seen = [int((crops[number][1] == 6).float().mean() > 0.95) for number in range(300)]
     assert 45 <= sum(seen) <= 105
 

@@ -1,4 +1,4 @@
-"""The peer is trained and scored, and what was scored is what was saved."""
+"""The peer is trained and scored, and the scored weights are the saved ones."""
 
 from __future__ import annotations
 

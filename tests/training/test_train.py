@@ -104,7 +104,7 @@ def test_a_run_leaves_checkpoints_and_logs(recipe, tmp_path, capsys):
     rates = [line["lr"] for line in log(output) if "loss" in line]
     assert rates[0] == 1e-3
     assert rates == sorted(rates, reverse=True)
-    # What is shipped is the average, what is gone on from is the model.
+    # The average is shipped; training resumes from the model.
     state = load_state(output / "state.pt")
     key = "hra.classifier.weight"
     assert torch.equal(weights(output / "last")[key], state["average"][f"module.{key}"])
@@ -144,8 +144,8 @@ def test_killed_and_gone_on_is_the_uninterrupted_run_to_the_last_bit(recipe, tmp
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
 
 
-def test_going_on_from_each_step_changes_nothing(recipe, tmp_path, monkeypatch):
-    """As above without the kill, so that it is quick: every state a run ever saved is gone on from."""
+def test_resuming_from_each_step_changes_nothing(recipe, tmp_path, monkeypatch):
+    """A quick form of the test above, without the kill: training resumes from every saved state."""
     from training import trainer
 
     states = tmp_path / "states"

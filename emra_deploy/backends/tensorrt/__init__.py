@@ -1,1 +1,1 @@
-"""TensorRT engines: the library's flavours, what an engine file says about itself, its memory and its precision."""
+"""TensorRT engines: flavours of the library, contents of engine files, memory and precision."""

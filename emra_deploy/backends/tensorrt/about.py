@@ -1,4 +1,4 @@
-"""What can be told of an engine file without loading it, for ``emra info``."""
+"""Description of an engine file without loading it, for ``emra info``."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from emra_deploy.model_file.manifest import Manifest
 def about_engine(
     path: str | os.PathLike[str], onnx_file: str | os.PathLike[str] | None = None
 ) -> tuple[Manifest | None, dict[str, Any]]:
-    """The Manifest of an engine, None when nobody knows it, and facts about the engine as JSON values.
+    """The Manifest of an engine, None if unknown, and facts about the engine as JSON values.
 
-    Facts that nobody knows are None: an engine that plain trtexec made says only which library built it.
+    Unknown facts are None: an engine built by plain trtexec identifies only the library.
 
     Args:
         path: The engine.
-        onnx_file: The ONNX file it was built of; None looks for one of its name beside it.
+        onnx_file: The ONNX file it was built from; None looks for one of the same name in the same folder.
 
     Raises:
-        EmraError: ``model-missing`` and ``model-unreadable`` for a file that is no engine, ``engine-sidecar`` for a
-            broken sidecar, and those of the ONNX file.
+        EmraError: ``model-missing`` and ``model-unreadable`` for a file that is not an engine, ``engine-sidecar`` for a
+            damaged sidecar, and those of the ONNX file.
     """
     header = read_header(path)
     found = read_sidecar(path)
@@ -55,7 +55,7 @@ def _belongs(path: str | os.PathLike[str], sidecar: Sidecar) -> bool:
 def _sidecar_words(path: str | os.PathLike[str], there: bool, belongs: bool) -> str:
     name = sidecar_path(path).name
     if not there:
-        return f"none ({name}); emra loads such an engine only when told to trust it"
+        return f"none ({name}); emra loads such an engine only with --trust-engine"
     return f"{name} belongs to it" if belongs else f"{name} belongs to another file"
 
 
@@ -66,7 +66,9 @@ def _known(sidecar: Sidecar) -> dict[str, Any]:
         built_on = f"{machine.gpu.name} (compute capability {machine.gpu.sm})"
     chosen = [name.replace("_", " ") for name, value in vars(flags).items() if value is True]
     test = sidecar.self_test
-    told = f": {test.reason}" if test.reason else f", {test.different:.4%} differ" if test.different is not None else ""
+    detail = f": {test.reason}" if test.reason else ""
+    if not test.reason and test.different is not None:
+        detail = f", {test.different:.4%} differ"
     return {
         "gpu": built_on,
         "jetpack": machine.jetpack,
@@ -80,7 +82,7 @@ def _known(sidecar: Sidecar) -> dict[str, Any]:
             "io": _megabytes(sidecar.memory.io),
         },
         "plugins": [plugin.path for plugin in sidecar.plugins],
-        "self_test": f"when built: {test.status}{told}",
+        "self_test": f"when built: {test.status}{detail}",
         "onnx_sha256": sidecar.onnx_sha256,
         "command": sidecar.command,
     }

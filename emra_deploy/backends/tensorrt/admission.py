@@ -1,4 +1,4 @@
-"""What is checked of an engine before it is deserialised, which would run its code."""
+"""Checks of an engine before it is deserialised, which runs its code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from emra_deploy.model_file.manifest import Manifest
 _log = logging.getLogger(__name__)
 
 REBUILD = "Build it on this machine with python -m export.build_engine"
-"""What to do about an engine that does not belong here."""
+"""Remedy for an engine that does not suit this machine."""
 
 _AMPERE = (8, 0)
 
@@ -25,12 +25,12 @@ _AMPERE = (8, 0)
 def read_description(
     path: str | os.PathLike[str], plan: bytes, trusted: bool = False
 ) -> tuple[Sidecar | None, Manifest]:
-    """The sidecar, where there is one that belongs to the engine, and the Manifest of sidecar or ONNX file.
+    """The engine's sidecar, None without a matching one, and the Manifest from sidecar or ONNX file.
 
     Args:
-        path: Of the engine.
-        plan: Its content.
-        trusted: Whether an engine without a sidecar of its own may be loaded.
+        path: Path of the engine.
+        plan: Contents of the engine.
+        trusted: Whether an engine without a matching sidecar may be loaded.
 
     Raises:
         EmraError: ``engine-sidecar``, ``engine-mismatch``, ``manifest-missing``, and those of `read_manifest`.
@@ -66,7 +66,7 @@ def read_description(
 
 
 def check_version(header: PlanHeader, flavour: Flavour, sidecar: Sidecar | None, path: str | os.PathLike[str]) -> None:
-    """Refuse an engine of another library or release, by its own header and by its sidecar.
+    """Refuse an engine built with another library or release, according to its header and sidecar.
 
     Raises:
         EmraError: ``engine-flavour``, ``engine-version``.
@@ -79,12 +79,12 @@ def check_version(header: PlanHeader, flavour: Flavour, sidecar: Sidecar | None,
             path,
         )
     compatible = sidecar is not None and sidecar.flags.version_compatible
-    # Three numbers decide: the fourth is a build of the same release.
+    # Three numbers decide; the fourth counts builds of the same release.
     built, here = header.version[:3], flavour.version[:3]
     if built == here or (compatible and built[0] == here[0] and built <= here):
         return
     if sidecar is None and built[0] == here[0] and built <= here:
-        # trtexec --versionCompatible leaves no trace in the header; the library itself checks.
+        # The header does not show trtexec --versionCompatible; the library itself checks.
         _log.warning("the engine was built with %s, and %s is here", header.title, flavour.title)
         return
     raise EmraError(
@@ -96,14 +96,14 @@ def check_version(header: PlanHeader, flavour: Flavour, sidecar: Sidecar | None,
 
 
 def check_gpu(sidecar: Sidecar, here: DeviceFacts, path: str | os.PathLike[str]) -> None:
-    """Refuse an engine of another GPU.
+    """Refuse an engine built for another GPU.
 
     Raises:
         EmraError: ``engine-gpu``.
     """
     built = sidecar.machine.gpu
     if built is None or built == Gpu(here.name, here.sm):
-        # TensorRT-RTX builds for all its GPUs, on machines that have none.
+        # TensorRT-RTX builds for all supported GPUs, also on machines without one.
         return
     portable = sidecar.flags.hardware_compatible or sidecar.flavour == RTX
     if portable and parse_version(here.sm) >= _AMPERE:

@@ -1,7 +1,7 @@
 """The TensorRT backend: engines of TensorRT and TensorRT-RTX on a GPU.
 
-Deserialising an engine runs code, so everything that can be known of it is checked first: that it is an engine, that
-its sidecar is its own, that library, GPU and plugins are those it was built with, and that it fits into memory.
+Deserialising an engine runs code. Before that, all that can be checked is checked: the file is an engine, the sidecar
+belongs to it, it was built for this library, GPU and these plugins, and it fits into memory.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ from emra_deploy.model_file.manifest import Manifest
 class TensorRTBackend:
     """Runs an engine file.
 
-    Threads take turns to queue runs, of which two may be under way; see `lanes`. Memory for the
-    largest batch is reserved when the engine is loaded, and none after that.
+    Threads take turns to queue runs, of which two may be in flight; see `lanes`. Memory for the largest batch is
+    reserved when the engine is loaded, and none after that.
 
     Args:
         path: The engine file.
         options: How to open it.
-        plugins: Libraries to load in place of those that the sidecar names.
-        cuda: CUDA; None opens whichever library is here.
+        plugins: Libraries to load instead of those in the sidecar.
+        cuda: CUDA; None opens the installed library.
 
     Raises:
-        EmraError: ``model-missing`` and ``model-unreadable`` for files that are no engines; ``engine-sidecar`` and
-            ``engine-mismatch`` for a sidecar that is missing, wrong or another's; ``engine-flavour``,
+        EmraError: ``model-missing`` and ``model-unreadable`` for files that are not engines; ``engine-sidecar`` and
+            ``engine-mismatch`` for a sidecar that is missing, invalid or of another engine; ``engine-flavour``,
             ``engine-version`` and ``engine-gpu`` for engines of another library or GPU; ``memory-forecast``;
-            ``plugin-…``; ``backend-missing`` and ``no-gpu`` for what this machine lacks; ``model-mismatch`` for an
-            engine that is not what its Manifest says.
+            ``plugin-…``; ``backend-missing`` and ``no-gpu`` without TensorRT, CUDA or a GPU; ``model-mismatch`` for an
+            engine that contradicts its Manifest.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class TensorRTBackend:
         cuda: Cuda | None = None,
     ) -> None:
         header = read_header(path)
-        # Read once: what is hashed is what is loaded, whatever happens to the file meanwhile.
+        # Read once, so that the bytes loaded are the bytes hashed, even if the file changes meanwhile.
         plan = Path(path).read_bytes()
         sidecar, manifest = read_description(path, plan, options.trust_engine)
         flavour = load_flavour(header.flavour)
@@ -85,14 +85,14 @@ class TensorRTBackend:
     def of_plan(
         cls, plan: bytes, flavour: Flavour, manifest: Manifest, cuda: Cuda, plugins: Sequence[Plugin] = ()
     ) -> TensorRTBackend:
-        """Load an engine that was just built, which needs no proof of where it came from.
+        """Load an engine that was just built, whose origin needs no proof.
 
         Args:
             plan: The engine.
             flavour: The library that built it.
-            manifest: Of the model.
+            manifest: The model's Manifest.
             cuda: CUDA.
-            plugins: What it was built with; builders and runtimes have registries of their own.
+            plugins: Plugins it was built with; builder and runtime have separate registries.
 
         Raises:
             EmraError: ``model-unreadable``, ``model-mismatch``, ``gpu-memory``.
@@ -185,7 +185,7 @@ class TensorRTBackend:
 
     @property
     def captured(self) -> tuple[int, ...]:
-        """Batch sizes that run as CUDA graphs by now."""
+        """Batch sizes captured as CUDA graphs so far."""
         return self._opened().captured
 
     def run(self, batch: npt.NDArray[np.uint8]) -> Outputs:
@@ -197,13 +197,13 @@ class TensorRTBackend:
         return self.begin(batch)()
 
     def begin(self, batch: npt.NDArray[np.uint8]) -> Callable[[], Outputs]:
-        """Queue a batch: its pictures go to the GPU while that works on the batch before.
+        """Queue a batch: its pictures are copied to the GPU while the GPU works on the previous batch.
 
         Args:
             batch: As in `run`.
 
         Returns:
-            What waits for the outputs and gives them, or raises; to be called once.
+            A function to be called once, which waits for the outputs and returns them, or raises.
 
         Raises:
             EmraError: ``batch-shape``.
@@ -214,7 +214,7 @@ class TensorRTBackend:
             begun.append(self._queue(batch))
 
         def run(part: npt.NDArray[np.uint8]) -> Outputs:
-            # The guard begins with the whole batch, which is under way.
+            # The guard begins with the whole batch, which is in flight.
             return self._collect(begun.pop() if begun else self._queue(part))
 
         def wait() -> Outputs:
@@ -224,11 +224,11 @@ class TensorRTBackend:
         return wait
 
     def _queue(self, batch: npt.NDArray[np.uint8]) -> list[Pending]:
-        """Queue the runs of a batch; what goes wrong is kept in the run."""
+        """Queue the runs of a batch; a run keeps its error."""
         feed = contract.feed(batch, self.manifest)
         begun: list[Pending] = []
         with self._lock:
-            # What it said before has nothing to do with what fails now, and would pile up over weeks.
+            # Earlier messages do not explain this failure, and would accumulate over weeks.
             self._messages.forget()
             for start, used, size in chunks(len(batch), self._smallest, self._largest):
                 try:
@@ -269,7 +269,7 @@ class TensorRTBackend:
         if not self._owner.release():
             return
         with self._lock:
-            # In this order: a context must not outlive its memory's users, nor an engine its contexts.
+            # The order matters: contexts must be freed after the users of their memory, and before their engine.
             if self._lanes is not None:
                 self._lanes.close(self._give_back)
                 self._lanes = None
@@ -279,7 +279,7 @@ class TensorRTBackend:
         try:
             free(what)
         except EmraError:
-            # Of a GPU that is lost nothing can be given back: the end of the process does it.
+            # Memory of a lost GPU cannot be freed until the process ends.
             if not self._guard.lost:
                 raise
 

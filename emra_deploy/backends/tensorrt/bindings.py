@@ -1,4 +1,4 @@
-"""Which bytes an engine reads and writes for a batch: plain arithmetic, apart from TensorRT and CUDA."""
+"""Layout of an engine's inputs and outputs in memory: plain arithmetic, independent of TensorRT and CUDA."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Binding:
     """An input or output of an engine.
 
     Attributes:
-        name: Of the tensor.
-        shape: Its sizes; the first is the batch, -1 when any.
+        name: Name of the tensor.
+        shape: Its sizes; the first is the batch, -1 if dynamic.
         dtype: NumPy type of its elements.
     """
 
@@ -34,7 +34,7 @@ class Binding:
 
 
 def chunks(count: int, low: int, high: int) -> Iterator[tuple[int, int, int]]:
-    """Cut a batch into runs that an engine takes.
+    """Split a batch into runs that an engine accepts.
 
     Args:
         count: Pictures of the batch.

@@ -1,4 +1,4 @@
-"""CUDA through whichever library is here."""
+"""Access to CUDA through cuda-python or pycuda."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _LIBRARIES: tuple[tuple[str, tuple[str, ...], Callable[[Any], Cuda]], ...] = (
     ("pycuda", ("pycuda.driver",), PyCuda),
 )
 _OF_THE_LIBRARY = ("backend-broken", "cuda-version")
-"""Codes of errors that another library may not have."""
+"""Codes of errors that may not occur with another library."""
 
 
 def open_cuda() -> Cuda:
-    """CUDA through whichever library is here and fits the driver, cuda-python first.
+    """CUDA through the first installed library that fits the driver; cuda-python is tried first.
 
     Raises:
         EmraError: ``backend-missing`` when neither is installed, ``backend-broken`` for one that does not load, and
-            what keeps CUDA from being used; see `emra_deploy.backends.tensorrt.cuda_unusable`.
+            the reasons why CUDA cannot be used; see `emra_deploy.backends.tensorrt.cuda_unusable`.
     """
     failures: list[EmraError] = []
     for title, names, kind in _LIBRARIES:
@@ -44,7 +44,7 @@ def open_cuda() -> Cuda:
             if module is not None:
                 return kind(module)
         except EmraError as error:
-            # The library may be for another CUDA: the next may fit.
+            # The library may be for another CUDA release; the next may fit.
             failures.append(error)
     if failures:
         raise next((error for error in failures if error.code not in _OF_THE_LIBRARY), failures[0])
@@ -56,7 +56,7 @@ def open_cuda() -> Cuda:
 
 
 def _get() -> str:
-    """How to get a library, for errors."""
+    """Commands that install a library, for errors."""
     return f"For CUDA 12 (JetPack 6), run: {install_command('cuda12')}; for CUDA 13: {install_command('cuda13')}"
 
 
@@ -72,7 +72,7 @@ def _import(title: str, names: tuple[str, ...]) -> Any:
         except ModuleNotFoundError as error:
             if error.name is None or not f"{name}.".startswith(f"{error.name}."):
                 raise _broken(title, error) from error
-        except Exception as error:  # Compiled modules raise ImportError, OSError, RuntimeError and others.
+        except Exception as error:  # Compiled modules may raise ImportError, OSError, RuntimeError and others.
             raise _broken(title, error) from error
     return None
 

@@ -1,6 +1,6 @@
-"""GPU memory, streams, events and graphs as TensorRT wants them: pointers and handles as whole numbers.
+"""GPU memory, streams, events and graphs in the form that TensorRT expects: pointers and handles as integers.
 
-Two libraries can give them, behind one small protocol: cuda-python (`cuda_python`) and pycuda (`cuda_pycuda`).
+Two libraries implement this small protocol: cuda-python (`cuda_python`) and pycuda (`cuda_pycuda`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class DeviceFacts:
     """The GPU in use.
 
     Attributes:
-        name: As its driver calls it.
+        name: Name given by the driver.
         sm: Compute capability, such as ``"8.7"``.
         free: Free memory in bytes.
-        total: All memory in bytes.
+        total: Total memory in bytes.
     """
 
     name: str
@@ -37,7 +37,7 @@ class DeviceFacts:
 
 
 class Cuda(Protocol):
-    """What running an engine needs of CUDA; all sizes in bytes. Any thread may call."""
+    """The CUDA operations needed to run an engine; sizes are in bytes. Thread-safe."""
 
     def facts(self) -> DeviceFacts:
         """The first GPU."""
@@ -48,27 +48,27 @@ class Cuda(Protocol):
         ...
 
     def free_stream(self, stream: int) -> None:
-        """Give a stream back."""
+        """Destroy a stream."""
         ...
 
     def synchronize(self, stream: int) -> None:
-        """Wait until the stream has done all its work."""
+        """Wait until all work in the stream is done."""
         ...
 
     def device(self, size: int) -> int:
-        """The address of new GPU memory."""
+        """Allocate GPU memory and return its address."""
         ...
 
     def free_device(self, address: int) -> None:
-        """Give GPU memory back."""
+        """Free GPU memory."""
         ...
 
     def host(self, size: int) -> Bytes:
-        """New page-locked memory, which copies to and from the GPU need to run beside other work."""
+        """Allocate page-locked memory, which asynchronous copies to and from the GPU require."""
         ...
 
     def free_host(self, memory: Bytes) -> None:
-        """Give page-locked memory back."""
+        """Free page-locked memory."""
         ...
 
     def upload(self, address: int, memory: Bytes, stream: int) -> None:
@@ -81,27 +81,27 @@ class Cuda(Protocol):
 
     @property
     def integrated(self) -> bool:
-        """Whether processor and GPU have one memory, as on a Jetson, and the GPU can read the processor's in place."""
+        """Whether CPU and GPU share one memory, as on a Jetson, and the GPU can read host memory in place."""
         ...
 
     def mapped(self, size: int) -> tuple[Bytes, int]:
-        """New page-locked memory that the GPU reads and writes in place, and its address there; see `free_host`."""
+        """Allocate page-locked memory that the GPU accesses in place; return it and its GPU address."""
         ...
 
     def event(self) -> int:
-        """A new event: a place in a stream that other streams can wait for."""
+        """Create an event: a point in a stream that other streams can wait for."""
         ...
 
     def free_event(self, event: int) -> None:
-        """Give an event back."""
+        """Destroy an event."""
         ...
 
     def record(self, event: int, stream: int) -> None:
-        """Put the event behind what is queued in the stream."""
+        """Record the event after all work queued in the stream."""
         ...
 
     def wait(self, stream: int, event: int) -> None:
-        """Let what is queued in the stream from now on wait for the event as it was last recorded."""
+        """Make later work in the stream wait for the event as last recorded."""
         ...
 
     @property
@@ -110,11 +110,11 @@ class Cuda(Protocol):
         ...
 
     def capture(self, stream: int, work: Callable[[], bool]) -> int | None:
-        """Record what ``work`` queues in a stream, without running it.
+        """Capture the operations that ``work`` queues in a stream, without running them.
 
         Args:
             stream: The stream.
-            work: Queues it, and says whether that went well.
+            work: Queues the operations; returns whether that succeeded.
 
         Returns:
             A graph for `launch`, None when this work cannot be captured.
@@ -122,27 +122,27 @@ class Cuda(Protocol):
         ...
 
     def launch(self, graph: int, stream: int) -> None:
-        """Queue everything that a graph has recorded."""
+        """Queue all operations of a graph."""
         ...
 
     def free_graph(self, graph: int) -> None:
-        """Give a graph back."""
+        """Destroy a graph."""
         ...
 
 
 def failed(what: str, reason: str, number: int | None = None) -> EmraError:
-    """The error for a call of CUDA that failed.
+    """The error for a failed CUDA call.
 
     Args:
-        what: What it was to do.
-        reason: What the library said.
-        number: Of ``cudaError``, where the library gives one.
+        what: Purpose of the call.
+        reason: Message of the library.
+        number: Number of the ``cudaError``, if the library reports it.
     """
     code = fault_of(reason)
     remedies = {MEMORY: "Give a smaller --batch, or close what else uses the GPU", LOST: RESTART}
-    told = None if code else meaning(number_of(reason) if number is None else number)
-    if told is not None:
-        return EmraError(told[0], f"CUDA failed while {what}: {told[1]} ({reason})", told[2])
+    known = None if code else meaning(number_of(reason) if number is None else number)
+    if known is not None:
+        return EmraError(known[0], f"CUDA failed while {what}: {known[1]} ({reason})", known[2])
     return EmraError(
         code or "gpu",
         f"CUDA failed while {what} ({reason})",

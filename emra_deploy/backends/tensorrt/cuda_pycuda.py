@@ -20,7 +20,7 @@ class PyCuda:
         driver: The module ``pycuda.driver``.
 
     Raises:
-        EmraError: What keeps CUDA from being used; see `emra_deploy.backends.tensorrt.cuda_unusable`.
+        EmraError: The reason why CUDA cannot be used; see `emra_deploy.backends.tensorrt.cuda_unusable`.
     """
 
     def __init__(self, driver: Any) -> None:
@@ -31,7 +31,7 @@ class PyCuda:
             self._context = self._device.retain_primary_context()
         except (driver.Error, MemoryError) as error:
             raise unusable(None, str(error)) from error
-        # pycuda frees what is no longer held, so it is held here by its address.
+        # pycuda frees memory without references, so keep them here by address.
         self._held: dict[int, Any] = {}
         self._lock = threading.Lock()
 
@@ -56,102 +56,102 @@ class PyCuda:
             return self._held.pop(key)
 
     def facts(self) -> DeviceFacts:
-        """See `Cuda.facts`."""
+        """Implement `Cuda.facts`."""
         with self._doing("describing the GPU"):
             free, total = self._driver.mem_get_info()
         major, minor = self._device.compute_capability()
         return DeviceFacts(str(self._device.name()), f"{major}.{minor}", int(free), int(total))
 
     def stream(self) -> int:
-        """See `Cuda.stream`."""
+        """Implement `Cuda.stream`."""
         with self._doing("making a stream"):
             stream = self._driver.Stream()
         return self._hold(int(stream.handle), stream)
 
     def free_stream(self, stream: int) -> None:
-        """See `Cuda.free_stream`."""
+        """Implement `Cuda.free_stream`."""
         with self._doing("ending a stream"):
             self._drop(stream)
 
     def synchronize(self, stream: int) -> None:
-        """See `Cuda.synchronize`."""
+        """Implement `Cuda.synchronize`."""
         with self._doing("running the engine"):
             self._held[stream].synchronize()
 
     def device(self, size: int) -> int:
-        """See `Cuda.device`."""
+        """Implement `Cuda.device`."""
         with self._doing(f"reserving {size} bytes of GPU memory"):
             memory = self._driver.mem_alloc(size)
         return self._hold(int(memory), memory)
 
     def free_device(self, address: int) -> None:
-        """See `Cuda.free_device`."""
+        """Implement `Cuda.free_device`."""
         with self._doing("giving GPU memory back"):
             self._drop(address).free()
 
     def host(self, size: int) -> Bytes:
-        """See `Cuda.host`."""
+        """Implement `Cuda.host`."""
         with self._doing(f"reserving {size} bytes of page-locked memory"):
             memory: Bytes = self._driver.pagelocked_empty(size, np.uint8)
         return memory
 
     def free_host(self, memory: Bytes) -> None:
-        """See `Cuda.free_host`."""
+        """Implement `Cuda.free_host`."""
         with self._doing("giving page-locked memory back"):
             memory.base.free()  # type: ignore[union-attr]
 
     def upload(self, address: int, memory: Bytes, stream: int) -> None:
-        """See `Cuda.upload`."""
+        """Implement `Cuda.upload`."""
         with self._doing("copying to the GPU"):
             self._driver.memcpy_htod_async(address, memory, self._held[stream])
 
     def download(self, memory: Bytes, address: int, stream: int) -> None:
-        """See `Cuda.download`."""
+        """Implement `Cuda.download`."""
         with self._doing("copying from the GPU"):
             self._driver.memcpy_dtoh_async(memory, address, self._held[stream])
 
     @property
     def integrated(self) -> bool:
-        """See `Cuda.integrated`."""
+        """Implement `Cuda.integrated`."""
         kinds = self._driver.device_attribute
         return all(bool(self._device.get_attribute(kind)) for kind in (kinds.INTEGRATED, kinds.CAN_MAP_HOST_MEMORY))
 
     def mapped(self, size: int) -> tuple[Bytes, int]:
-        """See `Cuda.mapped`."""
+        """Implement `Cuda.mapped`."""
         with self._doing(f"reserving {size} bytes of shared memory"):
             flags = self._driver.host_alloc_flags.DEVICEMAP
             memory: Bytes = self._driver.pagelocked_empty(size, np.uint8, mem_flags=flags)
             return memory, int(memory.base.get_device_pointer())  # type: ignore[union-attr]
 
     def event(self) -> int:
-        """See `Cuda.event`."""
+        """Implement `Cuda.event`."""
         with self._doing("making an event"):
             event = self._driver.Event(self._driver.event_flags.DISABLE_TIMING)
-        # It does not tell its handle.
+        # pycuda does not expose the event's handle.
         return self._hold(id(event), event)
 
     def free_event(self, event: int) -> None:
-        """See `Cuda.free_event`."""
+        """Implement `Cuda.free_event`."""
         with self._doing("ending an event"):
             self._drop(event)
 
     def record(self, event: int, stream: int) -> None:
-        """See `Cuda.record`."""
+        """Implement `Cuda.record`."""
         with self._doing("recording an event"):
             self._held[event].record(self._held[stream])
 
     def wait(self, stream: int, event: int) -> None:
-        """See `Cuda.wait`."""
+        """Implement `Cuda.wait`."""
         with self._doing("waiting for an event"):
             self._held[stream].wait_for_event(self._held[event])
 
     @property
     def captures(self) -> bool:
-        """See `Cuda.captures`: pycuda has no graphs."""
+        """Implement `Cuda.captures`: pycuda has no graphs."""
         return False
 
     def capture(self, stream: int, work: Callable[[], bool]) -> int | None:
-        """See `Cuda.capture`."""
+        """Implement `Cuda.capture`."""
         return None
 
     def launch(self, graph: int, stream: int) -> None:

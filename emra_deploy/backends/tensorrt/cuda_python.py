@@ -17,9 +17,9 @@ _MAPPED, _WITHOUT_TIMING = 2, 2
 
 
 class _Guarded:
-    """cuda-python's module, whose RuntimeErrors are told as what they are.
+    """cuda-python's module, its RuntimeErrors translated into `EmraError`.
 
-    Up to 12.8 it looks for the driver and its functions when they are first called.
+    Releases up to 12.8 look for the driver and its functions at the first call.
     """
 
     def __init__(self, runtime: Any) -> None:
@@ -47,7 +47,7 @@ class CudaPython:
         runtime: The module ``cuda.bindings.runtime`` or ``cuda.cudart``.
 
     Raises:
-        EmraError: What keeps CUDA from being used; see `emra_deploy.backends.tensorrt.cuda_unusable`.
+        EmraError: The reason why CUDA cannot be used; see `emra_deploy.backends.tensorrt.cuda_unusable`.
     """
 
     def __init__(self, runtime: Any) -> None:
@@ -61,7 +61,7 @@ class CudaPython:
         self._numbers = itertools.count(1)
 
     def _version(self, of: str) -> int | None:
-        """CUDA version of the ``"Runtime"`` or the ``"Driver"``, such as 12060; None where it does not say."""
+        """CUDA version of the ``"Runtime"`` or the ``"Driver"``, such as 12060; None if it is not reported."""
         error, version = getattr(self._runtime, f"cuda{of}GetVersion")()
         return None if int(error) else int(version)
 
@@ -70,13 +70,13 @@ class CudaPython:
         return text.decode(errors="replace") if isinstance(text, bytes) else str(text)
 
     def _done(self, answer: tuple[Any, ...], what: str) -> Any:
-        """The value of an answer (status, value), or the error it reports."""
+        """Return the value of a (status, value) result, or raise the error it reports."""
         if int(answer[0]) != 0:
             raise failed(what, self._describe(answer[0]), int(answer[0]))
         return answer[1] if len(answer) > 1 else None
 
     def facts(self) -> DeviceFacts:
-        """See `Cuda.facts`."""
+        """Implement `Cuda.facts`."""
         found = self._done(self._runtime.cudaGetDeviceProperties(0), "describing the GPU")
         answer = self._runtime.cudaMemGetInfo()
         self._done(answer, "asking for free GPU memory")
@@ -84,50 +84,50 @@ class CudaPython:
         return DeviceFacts(name.rstrip("\0"), f"{found.major}.{found.minor}", int(answer[1]), int(answer[2]))
 
     def stream(self) -> int:
-        """See `Cuda.stream`."""
+        """Implement `Cuda.stream`."""
         return int(self._done(self._runtime.cudaStreamCreate(), "making a stream"))
 
     def free_stream(self, stream: int) -> None:
-        """See `Cuda.free_stream`."""
+        """Implement `Cuda.free_stream`."""
         self._done(self._runtime.cudaStreamDestroy(stream), "ending a stream")
 
     def synchronize(self, stream: int) -> None:
-        """See `Cuda.synchronize`."""
+        """Implement `Cuda.synchronize`."""
         self._done(self._runtime.cudaStreamSynchronize(stream), "running the engine")
 
     def device(self, size: int) -> int:
-        """See `Cuda.device`."""
+        """Implement `Cuda.device`."""
         return int(self._done(self._runtime.cudaMalloc(size), f"reserving {size} bytes of GPU memory"))
 
     def free_device(self, address: int) -> None:
-        """See `Cuda.free_device`."""
+        """Implement `Cuda.free_device`."""
         self._done(self._runtime.cudaFree(address), "giving GPU memory back")
 
     def host(self, size: int) -> Bytes:
-        """See `Cuda.host`."""
+        """Implement `Cuda.host`."""
         address = int(self._done(self._runtime.cudaMallocHost(size), f"reserving {size} bytes of page-locked memory"))
         memory: Bytes = np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address))
         return memory
 
     def free_host(self, memory: Bytes) -> None:
-        """See `Cuda.free_host`."""
+        """Implement `Cuda.free_host`."""
         self._done(self._runtime.cudaFreeHost(memory.ctypes.data), "giving page-locked memory back")
 
     def upload(self, address: int, memory: Bytes, stream: int) -> None:
-        """See `Cuda.upload`."""
+        """Implement `Cuda.upload`."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         answer = self._runtime.cudaMemcpyAsync(address, memory.ctypes.data, memory.nbytes, kind, stream)
         self._done(answer, "copying to the GPU")
 
     def download(self, memory: Bytes, address: int, stream: int) -> None:
-        """See `Cuda.download`."""
+        """Implement `Cuda.download`."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         answer = self._runtime.cudaMemcpyAsync(memory.ctypes.data, address, memory.nbytes, kind, stream)
         self._done(answer, "copying from the GPU")
 
     @property
     def integrated(self) -> bool:
-        """See `Cuda.integrated`."""
+        """Implement `Cuda.integrated`."""
         kinds = self._runtime.cudaDeviceAttr
         answers = (
             self._done(self._runtime.cudaDeviceGetAttribute(kind, 0), "describing the GPU")
@@ -136,7 +136,7 @@ class CudaPython:
         return all(int(answer) for answer in answers)
 
     def mapped(self, size: int) -> tuple[Bytes, int]:
-        """See `Cuda.mapped`."""
+        """Implement `Cuda.mapped`."""
         what = f"reserving {size} bytes of shared memory"
         place = int(self._done(self._runtime.cudaHostAlloc(size, _MAPPED), what))
         address = int(self._done(self._runtime.cudaHostGetDevicePointer(place, 0), what))
@@ -144,40 +144,40 @@ class CudaPython:
         return memory, address
 
     def event(self) -> int:
-        """See `Cuda.event`."""
+        """Implement `Cuda.event`."""
         return int(self._done(self._runtime.cudaEventCreateWithFlags(_WITHOUT_TIMING), "making an event"))
 
     def free_event(self, event: int) -> None:
-        """See `Cuda.free_event`."""
+        """Implement `Cuda.free_event`."""
         self._done(self._runtime.cudaEventDestroy(event), "ending an event")
 
     def record(self, event: int, stream: int) -> None:
-        """See `Cuda.record`."""
+        """Implement `Cuda.record`."""
         self._done(self._runtime.cudaEventRecord(event, stream), "recording an event")
 
     def wait(self, stream: int, event: int) -> None:
-        """See `Cuda.wait`."""
+        """Implement `Cuda.wait`."""
         self._done(self._runtime.cudaStreamWaitEvent(stream, event, 0), "waiting for an event")
 
     @property
     def captures(self) -> bool:
-        """See `Cuda.captures`."""
+        """Implement `Cuda.captures`."""
         return True
 
     def capture(self, stream: int, work: Callable[[], bool]) -> int | None:
-        """See `Cuda.capture`."""
+        """Implement `Cuda.capture`."""
         runtime = self._runtime
-        # Of this thread: what others allocate meanwhile is not forbidden.
+        # For this thread only: other threads may allocate meanwhile.
         mode = runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._done(runtime.cudaStreamBeginCapture(stream, mode), "capturing a graph")
         worked = False
         try:
             worked = work()
         finally:
-            # Whatever happened, the stream has to leave this state.
+            # The stream must leave capture mode even after an error.
             answer = runtime.cudaStreamEndCapture(stream)
         if not worked or int(answer[0]) != 0:
-            # The error would otherwise be reported by the next call.
+            # Otherwise the next call would report the error.
             runtime.cudaGetLastError()
             return None
         made = runtime.cudaGraphInstantiate(answer[1], 0)
@@ -190,9 +190,9 @@ class CudaPython:
         return number
 
     def launch(self, graph: int, stream: int) -> None:
-        """See `Cuda.launch`."""
+        """Implement `Cuda.launch`."""
         self._done(self._runtime.cudaGraphLaunch(self._graphs[graph], stream), "running a graph")
 
     def free_graph(self, graph: int) -> None:
-        """See `Cuda.free_graph`."""
+        """Implement `Cuda.free_graph`."""
         self._done(self._runtime.cudaGraphExecDestroy(self._graphs.pop(graph)), "ending a graph")

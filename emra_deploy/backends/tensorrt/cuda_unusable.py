@@ -1,7 +1,7 @@
-"""Why CUDA cannot be used on this machine, and what to do about each reason.
+"""Reasons why CUDA cannot be used on a machine, each with a remedy.
 
-Numbers and texts are those of ``cudaError`` and ``cudaGetErrorString``, which the driver's ``cuGetErrorString`` shares.
-cuda-python gives numbers; pycuda and ONNX Runtime quote the texts in messages of their own.
+Numbers and texts are those of ``cudaError`` and ``cudaGetErrorString``; the driver's ``cuGetErrorString`` has the same.
+cuda-python returns numbers; pycuda and ONNX Runtime quote the texts in their own messages.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ELSEWHERE = "or give the ONNX file, which runs on the processor"
 
 DRIVER = "libcuda.so.1"
 INSUFFICIENT, LACKING = 35, 36
-"""Numbers of a driver that is too old for the library, and for one of its functions."""
+"""Error numbers of a driver that is too old for the library, and for one of its functions."""
 
 _INSTALL = (
     "Install NVIDIA's driver; JetPack brings it on a Jetson, and a container sees it when started with --gpus all or"
@@ -29,7 +29,7 @@ _REBOOT = (
 )
 _AGAIN = "Check that nvidia-smi shows the GPU and see dmesg for what the driver says, then reboot"
 
-# Number -> quoted text, code of the error, what it means, what to do.
+# Number -> quoted text, error code, meaning, remedy.
 _REASONS: dict[int, tuple[str, str, str, str]] = {
     2: (
         "out of memory",
@@ -59,19 +59,19 @@ _REASONS: dict[int, tuple[str, str, str, str]] = {
     46: (
         "CUDA-capable device(s) is/are busy or unavailable",
         "gpu-busy",
-        "another process has the GPU to itself, or the GPU takes none",
+        "another process uses the GPU exclusively, or its compute mode prohibits use",
         "Wait for the other process, or ask for another compute mode: nvidia-smi --compute-mode=0",
     ),
     100: (
         "no CUDA-capable device is detected",
         "no-gpu",
-        "the driver is here and finds no GPU",
+        "the driver is installed but finds no GPU",
         "Check that nvidia-smi shows a GPU, that you may use /dev/nvidia*, and that CUDA_VISIBLE_DEVICES is not empty",
     ),
     101: (
         "invalid device ordinal",
         "no-gpu",
-        "the first GPU is none that this process may use",
+        "this process may not use the first GPU",
         "Set CUDA_VISIBLE_DEVICES to the number of a GPU that nvidia-smi shows",
     ),
     802: (
@@ -99,13 +99,13 @@ _TEXTS = {text.lower(): number for number, (text, *_) in _REASONS.items() if num
 
 
 def number_of(text: str) -> int | None:
-    """The number of the error that a library quotes, where it is one that speaks of machine or installation."""
+    """The number of a quoted error, if its cause is the machine or the installation."""
     lower = text.lower()
     return next((number for quoted, number in _TEXTS.items() if quoted in lower), None)
 
 
 def meaning(number: int | None) -> tuple[str, str, str] | None:
-    """Code, cause and remedy of an error that speaks of machine or installation, or None."""
+    """Code, cause and remedy of an error caused by the machine or the installation; otherwise None."""
     return None if number is None or number not in _REASONS else _REASONS[number][1:]
 
 
@@ -113,10 +113,10 @@ def unusable(number: int | None, reason: str, *, runtime: int | None = None, dri
     """The error for CUDA that cannot be used.
 
     Args:
-        number: Of ``cudaError``; None where a library only gives text.
-        reason: What the library said.
-        runtime: CUDA version of the library, as CUDA writes it, such as 13000; None where it does not say.
-        driver: The latest CUDA version that the driver knows, likewise; 0 without a driver.
+        number: Number of the ``cudaError``; None if a library reports only text.
+        reason: Message of the library.
+        runtime: CUDA version of the library in CUDA's notation, such as 13000; None if it is not reported.
+        driver: Latest CUDA version that the driver supports, likewise; 0 without a driver.
     """
     if number is None:
         number = number_of(reason)
@@ -125,10 +125,10 @@ def unusable(number: int | None, reason: str, *, runtime: int | None = None, dri
         return no_driver(f"CUDA's error {number}")
     if number in (INSUFFICIENT, LACKING) and runtime and driver and driver < runtime:
         return _other_version(reason, runtime, driver)
-    told = meaning(number)
-    if told is None:
+    known = meaning(number)
+    if known is None:
         return EmraError("no-gpu", f"There is no GPU that CUDA can use here ({reason})", f"{_AGAIN}, {ELSEWHERE}")
-    code, cause, remedy = told
+    code, cause, remedy = known
     return EmraError(code, f"CUDA cannot be used here: {cause} ({reason})", f"{remedy}, {ELSEWHERE}")
 
 
@@ -149,14 +149,14 @@ def driver_is_missing() -> bool:
 
 
 def version_text(version: int) -> str:
-    """``"12.6"`` of CUDA's 12060."""
+    """``"12.6"`` for CUDA's 12060."""
     return f"{version // 1000}.{version % 1000 // 10}"
 
 
 def pin_for(driver: int, python: tuple[int, int] = sys.version_info[:2]) -> str:
-    """The requirement of cuda-python for a driver, as pip takes it."""
+    """The pip requirement of the cuda-python that suits a driver."""
     if driver // 1000 == 12 and python >= (3, 13):
-        # 12.8 is the first with wheels for 3.13; drivers take other runtimes of their own major version.
+        # 12.8 is the first with wheels for 3.13; drivers support all runtimes of their own major version.
         return "cuda-python>=12.8,<13"
     return f"cuda-python=={version_text(driver)}.*"
 

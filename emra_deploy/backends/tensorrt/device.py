@@ -1,4 +1,4 @@
-"""The GPU and the board under an engine: what identifies them, and how much memory is free."""
+"""The GPU and board that run an engine: identification and free memory."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from emra_deploy.host.machine import (
 
 @dataclass(frozen=True)
 class FreeMemory:
-    """Memory that an engine can have.
+    """Memory available to an engine.
 
     Attributes:
         bytes: Free bytes.
-        kind: ``"GPU"``, or ``"shared"`` where processor and GPU have one memory, as on a Jetson.
+        kind: ``"GPU"``, or ``"shared"`` if CPU and GPU share one memory, as on a Jetson.
     """
 
     bytes: int
@@ -46,10 +46,10 @@ def parse_mebibytes(text: str) -> int | None:
 
 
 def describe_machine(cuda: Cuda | None) -> Machine:
-    """What identifies this machine to an engine.
+    """Identification of this machine for the sidecar of an engine.
 
     Args:
-        cuda: CUDA where there is a GPU; without it nvidia-smi is asked.
+        cuda: CUDA if there is a GPU; without it nvidia-smi is queried.
     """
     release = parse_tegra_release(_read("/etc/nv_tegra_release"))
     jetpack = parse_jetpack_package(_read("/var/lib/dpkg/status")) if release else None
@@ -69,9 +69,9 @@ def describe_machine(cuda: Cuda | None) -> Machine:
 
 
 def free_memory(cuda: Cuda | None) -> FreeMemory | None:
-    """Memory that is free for an engine; None without a GPU.
+    """Free memory for an engine; None without a GPU.
 
-    On a Jetson the kernel's figure is taken: CUDA's leaves out what the kernel would give back from its caches.
+    On a Jetson this is the kernel's figure: CUDA's excludes caches that the kernel would release.
     """
     if parse_tegra_release(_read("/etc/nv_tegra_release")) is not None:
         available = parse_memory(_read("/proc/meminfo"))[1]

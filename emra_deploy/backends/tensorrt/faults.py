@@ -1,11 +1,11 @@
-"""Releases of TensorRT that are known to answer wrongly, and what to do when an engine does."""
+"""TensorRT releases with known wrong results, and remedies for an engine that gives wrong results."""
 
 from __future__ import annotations
 
 from emra_deploy.backends.tensorrt.flavour import parse_version
 
 _KNOWN = (
-    # First version, first version without the fault, precisions, what is known.
+    # First version, first version without the fault, precisions, description.
     (
         (10, 3),
         (10, 4),
@@ -17,12 +17,12 @@ _KNOWN = (
 
 
 def known_fault(library: str, version: str, precision: str) -> str | None:
-    """What is known against this library at this precision, one sentence without a full stop, or None.
+    """The known fault of a library at a precision, one sentence without a full stop, or None.
 
     Args:
         library: As a backend's ``describe()["backend"]``.
-        version: Of the library.
-        precision: Of the Manifest.
+        version: Version of the library.
+        precision: Precision in the Manifest.
     """
     if library != "tensorrt":
         return None
@@ -37,14 +37,14 @@ def known_fault(library: str, version: str, precision: str) -> str | None:
 
 
 def way_out(library: str, version: str, precision: str) -> str:
-    """What to do about wrong results, one sentence without a full stop."""
+    """The remedy for wrong results, one sentence without a full stop."""
     if library not in ("tensorrt", "tensorrt-rtx"):
         return f"Do not trust its results with {library} {version}: use another version or backend, or export again"
     first = (
-        "build the engine again of the FP32 file"
+        "build the engine again from the FP32 file"
         if precision == "fp32"
-        else "build it again of a file that keeps LayerNormalization and softmax in FP32 (python -m export.to_fp16)"
-        ", or of the FP32 file"
+        else "build it again from a file that keeps LayerNormalization and softmax in FP32 (python -m export.to_fp16)"
+        ", or from the FP32 file"
     )
     return (
         f"Do not trust its results with {library} {version}: {first}, use another version of TensorRT, or give the ONNX"

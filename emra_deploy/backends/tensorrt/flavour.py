@@ -1,13 +1,13 @@
-"""The one place that knows which TensorRT is here and how its releases differ.
+"""The installed TensorRT, and the differences between its releases; no other module depends on them.
 
 TensorRT 10.3 to 11.x and TensorRT-RTX have nearly the same Python interface. The differences were read from the
-bindings' sources of 10.3, 10.14, 10.16 and 11.1 (NVIDIA/TensorRT, ``python/src``) and tried with TensorRT-RTX 1.7:
+bindings' sources of 10.3, 10.14, 10.16 and 11.1 (NVIDIA/TensorRT, ``python/src``) and tested with TensorRT-RTX 1.7:
 
 - A network is strongly typed by a flag until 10.x and in TensorRT-RTX, and always from 11.0 on; FP16 and INT8 builder
-  flags and calibrators are gone in 11.0, so nothing here uses them.
+  flags and calibrators were removed in 11.0, so nothing here uses them.
 - TensorRT-RTX has no timing cache, no hardware or version compatibility levels, no DLA, and no plugins: creating a
   plugin there aborts the process.
-- A DLA can be had from TensorRT 10.3 to 10.7 and again from 11.4.1 on (NVIDIA, "Working with DLA").
+- DLA is supported in TensorRT 10.3 to 10.7 and again from 11.4.1 (NVIDIA, "Working with DLA").
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FLAVOURS = (TENSORRT, RTX)
 TITLES = {TENSORRT: "TensorRT", RTX: "TensorRT-RTX"}
 
 OLDEST = {TENSORRT: (10, 3), RTX: (1, 1)}
-"""Oldest release of each flavour that is taken."""
+"""Oldest supported release of each flavour."""
 
 _NEXT_MAJOR = {TENSORRT: 12, RTX: 2}
 _MODULES = {TENSORRT: ("tensorrt",), RTX: ("tensorrt_rtx", "tensorrt_rtx_bindings")}
@@ -37,7 +37,7 @@ GET = (
     f" on a desktop or server: {install_command('tensorrt')}; for GeForce and RTX cards, or to build without a"
     f" GPU: {install_command('rtx')}"
 )
-"""How to get the library, for errors."""
+"""Installation commands, for errors."""
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Flavour:
 
     @property
     def title(self) -> str:
-        """Name and version for people, such as ``"TensorRT 10.3.0"``."""
+        """Name and version for messages, such as ``"TensorRT 10.3.0"``."""
         return f"{TITLES[self.name]} {version_text(self.version)}"
 
     @property
@@ -72,19 +72,19 @@ class Flavour:
     def opsets(self) -> tuple[int, int]:
         """Oldest and newest ONNX opset that its parser reads.
 
-        20 is what the parser of TensorRT 10.0 to 10.3 documents (onnx-tensorrt, ``docs/operators.md``), 25 that of
-        11.x ("ONNX Opset Guide"). For releases between them and TensorRT-RTX the parser has the last word.
+        The parser of TensorRT 10.0 to 10.3 documents 20 (onnx-tensorrt, ``docs/operators.md``), that of 11.x documents
+        25 ("ONNX Opset Guide"). For the releases between and TensorRT-RTX the parser itself decides.
         """
         return 9, 20 if self.name == TENSORRT and self.version < (10, 4) else 25
 
     @property
     def keeps_timing_cache(self) -> bool:
-        """Whether builds can be sped up by a timing cache."""
+        """Whether a timing cache can speed up builds."""
         return self.name == TENSORRT
 
     @property
     def has_compatibility(self) -> bool:
-        """Whether engines can be asked to run on other GPUs or later versions."""
+        """Whether engines can be built to run on other GPUs or with later versions."""
         return self.name == TENSORRT
 
     @property
@@ -94,20 +94,20 @@ class Flavour:
 
     @property
     def knows_dla(self) -> bool:
-        """Whether this release can build for a DLA, where the device has one."""
+        """Whether this release can build for the DLA of a device that has one."""
         return self.name == TENSORRT and (self.version < (10, 8) or self.version >= (11, 4, 1))
 
 
 def version_text(version: tuple[int, ...]) -> str:
-    """``"10.3.0"`` of (10, 3, 0)."""
+    """``"10.3.0"`` for (10, 3, 0)."""
     return ".".join(map(str, version))
 
 
 def parse_version(text: str) -> tuple[int, ...]:
-    """The leading numbers of a version, (10, 3, 0, 26) of ``"10.3.0.26"`` and (10, 14) of ``"10.14rc1"``.
+    """The leading numbers of a version: (10, 3, 0, 26) for ``"10.3.0.26"`` and (10, 14) for ``"10.14rc1"``.
 
     Raises:
-        ValueError: When it begins with no number.
+        ValueError: When it does not begin with a number.
     """
     numbers: list[int] = []
     for part in text.split("."):
@@ -126,7 +126,7 @@ def load_flavour(name: str | None = None) -> Flavour:
     """Load TensorRT or TensorRT-RTX.
 
     Args:
-        name: ``"tensorrt"``, ``"rtx"``, or None for the first that is here, in this order.
+        name: ``"tensorrt"``, ``"rtx"``, or None for the first one installed, in this order.
 
     Raises:
         EmraError: ``backend-missing`` when it is not installed, ``backend-broken`` when it does not load,
@@ -162,5 +162,5 @@ def _load(flavour: str, name: str) -> Flavour:
             GET,
         )
     if version[0] >= _NEXT_MAJOR[flavour]:
-        _log.warning("%s %s is newer than any this was written for", TITLES[flavour], module.__version__)
+        _log.warning("%s %s is newer than the newest tested release", TITLES[flavour], module.__version__)
     return Flavour(flavour, module, version)

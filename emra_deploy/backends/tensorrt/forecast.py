@@ -1,4 +1,4 @@
-"""Will it fit? The memory an engine needs, against what is free, before anything is built or loaded."""
+"""Estimate of the memory that an engine needs, compared with the free memory before a build or load."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from emra_deploy.errors import EmraError
 from emra_deploy.model_file.manifest import Manifest
 
 SCRATCH = 32 * 2**20
-"""Memory that kernels take beside their operands: engines of TensorRT-RTX 1.7 take 1 to 32 MB more than is counted at
-batch 1 (docs/engines.md has the table and the command)."""
+"""Memory that kernels take besides their operands: at batch 1, engines of TensorRT-RTX 1.7 take 1 to 32 MB more than
+counted (docs/engines.md has the table and the command)."""
 
 MARGIN = 1.2
-"""At larger batches they take up to a tenth more than is counted, of the explicit form up to three tenths with
-`SCRATCH`."""
+"""At larger batches engines take up to a tenth more than counted; with `SCRATCH`, up to three tenths more for the
+explicit form."""
 
 _STEP = 32
 _SMALLEST = 128
@@ -23,11 +23,11 @@ _SMALLEST = 128
 
 @dataclass(frozen=True)
 class Forecast:
-    """What running an engine will take, in bytes.
+    """Estimated memory of running an engine, in bytes.
 
     Attributes:
-        graph: What the graph takes at the largest batch.
-        batch: That batch.
+        graph: Memory of the graph at the largest batch.
+        batch: The largest batch.
     """
 
     graph: GraphMemory
@@ -35,7 +35,7 @@ class Forecast:
 
     @property
     def activations(self) -> int:
-        """The most that activations and scratch memory are expected to take."""
+        """Upper estimate of activations and scratch memory."""
         return round(self.graph.activations * MARGIN) + SCRATCH
 
     @property
@@ -45,7 +45,7 @@ class Forecast:
 
     @property
     def certain(self) -> bool:
-        """Whether every value's size was known."""
+        """Whether the sizes of all values are known."""
         return self.graph.unknown == 0
 
     def describe(self) -> str:
@@ -61,9 +61,9 @@ class Forecast:
 
 
 def smaller_sizes(forecast: Forecast, manifest: Manifest, free: int) -> list[str]:
-    """What would fit into ``free`` bytes: options of to_onnx and build_engine, best first.
+    """Options of to_onnx and build_engine with which the engine would fit into ``free`` bytes, best first.
 
-    Attention matrices grow with the fourth power of the side, everything else but weights with the second.
+    Attention matrices grow with the fourth power of the side length; all else except weights with the second.
     """
     graph, batch = forecast.graph, forecast.batch
     ways = []
@@ -104,9 +104,9 @@ def check_load(needed: int, free: FreeMemory, path: str) -> None:
     """Refuse to load an engine that would not fit.
 
     Args:
-        needed: Bytes, as its sidecar says.
-        free: What is free.
-        path: Of the engine.
+        needed: Bytes, from its sidecar.
+        free: Free memory.
+        path: Path of the engine.
 
     Raises:
         EmraError: ``memory-forecast``.
@@ -121,7 +121,7 @@ def check_load(needed: int, free: FreeMemory, path: str) -> None:
 
 
 def _scaled(graph: GraphMemory, attention: float, rest: float) -> GraphMemory:
-    """The same graph with its attention matrices, and all else but the weights, times these factors."""
+    """The same graph, with attention matrices and all else except weights scaled by these factors."""
     squares = round(graph.attention * attention)
     others = round((graph.activations - graph.attention) * rest)
     return replace(graph, activations=squares + others, attention=squares, io=round(graph.io * rest))

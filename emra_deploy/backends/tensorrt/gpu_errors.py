@@ -1,8 +1,8 @@
-"""What a GPU library's error means for what comes next: try less, start a new process, or neither.
+"""Classification of GPU errors by reaction: use less memory, start a new process, or neither.
 
-The texts are those of ``cudaGetErrorString`` and of CUDA's names; ONNX Runtime, TensorRT, cuda-python and pycuda quote
-them in messages of their own. Errors that stay are those of which the documentation of ``cudaError`` says that the
-process must be terminated and relaunched to continue using CUDA.
+The texts are those of ``cudaGetErrorString`` and the names of CUDA errors; ONNX Runtime, TensorRT, cuda-python and
+pycuda quote them in their own messages. An error counts as permanent if the documentation of ``cudaError`` says that
+the process must be terminated and relaunched to continue using CUDA.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 MEMORY, LOST = "gpu-memory", "gpu-lost"
-"""Codes of errors: of a GPU that is full, and of one that this process cannot use any more."""
+"""Error codes: not enough GPU memory, and a GPU that this process can no longer use."""
 
 _LOST = re.compile(
     r"illegal memory access|illegal instruction|misaligned address|launch failure|launch timed out|device-side assert"
@@ -32,11 +32,11 @@ _MEMORY = re.compile(
 _SIZE = re.compile(r"(?:buffer of size|requested size was|reserving|allocating) (\d+)", re.IGNORECASE)
 
 RESTART = "Start the process anew: CUDA cannot be used in this one any more. See dmesg for what the driver says"
-"""What to do about a GPU that is lost."""
+"""Remedy for a lost GPU."""
 
 
 def fault_of(text: str) -> str | None:
-    """`LOST`, `MEMORY`, or None for an error of another kind.
+    """Classify an error as `LOST`, `MEMORY`, or None for any other kind.
 
     Args:
         text: The library's message.
@@ -47,6 +47,6 @@ def fault_of(text: str) -> str | None:
 
 
 def asked_for(text: str) -> int | None:
-    """Bytes that an allocation was to have, where the message says."""
+    """Bytes of the failed allocation, if the message contains them."""
     found = _SIZE.search(text)
     return None if found is None else int(found.group(1))

@@ -1,9 +1,9 @@
-"""Bytes that an ONNX graph takes while it runs: its weights, and its intermediate values while they are needed.
+"""Memory of an ONNX graph while it runs: its weights, and the intermediate values that are live.
 
-Nodes run one after the other in the file's order. A value lives from the node that makes it to the last that reads
-it. What compilers never keep apart is not counted twice: views (Reshape and its kin) share the storage of their source,
-element-wise operators write over an input of the same size that nobody else needs, a value computed of constants is a
-weight, and Q/DQ pairs leave their 8-bit side.
+Nodes run in file order. A value is live from the node that produces it to the last one that reads it. Buffers that
+compilers merge are counted once: views (such as Reshape) share the storage of their source, element-wise operators
+overwrite an input of the same size without other readers, a value computed from constants is a weight, and Q/DQ pairs
+are stored in 8 bits.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ _FOLDED = frozenset(
     {"Add", "Cast", "Concat", "Constant", "Div", "Identity", "Max", "Min", "Mul", "Reshape", "Squeeze", "Sub"}
     | {"Unsqueeze"}
 )
-"""Operators that sizes are computed with; none of them can make much of little."""
+"""Operators used to compute sizes; none of them turns small inputs into large outputs."""
 
 _SMALL = 64
 _BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4}
-"""Bits of an element by ONNX's number of its type (``TensorProto.DataType``); text has no fixed size."""
+"""Bits per element by ONNX type number (``TensorProto.DataType``); strings have no fixed size."""
 
 
 @dataclass(frozen=True)
 class GraphMemory:
-    """What one run takes, in bytes.
+    """Memory of one run, in bytes.
 
     Attributes:
-        weights: Of constants, in the types that the graph computes with.
-        activations: Of intermediate values, at the node where most are needed at once.
-        attention: The part of ``activations`` that is attention matrices.
-        io: Of inputs and outputs.
-        peak: Name of the node where most is needed.
-        unknown: Values whose size could not be inferred, which count as nothing.
+        weights: Bytes of constants, in the types that the graph computes in.
+        activations: Peak bytes of live intermediate values.
+        attention: Bytes of ``activations`` in attention matrices.
+        io: Bytes of inputs and outputs.
+        peak: Name of the node with the peak.
+        unknown: Number of values whose size could not be inferred; they count as zero.
     """
 
     weights: int
@@ -56,7 +56,7 @@ class GraphMemory:
 
     @property
     def total(self) -> int:
-        """All of it."""
+        """Total bytes."""
         return self.weights + self.activations + self.io
 
 
@@ -64,8 +64,8 @@ def measure_graph(model: Any, batch: int) -> GraphMemory:
     """Count the memory of a model for a batch.
 
     Args:
-        model: ``onnx.ModelProto``; it is not changed. Functions count as what they hold.
-        batch: Pictures at once; it replaces whatever batch the graph leaves open.
+        model: ``onnx.ModelProto``; it is not changed. Functions count as their bodies.
+        batch: Batch size, used if the graph's is dynamic.
 
     Raises:
         EmraError: ``model-unreadable`` when shapes cannot be inferred.
@@ -92,8 +92,8 @@ def _with_batch(model: Any, batch: int) -> Any:
         copy = inliner.inline_local_functions(model) if model.functions else onnx.ModelProto()
         if not model.functions:
             copy.CopyFrom(model)
-        # Sizes noted for another batch would be believed. Those of other domains' operators, such as a plugin's, are
-        # known by nothing else.
+        # Shapes recorded for another batch would be kept. Those of custom operators, such as a plugin's, cannot be
+        # inferred, so they stay.
         foreign = {name for node in copy.graph.node if node.domain not in ("", "ai.onnx") for name in node.output}
         noted = [value for value in model.graph.value_info if value.name in foreign]
         del copy.graph.value_info[:]
@@ -104,7 +104,7 @@ def _with_batch(model: Any, batch: int) -> Any:
                 dims[0].dim_value = batch
         _fold_small(copy.graph)
         return onnx.shape_inference.infer_shapes(copy, data_prop=True)
-    except Exception as error:  # The inliner and the inference raise errors of their own, without a common base.
+    except Exception as error:  # The inliner and shape inference raise errors without a common base class.
         raise EmraError(
             "model-unreadable",
             f"The shapes of the graph cannot be inferred ({one_line(error)})",
@@ -113,9 +113,9 @@ def _with_batch(model: Any, batch: int) -> Any:
 
 
 def _fold_small(graph: Any) -> None:
-    """Replace, in place, what is computed of a few constants by its value.
+    """Fold values computed from small constants, in place.
 
-    Bodies of functions compute sizes from attributes, which shape inference does not follow through every operator.
+    Function bodies compute sizes from attributes, which shape inference does not propagate through every operator.
     """
     from onnx import numpy_helper
     from onnx.reference import ReferenceEvaluator
@@ -141,7 +141,7 @@ def _fold_small(graph: Any) -> None:
 
 
 class _Sweep:
-    """One walk over the nodes, with the storage that is in use at each."""
+    """A pass over the nodes that tracks the storage in use at each."""
 
     def __init__(self, graph: Any, fused: bool) -> None:
         self.graph, self.fused = graph, fused
@@ -160,12 +160,12 @@ class _Sweep:
         self.inputs = {value.name for value in graph.input} - set(self.constants)
         self.uses: Counter[str] = Counter()
         self.storage: dict[str, str] = {}
-        """The value whose bytes a value is kept in."""
+        """The value whose storage a value uses."""
         self.live: dict[str, int] = {}
         self.unknown = 0
 
     def run(self) -> GraphMemory:
-        """Walk, and report the worst moment."""
+        """Walk over the nodes and return the peak."""
         nodes = self._variable_nodes()
         weights = self._weights(nodes)
         for node in nodes:
@@ -191,7 +191,7 @@ class _Sweep:
         return GraphMemory(weights, most, attention, io, place, self.unknown)
 
     def _variable_nodes(self) -> list[Any]:
-        """The nodes that depend on the input; what the others make is constant."""
+        """The nodes that depend on the input; the outputs of all others are constant."""
         variable = []
         for node in self.graph.node:
             fixed = all(not name or name in self.constants for name in node.input)
@@ -199,7 +199,7 @@ class _Sweep:
                 for attribute in node.attribute:
                     self.constants[node.output[0]] = _tensor_bytes(attribute.t) if attribute.HasField("t") else 8
             elif fixed and node.op_type == "DequantizeLinear":
-                # A weight that the engine keeps in its 8 bits.
+                # A weight that the engine stores in 8 bits.
                 self.constants[node.output[0]] = self.constants[node.input[0]]
             elif fixed:
                 for name in node.output:
@@ -237,7 +237,7 @@ class _Sweep:
             storage = self.storage.get(name)
             if storage is None:
                 continue
-            # A node may read the same bytes twice, and then nobody else needs them either.
+            # A node may read the same storage twice, without other readers.
             own = sum(self.storage.get(other) == storage for other in node.input)
             if self._readers(storage) == own and self.live.get(storage, 0) >= self.sizes.get(output, 1 << 62):
                 return storage
@@ -255,7 +255,7 @@ class _Sweep:
             self.live.pop(storage, None)
 
     def _is_attention(self, name: str) -> bool:
-        """Whether a value is a matrix of tokens by tokens per head; class tokens may be missing on one side."""
+        """Whether a value is a tokens-by-tokens matrix per head; class tokens may be missing on one side."""
         shape = self.shapes.get(name, ())
         if len(shape) < 3 or self.makers.get(name) not in ("MatMul", "Softmax", "Einsum"):
             return False

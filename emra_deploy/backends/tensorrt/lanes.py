@@ -1,14 +1,14 @@
-"""Runs of an engine that overlap: while the GPU computes one, the next one's pictures are on their way to it.
+"""Overlapping runs of an engine: while the GPU computes one batch, the next batch is copied to it.
 
-There are two lanes, each with memory for a batch and a stream for its copies, and one stream for computing, as the
-engine's scratch memory serves one run at a time. Events keep the order: a run waits for its pictures, a copy back for
-its run. Where processor and GPU share memory, nothing is copied.
+There are two lanes, each with memory for a batch and a stream for its copies, and one compute stream, because the
+engine's scratch memory serves one run at a time. Events keep the order: a run waits for its input copy, an output copy
+for its run. If CPU and GPU share memory, nothing is copied.
 
-A batch size that comes again is captured as a CUDA graph, which starts all kernels of a run at once. Such a graph
-holds for one execution context at one shape, so sizes that are captured have contexts of their own, on the same
-scratch memory (NVIDIA, "Working with Dynamic Shapes" and "CUDA Graphs" in the TensorRT guide).
+A repeated batch size is captured as a CUDA graph, which starts all kernels of a run at once. A CUDA graph is valid for
+one execution context at one shape, so each captured size has its own context, on the same scratch memory (NVIDIA,
+"Working with Dynamic Shapes" and "CUDA Graphs" in the TensorRT guide).
 
-None of this locks: `emra_deploy.backends.tensorrt.backend` calls it from one thread at a time.
+Nothing here locks: `emra_deploy.backends.tensorrt.backend` calls it from one thread at a time.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _log = logging.getLogger(__name__)
 
 LANES = 2
 MAX_CAPTURED = 4
-"""Batch sizes that are captured; the ends of pictures bring others, too seldom to be worth it."""
+"""Number of batch sizes captured; the last batches of pictures have others, too rare to be worth capturing."""
 
 WARM = 2
-"""Runs of a size before it is captured."""
+"""Number of runs of a size before it is captured."""
 
 Arrays = dict[str, npt.NDArray[Any]]
 Explain = Callable[[str], EmraError]
-"""Makes an error of what an engine did not do, such as ``"did not run"``."""
+"""Makes an error from a description of the failure, such as ``"did not run"``."""
 
 
 class Pending:
-    """A run that is under way."""
+    """A run in flight."""
 
     def __init__(self, used: int, size: int) -> None:
         self.used, self.size = used, size
@@ -50,10 +50,10 @@ class Pending:
         self.lane: _Lane | None = None
 
     def result(self) -> Arrays:
-        """Wait for it.
+        """Wait for the run to finish.
 
         Raises:
-            EmraError: What went wrong.
+            EmraError: The error of the run.
         """
         if self.lane is not None:
             self.lane.finish()
@@ -65,7 +65,7 @@ class Pending:
 
 @dataclass
 class _Slot:
-    """Memory of one tensor: on the host, and as the GPU sees it."""
+    """Memory of one tensor, on the host and on the GPU."""
 
     binding: Binding
     host: Bytes
@@ -75,7 +75,7 @@ class _Slot:
 
 @dataclass
 class _Lane:
-    """Memory for one run, and what belongs to it."""
+    """Memory, stream and events of one run."""
 
     cuda: Cuda
     slots: list[_Slot] = field(default_factory=list)
@@ -86,7 +86,7 @@ class _Lane:
     pending: Pending | None = None
 
     def finish(self) -> None:
-        """Wait for the run in this lane, and give it its results."""
+        """Wait for the run in this lane and hand it its results."""
         pending, self.pending = self.pending, None
         if pending is None:
             return
@@ -107,8 +107,8 @@ class Lanes:
     """The memory and streams of a loaded engine, and its runs.
 
     Args:
-        engine: TensorRT's.
-        trt: Its module.
+        engine: TensorRT's engine object.
+        trt: The tensorrt module.
         inputs: The engine's one input.
         outputs: Its outputs.
         largest: Largest batch.
@@ -116,7 +116,7 @@ class Lanes:
         explain: Makes the errors.
 
     Raises:
-        EmraError: ``gpu-memory`` when there is no room for one lane; for the second one is optional.
+        EmraError: ``gpu-memory`` when there is no room for one lane; the second lane is optional.
     """
 
     def __init__(
@@ -163,22 +163,22 @@ class Lanes:
 
     @property
     def shared(self) -> bool:
-        """Whether the GPU reads and writes the processor's memory in place."""
+        """Whether the GPU reads and writes host memory in place."""
         return self._shared
 
     def begin(self, feed: npt.NDArray[Any], size: int) -> Pending:
         """Queue a run.
 
         Args:
-            feed: What the input takes, for the first pictures of the batch; the others are black.
-            size: Batch.
+            feed: Input values of the first pictures of the batch; the others are black.
+            size: Batch size.
 
         Raises:
-            EmraError: What TensorRT or CUDA refuses at once.
+            EmraError: An immediate error of TensorRT or CUDA.
         """
         lane = self._lanes[self._turn]
         self._turn = (self._turn + 1) % len(self._lanes)
-        # Whoever waits for it finds its results.
+        # The thread that waits for it finds its results.
         lane.finish()
         cuda, image = self._cuda, lane.slots[0]
         view = image.binding.view(image.host, size)
@@ -199,14 +199,14 @@ class Lanes:
         return pending
 
     def close(self, give_back: Callable[[Callable[[Any], None], Any], None]) -> None:
-        """Give everything back.
+        """Free all resources.
 
         Args:
-            give_back: Calls its first argument with its second, and decides what to do about errors.
+            give_back: Calls its first argument with its second, and handles errors.
         """
         for lane in self._lanes:
             lane.finish()
-        # In this order: graphs and contexts use the memory.
+        # The order matters: graphs and contexts use the memory.
         for lane in self._lanes:
             for graph in lane.graphs.values():
                 give_back(self._cuda.free_graph, graph)
@@ -223,7 +223,7 @@ class Lanes:
         self._scratch = self._compute = 0
 
     def _make_first(self) -> Any:
-        """The context for all sizes. Its scratch memory is ours, to be shared, where this TensorRT can do that."""
+        """The context for all sizes. It uses our shared scratch memory if this TensorRT supports that."""
         size = getattr(self._engine, "device_memory_size_v2", None)
         kinds = getattr(self._trt, "ExecutionContextAllocationStrategy", None)
         if size is not None and kinds is not None and self._cuda.captures:
@@ -239,9 +239,9 @@ class Lanes:
 
     def _made(self, context: Any) -> Any:
         if context is None:
-            told = self._explain("cannot make room for running the engine")
+            error = self._explain("cannot make room for running the engine")
             remedy = "Close what else uses the GPU, or build an engine with a smaller --max-batch"
-            raise EmraError(MEMORY, told.cause, remedy, told.path)
+            raise EmraError(MEMORY, error.cause, remedy, error.path)
         return context
 
     def _add(self, largest: int) -> None:
@@ -273,7 +273,7 @@ class Lanes:
             give_back(self._cuda.free_stream, lane.stream)
 
     def _queue(self, lane: _Lane, size: int) -> None:
-        """Queue the computing of a batch, as a graph where there is one."""
+        """Queue the computation of a batch, as a CUDA graph if it is captured."""
         if size in lane.graphs:
             self._cuda.launch(lane.graphs[size], self._compute)
             return
@@ -290,7 +290,7 @@ class Lanes:
                 _log.info("batches of %d cannot be captured as a CUDA graph", size)
                 self._scorn(size)
             else:
-                # Its first run does work that cannot be captured.
+                # The first run does work that cannot be captured.
                 context = self._own[size] = self._make(int(self._engine.device_memory_size_v2))
         else:
             context = self._context
@@ -304,7 +304,7 @@ class Lanes:
         return size in self._own or len(self._own) < MAX_CAPTURED
 
     def _scorn(self, size: int) -> None:
-        """Do not try to capture a size again."""
+        """Exclude a size from capturing."""
         del self._own[size]
         self._seen[size] = -(2**60)
 

@@ -1,4 +1,4 @@
-"""TensorRT's messages, kept for errors and for what only they tell, instead of printed."""
+"""TensorRT's messages, collected instead of printed, for errors and for facts that only they contain."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _SIZES = {
 
 
 class Messages:
-    """What the library said.
+    """The messages of the library.
 
     Attributes:
         errors: Its errors, one line each.
         warnings: Its warnings, one line each.
-        layers: The builder's list of the engine's layers, one a line, empty when it gave none.
-        sizes: Bytes of ``"activations"`` and ``"weights"``, as far as the builder told.
+        layers: The builder's list of the engine's layers, one per line; empty without one.
+        sizes: Bytes of ``"activations"`` and ``"weights"``, if the builder reported them.
     """
 
     def __init__(self) -> None:
@@ -35,8 +35,8 @@ class Messages:
         """Take one message.
 
         Args:
-            level: One of `logging`'s.
-            text: The message, of any number of lines.
+            level: A level of `logging`.
+            text: The message, one or more lines.
         """
         lines = text.splitlines()
         if not lines:
@@ -55,19 +55,19 @@ class Messages:
         _log.log(min(level, logging.INFO), "%s", text)
 
     def forget(self) -> None:
-        """Let go of errors and warnings."""
+        """Discard errors and warnings."""
         self.errors.clear()
         self.warnings.clear()
 
     def reason(self) -> str:
         """The last errors in one line, for an `EmraError`."""
-        # A machine without a GPU is told so at every turn; that is not what went wrong.
-        told = [error for error in self.errors if "cudaError 35" not in error] or self.errors
-        return "; ".join(told[-3:])[:600] or "it gave no reason"
+        # Without a GPU the library repeats this error, which is not the cause.
+        causes = [error for error in self.errors if "cudaError 35" not in error] or self.errors
+        return "; ".join(causes[-3:])[:600] or "it gave no reason"
 
 
 def make_logger(trt: Any, messages: Messages) -> Any:
-    """A logger of the library's own kind that hands every message to ``messages``."""
+    """An instance of the library's logger class that passes every message to ``messages``."""
     severity = trt.ILogger.Severity
     levels = {
         severity.INTERNAL_ERROR: logging.ERROR,
@@ -78,7 +78,7 @@ def make_logger(trt: Any, messages: Messages) -> Any:
     }
 
     class Logger(trt.ILogger):  # type: ignore[misc]
-        """The base class is known only once the library is loaded."""
+        """The logger; its base class exists only once the library is loaded."""
 
         def __init__(self) -> None:
             trt.ILogger.__init__(self)

@@ -1,4 +1,4 @@
-"""What an engine file shows without being deserialised, which would run its code."""
+"""The header of an engine file, read without deserialising the engine, which would run its code."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from emra_deploy.backends.tensorrt.flavour import RTX, TENSORRT, TITLES, version
 from emra_deploy.errors import EmraError
 from emra_deploy.host.files import instead_of_file
 
-# The tag and the place of the version are those that trtexec --getPlanVersionOnly reads (NVIDIA/TensorRT,
-# samples/common/sampleEngines.cpp); TensorRT-RTX 1.7 writes another tag and puts its version at the same place (tried).
+# The tag and the offset of the version are those that trtexec --getPlanVersionOnly reads (NVIDIA/TensorRT,
+# samples/common/sampleEngines.cpp); TensorRT-RTX 1.7 writes another tag, and its version at the same offset (tested).
 _TAGS = {b"ftrt": TENSORRT, b"vtrt": RTX}
 _HEADER = 28
 _VERSION_AT = 24
@@ -31,12 +31,12 @@ class PlanHeader:
 
     @property
     def title(self) -> str:
-        """Name and version for people, such as ``"TensorRT 10.3.0.26"``."""
+        """Name and version for messages, such as ``"TensorRT 10.3.0.26"``."""
         return f"{TITLES[self.flavour]} {version_text(self.version)}"
 
 
 def parse_header(data: bytes) -> PlanHeader | None:
-    """The header at the beginning of ``data``, or None when this is no engine."""
+    """The header at the beginning of ``data``, or None if it is not an engine."""
     flavour = _TAGS.get(data[:4])
     if flavour is None or len(data) < _HEADER:
         return None

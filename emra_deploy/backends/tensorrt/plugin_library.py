@@ -1,9 +1,9 @@
-"""Shared libraries that a model needs beside its file: looked at before any of their code runs.
+"""Shared libraries that a model needs besides its file, inspected before any of their code runs.
 
-Loading a library runs code. So one is loaded only from an absolute path that its user wrote down, never from a search
-path or a name inside a model file; when its sha256 is known, it has to have it. What would otherwise end as one line of
-the dynamic loader, or as a crash, is found here first, by reading the file: another kind of file, another processor,
-another library. A library that somebody else may write to is not protected by any of this.
+Loading a library runs code. A library is therefore loaded only from an absolute path given by the user, never from a
+search path or a name inside a model file, and its sha256 must match if one is known. Reading the file first finds
+faults that would otherwise end in a terse message of the dynamic loader or a crash: another file type, another
+processor, another library. None of this protects a library that others can write to.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from emra_deploy.host.digest import stream_sha256
 from emra_deploy.host.files import instead_of_file
 
 CREATORS = "getCreators"
-"""What TensorRT, and `trtexec --staticPlugins` and `--dynamicPlugins`, call to find a library's plugins."""
+"""Functions that TensorRT and `trtexec --staticPlugins` and `--dynamicPlugins` call to find a library's plugins."""
 
 MACHINES = {62: "x86_64", 183: "aarch64"}
-"""``e_machine`` of the ELF header, of the processors that TensorRT runs on (System V ABI, generic part)."""
+"""``e_machine`` values of the ELF header for processors that TensorRT runs on (System V ABI, generic part)."""
 
 _ALIASES = {"AMD64": "x86_64", "arm64": "aarch64"}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -41,8 +41,8 @@ class PluginLibrary:
     """A library that passed `check_plugin_library`.
 
     Attributes:
-        path: Absolute.
-        sha256: Of its content, 64 lower-case hexadecimal digits.
+        path: Absolute path.
+        sha256: SHA-256 of its content, 64 lower-case hexadecimal digits.
     """
 
     path: Path
@@ -50,10 +50,10 @@ class PluginLibrary:
 
 
 class PluginRegistry(Protocol):
-    """The part of TensorRT's plugin registry that is needed here."""
+    """The part of TensorRT's plugin registry used here."""
 
     def load_library(self, plugin_path: str) -> Any:
-        """Register every plugin of a library; a handle, or None if that failed."""
+        """Register every plugin of a library and return a handle, or None on failure."""
         ...
 
 
@@ -63,24 +63,24 @@ def check_plugin_library(
     symbols: tuple[str, ...] = (CREATORS,),
     machine: str | None = None,
 ) -> PluginLibrary:
-    """Read a library, without loading it, and refuse what could not be used.
+    """Read a library without loading it, and refuse an unusable one.
 
     Args:
         path: Absolute path of a shared library.
-        sha256: What its content has to hash to, in hexadecimal, or None for any.
-        symbols: Functions that it has to export.
-        machine: Processor it has to be for, as `platform.machine` says it; None is this one.
+        sha256: Expected SHA-256 in hexadecimal, or None for any.
+        symbols: Functions that it must export.
+        machine: Required processor, as named by `platform.machine`; None for this one.
 
     Raises:
         EmraError: ``plugin-path`` for a relative path; ``plugin-missing``; ``plugin-unreadable``; ``plugin-hash`` for
-            other content, or a hash that is none; ``plugin-format`` for what is no 64-bit ELF shared library, or a
-            damaged one; ``plugin-machine``; ``plugin-symbol`` for a function that it does not export.
+            other content, or an invalid hash; ``plugin-format`` for a file that is not a 64-bit ELF shared library, or
+            is damaged; ``plugin-machine``; ``plugin-symbol`` for a function that it does not export.
     """
     library = Path(path)
     if not library.is_absolute():
         raise EmraError(
             "plugin-path",
-            "The path of the plugin library is relative, and what it names would change with the working folder",
+            "The path of the plugin library is relative, so its target would change with the working folder",
             f"Give the absolute path, such as {Path.cwd() / library}",
             path,
         )
@@ -120,16 +120,16 @@ def check_plugin_library(
 def load_plugins(
     path: str | os.PathLike[str], registry: PluginRegistry, sha256: str | None = None
 ) -> tuple[PluginLibrary, Any]:
-    """Check a library of TensorRT plugins and register what it holds.
+    """Check a library of TensorRT plugins and register its plugins.
 
     Args:
         path: Absolute path.
-        registry: Such as ``tensorrt.get_plugin_registry()``. Never TensorRT-RTX's: it has no plugins, and creating one
-            ends the process.
-        sha256: See `check_plugin_library`.
+        registry: A registry such as ``tensorrt.get_plugin_registry()``. Never TensorRT-RTX's: it does not support
+            plugins, and creating one ends the process.
+        sha256: As in `check_plugin_library`.
 
     Returns:
-        The library, and TensorRT's handle of it.
+        The library and its handle in TensorRT.
 
     Raises:
         EmraError: Those of `check_plugin_library`; ``plugin-load`` if TensorRT cannot load it.
@@ -153,21 +153,21 @@ def _check_header(stream: BinaryIO, path: str | os.PathLike[str], machine: str) 
     header = _read(stream, 0, min(64, stream.seek(0, os.SEEK_END)))
     if header[:4] != b"\x7fELF":
         raise _not_a_library("not an ELF file", path)
-    # Class 2 is 64 bits, data 1 little-endian; both processors of MACHINES are so.
+    # Class 2 is 64-bit, data 1 is little-endian, as both processors of MACHINES are.
     if len(header) < 64 or header[4:6] != b"\x02\x01":
         raise _not_a_library("a truncated ELF file, or one of another word size or byte order", path)
     kind, found = struct.unpack_from("<HH", header, 16)
     if kind != _SHARED_OBJECT:
         raise _not_a_library(f"an ELF file of type {kind}, expected a shared library (3)", path)
     expected = _ALIASES.get(machine, machine)
-    # On a processor that is not in the table, the loader has the last word.
+    # For a processor that is not in the table, the loader decides.
     if expected in MACHINES.values() and MACHINES.get(found) != expected:
         name = MACHINES.get(found, f"machine {found}")
         raise EmraError("plugin-machine", f"The library is for {name}, and this machine is {expected}", _BUILD, path)
 
 
 def _exported(stream: BinaryIO, path: str | os.PathLike[str]) -> Iterator[str]:
-    """Names that the dynamic loader would find, from the tables of sections (System V ABI, chapter 4)."""
+    """Names that the dynamic loader would find, from the section tables (System V ABI, chapter 4)."""
     try:
         (offset,) = struct.unpack("<Q", _read(stream, 40, 8))
         size, count = struct.unpack("<HH", _read(stream, 58, 4))

@@ -1,4 +1,4 @@
-"""The plugin library of an engine: one that this TensorRT can take, and the one that the engine was built with."""
+"""The plugin library of an engine: checked for this TensorRT, and for being the one the engine was built with."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _BUILD = "Build it for this machine and its TensorRT: cmake -B build && cmake --
 
 
 def inspect_plugin(path: str | os.PathLike[str], flavour: Flavour) -> Plugin:
-    """Check that a file can be a plugin library here, without loading it.
+    """Check that this TensorRT can load a file as a plugin library, without loading it.
 
     Args:
-        path: Of the library, as its user wrote it down; it becomes absolute, with links followed.
-        flavour: The TensorRT that is to load it.
+        path: Path of the library as given by the user; it is made absolute and links are resolved.
+        flavour: The TensorRT that will load it.
 
     Raises:
-        EmraError: ``plugin-unsupported`` with TensorRT-RTX, ``plugin-abi`` for one that was linked with another
+        EmraError: ``plugin-unsupported`` with TensorRT-RTX, ``plugin-abi`` for one linked against another
             TensorRT, and those of `check_plugin_library`.
     """
     if not flavour.takes_plugins:
@@ -35,7 +35,7 @@ def inspect_plugin(path: str | os.PathLike[str], flavour: Flavour) -> Plugin:
             path,
         )
     library = check_plugin_library(os.path.realpath(path))
-    # The name of the TensorRT that it was linked with stands in its table of strings.
+    # Its string table contains the name of the TensorRT that it was linked against.
     linked = {int(number) for number in re.findall(rb"libnvinfer\.so\.(\d+)", library.path.read_bytes())}
     if linked and flavour.version[0] not in linked:
         releases = " and ".join(map(str, sorted(linked)))
@@ -46,12 +46,12 @@ def inspect_plugin(path: str | os.PathLike[str], flavour: Flavour) -> Plugin:
 
 
 def load_plugin(plugin: Plugin, registry: Any, flavour: Flavour) -> None:
-    """Load a library into a plugin registry, if it is still the file it was.
+    """Load a library into a plugin registry, if the file has not changed.
 
     Args:
         plugin: Absolute path and sha256.
         registry: ``get_plugin_registry()`` of a builder or runtime.
-        flavour: The TensorRT whose registry it is.
+        flavour: The TensorRT that owns the registry.
 
     Raises:
         EmraError: Those of `inspect_plugin` and of `load_plugins`.
@@ -62,7 +62,7 @@ def load_plugin(plugin: Plugin, registry: Any, flavour: Flavour) -> None:
 
 
 def check_creators(operators: Iterable[str], registry: Any, plugin: Plugin) -> None:
-    """Refuse a library that does not know the operators it was loaded for.
+    """Refuse a library that lacks the operators it was loaded for.
 
     Raises:
         EmraError: ``plugin-abi``.

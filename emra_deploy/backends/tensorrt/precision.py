@@ -1,8 +1,8 @@
-"""In what precision does an engine compute? What the graph asks of each matrix product, and what the engine does.
+"""Requested and actual precision of each matrix product of an engine.
 
-In a strongly typed network the graph decides, but a compiler may still run a quantised product in another precision:
-it shows in the engine's layers, which the builder lists and the engine's inspector gives as JSON. Both name the ONNX
-nodes that a layer came of, so each product is compared with what was asked of it.
+In a strongly typed network the graph sets the precision, but a compiler may still run a quantised product in another
+one. The engine's layers show it: the builder lists them, and the engine's inspector returns them as JSON. Both name the
+ONNX nodes that a layer was built from, so each product is compared with the request.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum"})
 
 _TYPES = {1: "fp32", 10: "fp16", 16: "bf16", 3: "int8", 17: "fp8", 18: "fp8", 19: "fp8", 20: "fp8"}
 _PASSED_THROUGH = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast"})
-# Kinds of layers that multiply, by words of their names: gemm, correlation, runtime_fusion, CaskConvolution, fmha, ...
+# Words in the names of layers that multiply: gemm, correlation, runtime_fusion, CaskConvolution, fmha, ...
 _MULTIPLYING = re.compile(r"gemm|matmul|matrixmultiply|matrix_multiply|correlation|conv|fusion|mha|attention|einsum")
-# Names of types in the releases' layer lists, the narrowest first: a product of 8-bit values has 16-bit operands too.
+# Type names in the layer lists of all releases, narrowest first: a product of 8-bit values has 16-bit operands too.
 _NAMES = (
     ("int8", re.compile(r"\bint8\b", re.IGNORECASE)),
     ("fp8", re.compile(r"\bfp8", re.IGNORECASE)),
@@ -41,10 +41,10 @@ class Layer:
     """One layer of an engine.
 
     Attributes:
-        name: As the engine calls it.
-        kind: What it does, such as ``"gemm"``.
-        types: Types of its inputs and constants, as the engine words them.
-        nodes: Names of the ONNX nodes that it came of.
+        name: Name in the engine.
+        kind: Kind of operation, such as ``"gemm"``.
+        types: Types of its inputs and constants, in the engine's wording.
+        nodes: Names of the ONNX nodes it was built from.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Layer:
 
     @property
     def precision(self) -> str | None:
-        """The narrowest of its operands, such as ``"int8"``; None when its types do not say."""
+        """Type of its narrowest operand, such as ``"int8"``; None if its types are unknown."""
         for precision, pattern in _NAMES:
             if any(pattern.search(text) for text in self.types):
                 return precision
@@ -68,11 +68,11 @@ class Layer:
 
 @dataclass(frozen=True)
 class Realised:
-    """What an engine computes its products in.
+    """The precisions of an engine's matrix products.
 
     Attributes:
         counts: Number of multiplying layers by precision.
-        wrong: Node, precision asked, precision found, of the products that are computed otherwise than asked.
+        wrong: Node, requested precision and actual precision of each product where these differ.
     """
 
     counts: dict[str, int]
@@ -80,10 +80,13 @@ class Realised:
 
 
 def asked_products(model: Any) -> dict[str, str]:
-    """What the graph asks of each product: node name to ``"fp32"``, ``"fp16"``, ``"bf16"``, ``"fp8"`` or ``"int8"``.
+    """The precision that the graph requests for each of its matrix products.
 
     Args:
         model: ``onnx.ModelProto`` without functions, whose nodes all have names.
+
+    Returns:
+        Node name to ``"fp32"``, ``"fp16"``, ``"bf16"``, ``"fp8"`` or ``"int8"``.
 
     Raises:
         EmraError: ``model-unreadable`` when the types cannot be inferred.
@@ -112,7 +115,7 @@ def asked_products(model: Any) -> dict[str, str]:
 
 
 def _quantised_type(name: str, makers: Mapping[str, Any], types: Mapping[str, int]) -> str | None:
-    """The 8-bit type that a value was dequantised from, or None."""
+    """The 8-bit type from which a value was dequantised, or None."""
     while (node := makers.get(name)) is not None and node.op_type in _PASSED_THROUGH:
         name = node.input[0]
     if node is None or node.op_type != "DequantizeLinear":
@@ -124,7 +127,7 @@ def _quantised_type(name: str, makers: Mapping[str, Any], types: Mapping[str, in
 
 
 def check_asked(asked: Mapping[str, str], precision: str) -> None:
-    """Refuse a graph that is not of the precision its Manifest names.
+    """Refuse a graph whose precision is not the one in its Manifest.
 
     Raises:
         EmraError: ``precision-mismatch``.
@@ -145,7 +148,7 @@ def check_asked(asked: Mapping[str, str], precision: str) -> None:
 
 
 def parse_layer_lines(lines: Iterable[str]) -> list[Layer]:
-    """Layers of the list that the builder writes into its verbose log, one a line."""
+    """Layers from the list in the builder's verbose log, one per line."""
     layers = []
     for line in lines:
         if not line.startswith("Name: "):
@@ -160,7 +163,7 @@ def parse_layer_lines(lines: Iterable[str]) -> list[Layer]:
 
 
 def parse_inspector(text: str) -> list[Layer]:
-    """Layers of what the engine inspector gives as JSON; none when the engine was built without these details."""
+    """Layers from the engine inspector's JSON; none if the engine was built without these details."""
     try:
         found = json.loads(text).get("Layers", [])
     except (ValueError, AttributeError):
@@ -179,10 +182,10 @@ def parse_inspector(text: str) -> list[Layer]:
 
 
 def realised(layers: Iterable[Layer], asked: Mapping[str, str]) -> Realised:
-    """Compare an engine's layers with what the graph asks.
+    """Compare an engine's layers with the precisions that the graph requests.
 
-    A product asked in FP32 beside others in FP16 may share a layer with a conversion, and its operands then do not tell
-    what it is computed in; so FP32 counts as wrong only in graphs that ask for nothing else.
+    In a graph with FP32 and FP16 products, an FP32 product may share a layer with a conversion, and its operands then
+    do not show its precision. FP32 products are therefore checked only in graphs that request nothing else.
     """
     counts: Counter[str] = Counter()
     wrong: dict[str, tuple[str, str, str]] = {}
@@ -206,11 +209,11 @@ def realised(layers: Iterable[Layer], asked: Mapping[str, str]) -> Realised:
 
 
 def check_realised(found: Realised, title: str) -> None:
-    """Refuse an engine that does not compute as asked.
+    """Refuse an engine that does not compute in the requested precision.
 
     Args:
-        found: What it computes in.
-        title: Of the library, for the error.
+        found: The precisions it computes in.
+        title: Name of the library, for the error.
 
     Raises:
         EmraError: ``precision-not-realised``.

@@ -22,7 +22,7 @@ def encode(record: Any) -> Any:
 
 
 def decode(kind: type[_T], value: object, where: str) -> _T:
-    """Build a dataclass of what `encode` made, trusting nothing.
+    """Build a dataclass from the output of `encode`, checking everything.
 
     Args:
         kind: The dataclass.
@@ -30,7 +30,7 @@ def decode(kind: type[_T], value: object, where: str) -> _T:
         where: Name of the value, for errors.
 
     Raises:
-        ValueError: What is wrong, and where.
+        ValueError: For invalid JSON; its text names the fault and its place.
     """
     decoded: _T = _decode(kind, value, where)
     return decoded
@@ -57,7 +57,7 @@ def _decode(kind: Any, value: object, where: str) -> Any:
         return {key: _decode(arguments[1], part, f"{where}.{key}") for key, part in value.items()}
     if dataclasses.is_dataclass(kind):
         return _decode_record(kind, value, where)
-    # bool is an int in Python, and never one in JSON.
+    # bool is an int in Python, but not in JSON.
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:

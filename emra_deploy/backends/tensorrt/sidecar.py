@@ -1,7 +1,7 @@
-"""``MODEL.engine.json``: what an engine was made of, with what, for what, and how it was tested.
+"""``MODEL.engine.json``: source, tools, target and tests of an engine.
 
-An engine is code for one GPU and one release of one library, and says neither in a way that can be read without
-running it. The sidecar does, and its sha256 ties it to the file beside it.
+An engine is code for one GPU and one release of one library, and neither can be read from it without running it. The
+sidecar records them, and contains the engine's SHA-256.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from emra_deploy.model_file.precisions import PRECISIONS
 from emra_deploy.model_file.seal import take_json_seal
 
 SCHEMA = 1
-"""Version of the JSON form. Any new, renamed or reinterpreted field raises it."""
+"""Version of the JSON schema, raised for any new, renamed or reinterpreted field."""
 
 NOT_RUN, PASSED, NO_GOLDEN = "not run", "passed", "no golden tile"
 
@@ -45,7 +45,7 @@ class Gpu:
     """The GPU that an engine was built on.
 
     Attributes:
-        name: As the driver calls it.
+        name: Name given by the driver.
         sm: Compute capability, such as ``"8.7"``.
     """
 
@@ -59,14 +59,14 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where an engine was built; None for what was not there or not known.
+    """The machine on which an engine was built; None for absent or unknown parts.
 
     Attributes:
         gpu: The GPU, None when it was built without one.
         driver: Version of the GPU's driver.
         jetpack: Version of JetPack.
         jetson_linux: Version of Jetson Linux.
-        architecture: Of the processor, such as ``"aarch64"``.
+        architecture: Processor architecture, such as ``"aarch64"``.
     """
 
     gpu: Gpu | None
@@ -88,7 +88,7 @@ class Plugin:
 
     Attributes:
         path: Absolute path of the library when the engine was built.
-        sha256: Of the library.
+        sha256: SHA-256 of the library.
     """
 
     path: str
@@ -102,11 +102,11 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Profile:
-    """The input shapes that an engine takes and is tuned for; the first number is the batch.
+    """The input shapes that an engine accepts and is tuned for; the first number is the batch size.
 
     Attributes:
         minimum: Smallest shape.
-        optimum: Shape that it is fastest at.
+        optimum: Shape it is tuned for.
         maximum: Largest shape.
     """
 
@@ -122,12 +122,12 @@ class Profile:
 
 @dataclass(frozen=True)
 class Flags:
-    """How the builder was asked to build.
+    """The builder's options.
 
     Attributes:
         hardware_compatible: Runs on other GPUs of the Ampere generation and later.
         version_compatible: Runs with later TensorRT of the same major version.
-        dla: Layers that can run on the deep learning accelerator do.
+        dla: Supported layers run on the deep learning accelerator.
         tf32: FP32 products may be computed in TF32.
         workspace: Largest scratch memory of a layer in bytes, None for no limit.
         timing_cache: Timings of an earlier build were used.
@@ -146,12 +146,12 @@ class Flags:
 
 @dataclass(frozen=True)
 class Precision:
-    """What the engine computes its products in.
+    """The precisions of the engine's matrix products.
 
     Attributes:
         asked: The Manifest's precision, ``"fp32"``, ``"fp16"`` or ``"int8"``.
         counts: Number of matrix products and convolutions by the precision that the engine runs them in.
-        source: Where that was read: ``"engine inspector"``, ``"builder's layer list"`` or ``"not readable"``.
+        source: Source of the counts: ``"engine inspector"``, ``"builder's layer list"`` or ``"not readable"``.
     """
 
     asked: str
@@ -168,12 +168,12 @@ class Precision:
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """Bytes that running the engine takes at its largest shape; None for what the builder did not say.
+    """Memory of running the engine at its largest shape, in bytes; None for parts that the builder did not report.
 
     Attributes:
-        weights: Of the weights.
-        activations: Of everything between input and output, scratch memory included.
-        io: Of inputs and outputs.
+        weights: Bytes of the weights.
+        activations: Bytes of activations and scratch memory.
+        io: Bytes of inputs and outputs.
     """
 
     weights: int | None
@@ -187,13 +187,13 @@ class MemoryNeed:
 
     @property
     def total(self) -> int:
-        """The sum of what is known."""
+        """The sum of the known parts."""
         return (self.weights or 0) + (self.activations or 0) + self.io
 
 
 @dataclass(frozen=True)
 class SelfTest:
-    """How the golden tile fared on the engine when it was built.
+    """Result of running the golden tile on the engine when it was built.
 
     Attributes:
         status: `PASSED`, `NOT_RUN` or `NO_GOLDEN`.
@@ -214,27 +214,27 @@ class SelfTest:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What is known of one engine file, valid once constructed.
+    """Description of one engine file, validated on construction.
 
     Attributes:
-        sha256: Of the engine file.
-        bytes: Its size.
+        sha256: SHA-256 of the engine file.
+        bytes: Size of the engine file.
         flavour: ``"tensorrt"`` or ``"rtx"``.
         version: Version of the library that built it.
-        machine: Where it was built.
-        plugins: Libraries that it needs.
-        profile: Shapes that it takes.
-        flags: How it was built.
-        precision: What it computes in.
-        memory: What it takes.
-        self_test: How it was tested.
-        onnx_sha256: Of the ONNX file that it was built of.
-        command: What builds the same engine: ``trtexec``, or for TensorRT-RTX `export.build_engine`.
-        tools: Name to version of what took part.
-        schema: Version of the JSON form.
+        machine: Machine on which it was built.
+        plugins: Plugin libraries that it needs.
+        profile: Shapes that it accepts.
+        flags: Options of the build.
+        precision: Precisions that it computes in.
+        memory: Memory that it needs.
+        self_test: Result of the golden tile.
+        onnx_sha256: SHA-256 of the ONNX file it was built from.
+        command: Command that builds the same engine: ``trtexec``, or for TensorRT-RTX `export.build_engine`.
+        tools: Versions of the tools used, by name.
+        schema: Version of the JSON schema.
 
     Raises:
-        ValueError: For a value that is not as above.
+        ValueError: For an invalid value.
     """
 
     sha256: str
@@ -267,12 +267,12 @@ class Sidecar:
 
     @property
     def title(self) -> str:
-        """The library for people, such as ``"TensorRT 10.3.0"``."""
+        """The library's name for messages, such as ``"TensorRT 10.3.0"``."""
         return f"{TITLES[self.flavour]} {self.version}"
 
 
 def sidecar_path(engine: str | os.PathLike[str]) -> Path:
-    """Where the sidecar of an engine lies: its name and ``.json``."""
+    """Path of an engine's sidecar: the engine's name plus ``.json``."""
     place = Path(engine)
     return place.with_name(place.name + ".json")
 
@@ -284,10 +284,10 @@ def to_json(sidecar: Sidecar, manifest: Manifest) -> str:
 
 
 def from_json(text: str) -> tuple[Sidecar, Manifest]:
-    """Read what `to_json` wrote, with or without a seal, trusting nothing.
+    """Read the output of `to_json`, with or without a seal, checking everything.
 
     Raises:
-        EmraError: ``engine-sidecar`` for anything else, ``manifest-…`` for a Manifest that is wrong.
+        EmraError: ``engine-sidecar`` for anything else, ``manifest-…`` for an invalid Manifest.
     """
     try:
         content: Any = json.loads(text)
@@ -308,7 +308,7 @@ def from_json(text: str) -> tuple[Sidecar, Manifest]:
         )
     if not isinstance(content.get("manifest"), dict):
         raise _broken("it has no Manifest")
-    # Ends that only programs write, and a Manifest that checks itself.
+    # The seal, which only programs write, and the Manifest, which validates itself.
     manifest = Manifest.from_json(json.dumps(content.pop("manifest")))
     try:
         return decode(Sidecar, content, "sidecar"), manifest
@@ -317,10 +317,10 @@ def from_json(text: str) -> tuple[Sidecar, Manifest]:
 
 
 def read_sidecar(engine: str | os.PathLike[str]) -> tuple[Sidecar, Manifest] | None:
-    """The sidecar of an engine, None when there is none. Its sha256 is not compared here; see `check_digest`.
+    """The sidecar of an engine, or None. Its SHA-256 is not compared here; see `check_digest`.
 
     Raises:
-        EmraError: ``engine-sidecar`` for one that is unreadable or wrong.
+        EmraError: ``engine-sidecar`` if it is unreadable or invalid.
     """
     path = sidecar_path(engine)
     try:
@@ -340,9 +340,9 @@ def check_digest(engine: str | os.PathLike[str], sidecar: Sidecar, size: int, sh
 
     Args:
         engine: The engine file.
-        sidecar: What lies beside it.
+        sidecar: Its sidecar.
         size: Bytes of the engine.
-        sha256: Its sha256.
+        sha256: SHA-256 of the engine.
 
     Raises:
         EmraError: ``engine-mismatch``.

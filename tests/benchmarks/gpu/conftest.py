@@ -27,7 +27,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Aggregation:
 
 
 class OnTheProcessor(TorchFunctionMode):
-    """Tensors asked for on a GPU are made in host memory, where the kernels want them: at multiples of 256 bytes."""
+    """Create tensors for a GPU in host memory, aligned to 256 bytes as the kernels require."""
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -47,7 +47,7 @@ class OnTheProcessor(TorchFunctionMode):
 
 
 class Graph:
-    """Does again what was done while it was captured: whatever `timing.capture` called."""
+    """A fake CUDA graph that repeats the calls made while it was captured by `timing.capture`."""
 
     capturing: Graph | None = None
 
@@ -78,7 +78,7 @@ class Event:
 
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Graph]]:
-    """`torch.cuda` without a GPU, as far as the suite uses it; the graphs that were made."""
+    """The parts of `torch.cuda` that the suite uses, without a GPU; returns the captured graphs."""
     from benchmarks.gpu import timing
 
     graphs: list[Graph] = []

@@ -65,14 +65,14 @@ def test_wheels_that_are_none_are_refused(tmp_path: Path) -> None:
 
 
 def test_an_engine_without_a_gpu_is_a_row(tmp_path: Path) -> None:
-    """With TensorRT-RTX the engine is built, and the GPU is what is missing; without, the library is."""
+    """With TensorRT-RTX the engine is built, and only the GPU is missing; without it, the library is missing."""
     path = tmp_path / "model.onnx"
     build_model(path, size=(64, 64))
     rows = engine.measure_engine(path, tmp_path, [], 120)
     assert [row.value for row in rows] == [None]
     assert rows[0].note.split(":")[0] in UNUSABLE
     assert not rows[0].failed
-    # Whoever hands over wheels wants them used.
+    # Wheels that are given must be used.
     rows = engine.measure_engine(path, tmp_path, [tmp_path / "site"], 120)
     assert rows[0].failed
 
@@ -84,7 +84,7 @@ def test_an_engine_that_ends_the_process_is_a_row(tmp_path: Path, monkeypatch: p
 
 
 def test_engines_are_built_asked_and_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but the library and the GPU: what they answer becomes rows."""
+    """The rows made from the answers of a fake library and GPU."""
     import numpy as np
 
     from emra_deploy.backends.tensorrt import backend as trt
@@ -123,7 +123,7 @@ def test_engines_are_built_asked_and_timed(tmp_path: Path, monkeypatch: pytest.M
     assert [answer["name"] for answer in answers] == [
         "build", "golden tile, pixels that differ", "batch 1", "batch 4", "workspace",
     ]  # fmt: skip
-    # All labels 0 are not what the golden tile asks for, and the other figures are kept.
+    # Labels that are all 0 fail the golden tile, and the other figures are kept.
     assert answers[1]["wrong"]
     assert set(runs) == {1, 4, -1}
     assert runs[-1] == -1

@@ -41,7 +41,7 @@ def test_a_section_that_fails_leaves_the_others() -> None:
     rows = gpu_suite.run_sections(job("speed", "model", "blocks"), parts)
     assert [(row.section, row.value, row.failed) for row in rows] == [
         ("speed", None, True),
-        # What a bare machine lacks is not measured, and not broken.
+        # Parts that a bare machine lacks are reported as not measured, not as failures.
         ("model", None, False),
         ("b", 1.0, False),
     ]
@@ -117,7 +117,7 @@ def test_bad_input_is_one_line_and_status_2(argv: list[str], code: str, capsys: 
     assert len(shown.splitlines()) == 1
 
 
-def test_old_gpus_and_missing_compilers_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_old_gpus_and_missing_compilers_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     properties = SimpleNamespace(name="Old", major=7, minor=5, multi_processor_count=4, total_memory=1)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: properties)

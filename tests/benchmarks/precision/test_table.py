@@ -1,4 +1,4 @@
-"""The precision table: what it says is what the files do, and one failure does not lose the rest."""
+"""The precision table agrees with the behaviour of the files, and one failure does not lose the other rows."""
 
 from __future__ import annotations
 

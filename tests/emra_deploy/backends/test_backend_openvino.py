@@ -71,7 +71,7 @@ def test_every_form_of_model_gives_the_same_labels(
 
 @pytest.fixture(scope="module", params=["fp32", "int8"])
 def trained(request: pytest.FixtureRequest) -> tuple[Path, np.ndarray, np.ndarray]:
-    """The shipped model or what it was made of, tiles of a scene, and the labels that ONNX Runtime gives them."""
+    """The shipped model or its source file, tiles of a scene, and ONNX Runtime's labels of them."""
     path = FP32_MODEL if request.param == "fp32" else models.shipped_model()
     backend = open_backend(path, backend="onnxruntime")
     manifest = backend.manifest
@@ -103,7 +103,7 @@ def test_trained_models_agree_with_onnx_runtime(trained: tuple[Path, np.ndarray,
         assert different <= backend.manifest.golden.tolerance  # type: ignore[union-attr]
 
 
-def test_an_fp32_model_is_computed_in_fp32_unless_told_otherwise(model: Path) -> None:
+def test_an_fp32_model_is_computed_in_fp32_by_default(model: Path) -> None:
     facts = OpenVinoBackend(model, LoadOptions(threads=2)).describe()
     assert facts["precision"] == "f32"
     assert facts["threads"] == "2"

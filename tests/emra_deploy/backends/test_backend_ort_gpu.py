@@ -1,4 +1,4 @@
-"""ONNX Runtime's GPU providers: what they are told, and that the processor never takes their place unnoticed.
+"""ONNX Runtime's GPU providers: the options they receive, and no silent fallback to the CPU.
 
 There is no GPU here: providers are pretended by `fake_onnxruntime`, which computes on the processor.
 """
@@ -102,7 +102,7 @@ def test_what_is_not_installed_is_named_with_what_is(model: Path, name: str) -> 
         ),
     ],
 )
-def test_simulated_providers_are_told_what_they_need(
+def test_simulated_providers_receive_their_options(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, expected: list[Any]
 ) -> None:
     fake = install(monkeypatch, *GPU)
@@ -189,7 +189,7 @@ def test_a_provider_in_a_library_of_its_own_runs(model: Path, monkeypatch: pytes
     monkeypatch.setitem(PROVIDERS, chosen.name, stand_in)
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["AzureExecutionProvider"])
     backend = OnnxRuntimeGpuBackend(model, LoadOptions(chosen.name))
-    # Told by 1.24 and later.
+    # Reported by 1.24 and later.
     mine, _, every = backend.describe().get("nodes", "").partition(" of ")
     assert mine == every
     assert bool(mine) == hasattr(onnxruntime.InferenceSession, "get_provider_graph_assignment_info")
@@ -199,7 +199,7 @@ def test_a_provider_in_a_library_of_its_own_runs(model: Path, monkeypatch: pytes
 
 
 def test_a_plugin_that_does_not_load_is_an_error(model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """With the real ONNX Runtime, and a library that is none."""
+    """With the real ONNX Runtime, and a file that is not a library."""
     plugin: Any = ModuleType("onnxruntime_ep_nv_tensorrt_rtx")
     library = tmp_path / "libprovider.so"
     library.write_bytes(b"no library")
@@ -219,7 +219,7 @@ def test_the_fake_has_the_names_of_the_real_module() -> None:
         if inspect.isfunction(member) and not name.startswith("_"):
             real = list(inspect.signature(getattr(onnxruntime.InferenceSession, name)).parameters)
             assert len(inspect.signature(member).parameters) <= len(real), name
-    # The one for TensorRT-RTX left the module in 1.32 and is registered from a library of its own since.
+    # The provider for TensorRT-RTX left the module in 1.32 and has since been registered from a separate library.
     assert hasattr(onnxruntime, "register_execution_provider_library")
     missing = {provider.ep for provider in PROVIDERS.values()} - set(onnxruntime.get_all_providers())
     assert missing <= {"NvTensorRTRTXExecutionProvider"}

@@ -72,7 +72,7 @@ def _classes() -> dict[str, ast.ClassDef]:
 
 
 def _defines(node: ast.ClassDef) -> dict[str, Any]:
-    """What a class has of its own: methods, properties, class attributes, and what its methods assign."""
+    """Members defined by a class itself: methods, properties, class attributes and assigned attributes."""
     found: dict[str, Any] = {}
     for part in ast.walk(node):
         if isinstance(part, ast.FunctionDef):

@@ -1,4 +1,4 @@
-"""What ``auto`` comes to, and that it says why."""
+"""The choice of ``auto``, and its reasons."""
 
 from __future__ import annotations
 
@@ -171,12 +171,12 @@ def test_the_command_line_tells_when_asked(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("rasterio")
     picture = save_png(tmp_path / "a.png", scene(40, 40))
     quiet = emra("segment", picture, "--output", tmp_path / "a.tif", "--model", model, "--backend", "auto")
-    told = emra("segment", picture, "--output", tmp_path / "b.tif", "--model", model, "--verbose", "--json")
-    assert (quiet.returncode, told.returncode) == (0, 0), told.stderr
+    reported = emra("segment", picture, "--output", tmp_path / "b.tif", "--model", model, "--verbose", "--json")
+    assert (quiet.returncode, reported.returncode) == (0, 0), reported.stderr
     assert "backend" not in quiet.stderr
-    line = next(line for line in told.stderr.splitlines() if "backend " in line)
+    line = next(line for line in reported.stderr.splitlines() if "backend " in line)
     assert line.startswith("emra: INFO: backend onnxruntime, which ")
-    assert json.loads(told.stdout)["backend"]["backend"] == "onnxruntime"
+    assert json.loads(reported.stdout)["backend"]["backend"] == "onnxruntime"
     for verb in (("info", model), ("doctor", "--model", model)):
         shown = emra(*verb)
         assert shown.returncode == 0

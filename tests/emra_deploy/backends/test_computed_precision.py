@@ -1,4 +1,4 @@
-"""What a backend computes in when that is not what the file says: refused, tolerated, and how far."""
+"""Backends that compute in another precision than the file states: refused, or tolerated within limits."""
 
 from __future__ import annotations
 

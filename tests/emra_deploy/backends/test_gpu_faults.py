@@ -1,4 +1,4 @@
-"""A GPU that is full or lost. There is none here: every fault is simulated, with the texts that real libraries give."""
+"""A GPU without free memory, or lost. Every fault is simulated, with the messages of real libraries."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_texts_of_libraries_are_understood(text: str, code: str | None, size
 
 
 class Gpu:
-    """Memory for some tiles at once, with an illegal access when it is told to."""
+    """Memory for some tiles at once, with an illegal access on request."""
 
     def __init__(self, room: int) -> None:
         self.room, self.broken = room, False
@@ -113,8 +113,8 @@ def test_a_simulated_lost_gpu_is_not_asked_again() -> None:
     gpu, guard = Gpu(4), GpuGuard("TensorRT", lambda size: None, lambda: None)
     guard.run(batch_of(1), gpu.run)
     gpu.broken = True
-    for told in ("illegal memory access", "was lost before", "was lost before"):
-        with pytest.raises(EmraError, match=told) as caught:
+    for reported in ("illegal memory access", "was lost before", "was lost before"):
+        with pytest.raises(EmraError, match=reported) as caught:
             guard.run(batch_of(2), gpu.run)
         assert caught.value.code == LOST
         gpu.broken = False

@@ -81,8 +81,8 @@ def test_damaged_files_are_left_to_who_loads_them(tmp_path: Path) -> None:
     assert not quantizes_half(tmp_path / "none.onnx")
 
 
-def test_the_fault_is_there_before_it_was_mended() -> None:
-    """What the releases that can be installed here do; `ROUNDS` has to agree with it."""
+def test_releases_before_the_fix_have_the_fault() -> None:
+    """Behaviour of the installable releases; `ROUNDS` must agree with it."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
@@ -140,7 +140,7 @@ def test_without_another_backend_it_is_refused(
         open_auto(model)
     assert caught.value.code == "backend-rounding"
     assert "refuses it" in explain(model)
-    # What a file says about itself can be read all the same.
+    # The Manifest of the file can still be read.
     assert main(["info", str(model), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["name"] == "nearest-colour"
 

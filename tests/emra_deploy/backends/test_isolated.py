@@ -1,4 +1,4 @@
-"""A model in a process of its own, which is replaced; flag files simulate crashes, hangs and lost GPUs there."""
+"""A model in a separate process, which is replaced; flag files simulate crashes, hangs and lost GPUs there."""
 
 from __future__ import annotations
 
@@ -116,12 +116,12 @@ def test_errors_of_loading_are_the_backends_own(tmp_path: Path, model: Path) -> 
 def test_simulated_faults_replace_the_process(model: Path, faults: Path, caplog: pytest.LogCaptureFixture) -> None:
     backend = IsolatedBackend(model, OPTIONS)
     expected = np.stack([nearest_colour(picture) for picture in batch_of(3)])
-    for restarts, (kind, told) in enumerate((("crash", "SIGSEGV"), ("lost", "illegal memory access")), 1):
+    for restarts, (kind, reported) in enumerate((("crash", "SIGSEGV"), ("lost", "illegal memory access")), 1):
         (faults / f"once-{kind}").touch()
         with caplog.at_level(logging.WARNING):
             np.testing.assert_array_equal(backend.run(batch_of(3))["classes"], expected)
         assert backend.restarts == restarts
-        assert told in caplog.records[-1].getMessage()
+        assert reported in caplog.records[-1].getMessage()
     os.kill(backend.process or 0, signal.SIGKILL)
     np.testing.assert_array_equal(backend.run(batch_of(3))["classes"], expected)
     assert backend.restarts == 3
@@ -171,8 +171,8 @@ def test_simulated_errors_that_do_not_last_replace_nothing(model: Path, faults: 
 def test_simulated_faults_without_end_are_given_up(model: Path, faults: Path) -> None:
     backend = IsolatedBackend(model, OPTIONS)
     (faults / "always-lost").touch()
-    for told in ("twice with the same batch", f"{MOST_LOSSES} times in a row", f"{MOST_LOSSES} times in a row"):
-        with pytest.raises(EmraError, match=told) as caught:
+    for reported in ("twice with the same batch", f"{MOST_LOSSES} times in a row", f"{MOST_LOSSES} times in a row"):
+        with pytest.raises(EmraError, match=reported) as caught:
             backend.run(batch_of(1))
         assert caught.value.code == "worker-lost"
     assert backend.process is None

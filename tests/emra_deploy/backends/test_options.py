@@ -38,7 +38,7 @@ def record(path, options):
 if "EMRA_TEST_OPTIONS" in os.environ:
     opening._load = record
 """
-"""Stands in for the backends, in whichever process opens one."""
+"""A fake backend, in every process that opens one."""
 
 MODEL = "model.engine"
 """Nothing is known of such a file before it is opened, and the last of the backends runs it."""
@@ -87,7 +87,7 @@ COUNTS_TILES = ("segment", "dry run")
 
 @pytest.fixture
 def recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
-    """What came to the backend; here and in processes started from here every backend is the recorder."""
+    """Options received by the backend; here and in child processes every backend is the recorder."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(RECORD)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), *sys.path]))
@@ -111,7 +111,7 @@ def test_every_field_reaches_the_backend(
     if name == "stream":
         pytest.importorskip("av")
     values = {**OTHER, "isolate": isolate}
-    # A verb of `emra` says so in one line.
+    # A verb of `emra` reports it in one line.
     with contextlib.suppress(EmraError):
         (VERBS | CALLS)[name](values, tmp_path)
     found = recorded()

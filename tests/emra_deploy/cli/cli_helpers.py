@@ -1,4 +1,4 @@
-"""Runs the command line as a user does, in a process of its own."""
+"""Helpers that run the command line as a user does, in a separate process."""
 
 from __future__ import annotations
 

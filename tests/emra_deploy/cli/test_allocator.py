@@ -1,4 +1,4 @@
-"""Memory of large arrays goes back to the system, and threads share what is kept."""
+"""Memory of large arrays is returned to the system, and threads share the memory kept for reuse."""
 
 from __future__ import annotations
 

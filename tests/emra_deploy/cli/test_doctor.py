@@ -75,7 +75,7 @@ def test_known_jetpacks(release: str, jetpack: str) -> None:
     assert jetpack_of_release(release) == jetpack
 
 
-def test_users_of_a_jetpack_are_told_of_its_tensorrt() -> None:
+def test_users_of_a_jetpack_are_warned_of_its_tensorrt() -> None:
     for old in ("5.1.2", "6.0", "6.0 developer preview"):
         assert "install JetPack 6.1" in (jetpack_note(old) or "")
     for guarded in ("6.1", "6.2", "6.2.1"):

@@ -17,7 +17,7 @@ from emra_deploy.stream import StreamOptions
 
 @dataclass(frozen=True)
 class Options:
-    """What the flags set.
+    """Options set by the flags.
 
     Attributes:
         max_age: Discard what is older than N seconds,

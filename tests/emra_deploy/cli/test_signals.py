@@ -1,4 +1,4 @@
-"""Signals that come while a library keeps the main thread, and what is said meanwhile."""
+"""Signals during a library call in the main thread, and the messages meanwhile."""
 
 from __future__ import annotations
 
@@ -102,10 +102,10 @@ def test_steps_are_reported_only_when_they_are_slow(
     monkeypatch.setattr(slow_steps, "PATIENCE", 0.05)
     with step("doing what takes long"):
         time.sleep(0.6)
-    told = [record.getMessage() for record in caplog.records]
+    reported = [record.getMessage() for record in caplog.records]
     # 0.05, 0.15, 0.35 s: ever more rarely.
-    assert 1 <= len(told) <= 4
-    assert all(text.startswith("still doing what takes long, for ") for text in told)
+    assert 1 <= len(reported) <= 4
+    assert all(text.startswith("still doing what takes long, for ") for text in reported)
 
 
 def test_a_step_that_fails_is_over(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

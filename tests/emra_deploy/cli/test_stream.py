@@ -1,4 +1,4 @@
-"""``emra stream`` as a user runs it, in a process of its own."""
+"""``emra stream`` as a user runs it, in a separate process."""
 
 from __future__ import annotations
 
@@ -145,12 +145,12 @@ def test_a_signal_ends_a_source_that_does_not_answer(model: Path, sender: HttpSe
     assert running.lines[-1]["delivered"] == 0
 
 
-def test_a_stream_that_comes_back_is_told_as_it_happens(model: Path, sender: HttpSender) -> None:
+def test_a_stream_that_comes_back_is_reported_as_it_happens(model: Path, sender: HttpSender) -> None:
     running = Running(sender.url, "--model", model, "--stall-after", 0.2)
     running.until(lambda line: line["event"] == "frame")
     sender.stalled.set()
-    told = running.until(lambda line: line["event"] == "state" and line["state"] == "degraded")
-    assert told["reason"] == "no frame for more than 0.2 s"
+    reported = running.until(lambda line: line["event"] == "state" and line["state"] == "degraded")
+    assert reported["reason"] == "no frame for more than 0.2 s"
     sender.stalled.clear()
     running.until(lambda line: line["event"] == "state" and line["state"] == "running")
     sender.cut()

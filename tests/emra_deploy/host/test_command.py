@@ -28,12 +28,12 @@ def test_a_status_is_handed_on() -> None:
 def test_an_error_is_one_line_and_a_status(capsys: pytest.CaptureFixture[str]) -> None:
     @command()
     def main() -> int:
-        """What it does."""
+        """Fail as commands do."""
         raise EmraError("image-empty", "the file has no bytes", "Copy it again", "a.png")
 
     assert main() == BAD_INPUT == 2
     assert capsys.readouterr() == ("", "error: a.png: the file has no bytes. Copy it again. [image-empty]\n")
-    assert (main.__name__, main.__doc__) == ("main", "What it does.")
+    assert (main.__name__, main.__doc__) == ("main", "Fail as commands do.")
 
 
 def test_an_interrupted_command_says_what_it_left(capsys: pytest.CaptureFixture[str]) -> None:

@@ -62,7 +62,7 @@ def test_failure_leaves_the_old_output(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [place]
 
 
-def test_existing_output_is_kept_unless_told_otherwise(tmp_path: Path) -> None:
+def test_existing_output_is_kept_by_default(tmp_path: Path) -> None:
     place = tmp_path / "map.tif"
     place.write_bytes(b"old")
     assert code_of(enter, place) == "output-exists"
@@ -234,7 +234,7 @@ def test_why_a_path_is_no_file(tmp_path: Path) -> None:
     said = {name: instead_of_file(tmp_path / name) for name in ("", "pipe", "link", "none")}
     assert said == {
         "": "is a folder",
-        "pipe": "is no regular file",
+        "pipe": "is not a regular file",
         "link": "does not exist",
         "none": "does not exist",
     }

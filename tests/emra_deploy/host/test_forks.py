@@ -1,4 +1,4 @@
-"""A Segmenter, a stream and an isolated model in a fork: an error at once, and the first process goes on."""
+"""A Segmenter, a stream and an isolated model in a fork: an immediate error, and the first process continues."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ print("restarts", restarts)
 
 
 @pytest.mark.parametrize("kind", ["isolated", "here"])
-def test_a_fork_is_told_and_harms_nothing(tmp_path: Path, kind: str) -> None:
+def test_a_fork_is_refused_and_harms_nothing(tmp_path: Path, kind: str) -> None:
     build_model(tmp_path / "model.onnx")
     program = PROGRAM
     if kind == "here":

@@ -1,4 +1,4 @@
-"""Heat and current that slow the machine down are noticed and told, on a folder laid out as Orin's sysfs is."""
+"""Throttling by heat and current is detected and reported, on a folder laid out like Orin's sysfs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Watched:
         return self.watch.look()
 
 
-def test_alerts_events_and_gpus_are_told_as_they_begin(orin: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_alerts_events_and_gpus_are_reported_as_they_begin(orin: Path, caplog: pytest.LogCaptureFixture) -> None:
     it = Watched(orin)
     assert it.after(0) == ()
     assert it.after(4, alert=1) == (), "looked too soon"

@@ -1,4 +1,4 @@
-"""Pictures at another ground sample distance: the same whatever the windows, and back on their own grid."""
+"""Pictures at another ground sample distance: results are independent of the windows, and on the picture's grid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Manifest: what goes in comes out, and nothing else gets in."""
+"""The Manifest: a lossless round trip, and refusal of invalid input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Seals: a file that was changed is refused, whatever byte it was, and files without a seal are read as ever."""
+"""Seals: a file with any changed byte is refused, and files without a seal are accepted."""
 
 from __future__ import annotations
 

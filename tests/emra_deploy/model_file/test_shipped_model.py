@@ -61,7 +61,7 @@ def test_the_manifest_is_complete(manifest: Manifest) -> None:
     golden = manifest.golden.labels()
     assert golden.shape == manifest.input_shape[1:]
     assert len(np.unique(golden)) >= 3, "a golden tile of hardly any class would prove little"
-    # A wrong engine shall not pass: the tolerance is far below what chance agrees in.
+    # A wrong engine must not pass: the tolerance is far below agreement by chance.
     assert manifest.golden.tolerance <= 0.02
 
 
@@ -69,9 +69,9 @@ def test_it_is_the_int8_form_of_the_model_beside_it(manifest: Manifest) -> None:
     """Replacing one of the two files alone would leave exports, tables and the card with another model."""
     assert manifest.precision == "int8"
     assert manifest.parent_sha256 == hashlib.sha256(FP32_MODEL.read_bytes()).hexdigest()
-    told = manifest.evidence["int8"]
-    assert told["calibration"]["tiles"] >= 32
-    compared, allowed = told["comparison"], LIMITS["int8"]
+    reported = manifest.evidence["int8"]
+    assert reported["calibration"]["tiles"] >= 32
+    compared, allowed = reported["comparison"], LIMITS["int8"]
     assert compared["pictures"] == len(manifest.evidence["images"]), "compared on all validation pictures"
     assert compared["agreement"] >= allowed.agreement
     assert compared["miou_drop_points"] <= allowed.miou_drop
@@ -108,7 +108,7 @@ def test_scenes_never_trained_on_are_segmented(segmenter: Segmenter) -> None:
     assert scores.miou > 0.5, dict(zip(scores.names, scores.iou, strict=True))
 
 
-def test_the_command_line_uses_it_without_being_told(manifest: Manifest, tmp_path: Path) -> None:
+def test_the_command_line_uses_it_by_default(manifest: Manifest, tmp_path: Path) -> None:
     picture = save_png(tmp_path / "in.png", generate(FIRST_UNSEEN_SEED, 200, 300).image)
     done = emra("segment", picture, "--output", tmp_path / "out.png", "--json")
     assert (done.returncode, done.stderr) == (0, "")
@@ -116,9 +116,9 @@ def test_the_command_line_uses_it_without_being_told(manifest: Manifest, tmp_pat
     assert report["model"]["name"] == manifest.name
     assert [area["name"] for area in report["areas"]] == list(DUBAI_CLASSES.names)
     assert sum(area["pixels"] for area in report["areas"]) == 200 * 300
-    told = emra("info", "--json")
-    assert told.returncode == 0
-    assert json.loads(told.stdout)["sha256"] == json.loads(emra("info", MODEL, "--json").stdout)["sha256"]
+    reported = emra("info", "--json")
+    assert reported.returncode == 0
+    assert json.loads(reported.stdout)["sha256"] == json.loads(emra("info", MODEL, "--json").stdout)["sha256"]
 
 
 @pytest.mark.slow

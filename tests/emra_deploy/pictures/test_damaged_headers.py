@@ -29,7 +29,7 @@ def test_png_without_pixels(tmp_path: Path) -> None:
 
 
 def test_tiff_whose_offsets_are_read_late(tmp_path: Path) -> None:
-    """GDAL opens it, and raises an error of its own when it is asked for what it has put off."""
+    """GDAL opens it, and raises its own error on the first access to parts that it reads lazily."""
     rasterio = pytest.importorskip("rasterio")
     path = tmp_path / "a.tif"
     place = {"crs": "EPSG:32640", "transform": rasterio.transform.from_origin(0, 0, 1, 2)}

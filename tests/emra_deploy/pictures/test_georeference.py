@@ -1,4 +1,4 @@
-"""Where a picture lies: kept exactly from input to label map, and what a pixel of it measures."""
+"""The georeference, kept exactly from input to label map, and the ground size of a pixel."""
 
 from __future__ import annotations
 

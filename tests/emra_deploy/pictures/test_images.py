@@ -222,7 +222,7 @@ def test_jpeg_that_ends_early_with_an_end_marker_is_refused(
 ) -> None:
     noisy = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
     if options.get("exif"):
-        # A thumbnail has an end marker of its own, long before that of the picture.
+        # A thumbnail has its own end marker, long before that of the picture.
         thumbnail = save(noisy[:8, :8], tmp_path / "thumbnail.jpg").read_bytes()
         options = {"exif": b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0" + thumbnail}
     path = save(noisy, tmp_path / "a.jpg", mode=mode, **options)

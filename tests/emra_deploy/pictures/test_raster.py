@@ -1,4 +1,4 @@
-"""TIFF and GeoTIFF in: the right pixels by windows, what is not valid said, nothing guessed."""
+"""Reading of TIFF and GeoTIFF: correct pixels by windows, masks of invalid pixels, and no guesses."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def test_rows_streamed_are_those_of_the_whole() -> None:
     np.testing.assert_array_equal(np.concatenate([labels for _, labels in rows]), expected)
 
 
-def test_tiles_overlap_by_half_unless_told_otherwise() -> None:
+def test_tiles_overlap_by_half_by_default() -> None:
     assert moody().halo == SIZE // 4
     assert moody(halo=3).halo == 3
 

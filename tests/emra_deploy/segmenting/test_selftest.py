@@ -1,4 +1,4 @@
-"""The self-test notices a model, or a machine, that does not compute what was trained."""
+"""The self-test detects a model or machine whose labels differ from those of PyTorch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.onnx_models import CLASSES, build_model, make_manifest, nearest_colou
 
 
 def golden(changed: int, tolerance: float) -> GoldenTile:
-    """A golden tile of 1024 pixels, some of whose labels are not what the model answers."""
+    """A golden tile of 1024 pixels, some of whose labels differ from the model's."""
     picture = scene(32, 32, seed=7)
     labels = nearest_colour(picture)
     labels.ravel()[:changed] = (labels.ravel()[:changed] + 1) % len(CLASSES)

@@ -44,7 +44,7 @@ label_all = labelling(_label)
 
 
 class Script:
-    """A source that does what it is told: frames are pushed by `push`; `lose`, `end` and `hang` do as they say."""
+    """A scripted source: frames are pushed by `push`; `lose`, `end` and `hang` do as they say."""
 
     bad_packets = 0
 

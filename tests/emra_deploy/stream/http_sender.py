@@ -36,7 +36,7 @@ def number_of(image: npt.NDArray[np.uint8]) -> int:
 
 
 class HttpSender:
-    """Serves numbered MJPEG by HTTP on 127.0.0.1: a small IP camera that can be told to misbehave.
+    """Serves numbered MJPEG by HTTP on 127.0.0.1: a small IP camera that can be made to misbehave.
 
     Attributes:
         size: Height and width of the pictures, may be changed while it runs.

@@ -1,4 +1,4 @@
-"""What the text of a source means."""
+"""Parsing of stream addresses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every frame is booked once, whatever happens and whoever looks."""
+"""Every frame is counted exactly once, under faults and with concurrent readers."""
 
 from __future__ import annotations
 

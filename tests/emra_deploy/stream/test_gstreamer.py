@@ -1,4 +1,4 @@
-"""GStreamer pipelines, in a process of its own that borrows the system's bindings."""
+"""GStreamer pipelines, in a separate process that uses the system's bindings."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_a_pipeline_that_cannot_be_built_is_refused(environment: dict[str, str],
     assert said["error"][0] == "gstreamer-pipeline"
 
 
-def test_what_fails_while_it_runs_is_tried_again_and_told(environment: dict[str, str]) -> None:
+def test_what_fails_while_it_runs_is_retried_and_reported(environment: dict[str, str]) -> None:
     pipeline = "rtspsrc location=rtsp://u:secret@127.0.0.1:1/x ! rtpjpegdepay ! jpegdec"
     said = run(environment, pipeline, give_up_after=1.0)
     assert said["error"] is not None

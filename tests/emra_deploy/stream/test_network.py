@@ -35,7 +35,7 @@ QUICK = StreamOptions(stall_after=0.3, timeout=0.6)
 
 
 class Following(Follower):
-    """As in the benchmarks, with all results, and the counters checked at the end."""
+    """The follower of the benchmarks, which keeps all results and checks the counters at the end."""
 
     def __init__(self, source: str, options: StreamOptions = QUICK) -> None:
         self.results: list[StreamResult] = []

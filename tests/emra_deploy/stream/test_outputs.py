@@ -30,7 +30,7 @@ av = pytest.importorskip("av")
 
 
 def probe(path: Path) -> dict[str, str]:
-    """What FFmpeg's own program says of a video."""
+    """The report of FFmpeg's own program about a video."""
     if shutil.which("ffprobe") is None:
         pytest.skip("no ffprobe")
     entries = "stream=codec_name,width,height,nb_read_frames,duration,color_space"

@@ -1,4 +1,4 @@
-"""Streams from end to end, over a source that does exactly what the test says."""
+"""Streams from end to end, with a scripted source."""
 
 from __future__ import annotations
 

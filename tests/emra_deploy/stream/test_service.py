@@ -1,4 +1,4 @@
-"""A stream run to its outputs: it ends in time, and leaves whole files, whatever hangs."""
+"""A stream with its outputs: it ends in time and leaves complete files even if a part hangs."""
 
 from __future__ import annotations
 

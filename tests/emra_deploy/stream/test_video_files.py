@@ -1,4 +1,4 @@
-"""Recordings: every frame in order, whatever the container; broken and hostile files."""
+"""Recordings: every frame in order, in every container; damaged and hostile files."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_what_can_be_read_of_a_file_that_breaks_off_is_delivered_and_then_said(t
 
 
 @pytest.mark.parametrize("place", [0.3, 0.5, 0.7])
-def test_a_scratch_costs_no_more_than_one_group_of_pictures_and_is_told(tmp_path: Path, place: float) -> None:
+def test_a_scratch_costs_no_more_than_one_group_of_pictures_and_is_reported(tmp_path: Path, place: float) -> None:
     path = save_video(tmp_path / "a.mp4", 60, gop=10, container_options={"movflags": "faststart"})
     content = bytearray(path.read_bytes())
     pictures = content.index(b"mdat")

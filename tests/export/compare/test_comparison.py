@@ -72,7 +72,7 @@ def test_numbers_of_a_difference(tmp_path: Path) -> None:
     result = compare(*open_pair(tmp_path / "a.onnx", tmp_path / "b.onnx"), tiles, progress=seen.append)
     assert tuple(seen) == result.pictures
 
-    # What the second model must answer, straight from its definition.
+    # The expected labels of the second model, from its definition.
     from tests.onnx_models import MEAN, STD, _scores
 
     weight, bias = _scores(CLASSES)
@@ -104,7 +104,7 @@ def test_numbers_of_a_difference(tmp_path: Path) -> None:
     assert 0 < wrong < pixels
     assert result.agreement == pytest.approx(1 - wrong / pixels)
     assert result.worst.name == "p3"
-    # The first model is the truth, so what the second loses is what it lacks.
+    # The first model is the ground truth, so the loss of the second is its shortfall from 1.
     assert result.iou_drop == pytest.approx(dict(zip(CLASSES.names, 100 * (1 - inter / union), strict=True)))
     assert result.miou_drop == pytest.approx(100 * (1 - (inter / union).mean()))
     failures = result.failures(Limits(0.99999, 0.001))

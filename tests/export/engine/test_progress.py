@@ -1,4 +1,4 @@
-"""The progress of a build: it never goes back, never passes the end, and stops when told."""
+"""The progress of a build: it never goes back, never passes the end, and stops on request."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_whatever_a_builder_says(events: list[tuple[str, str, str | None, int]])
         before = progress.fraction
 
 
-def test_a_build_that_is_told_to_stop() -> None:
+def test_a_build_that_is_stopped() -> None:
     progress = BuildProgress()
     progress.start("a", None, 10)
     assert progress.step("a", 0)
@@ -106,6 +106,6 @@ def test_a_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
         shown.wait(0.6)
 
     run_shown(work, progress)
-    told = capfd.readouterr().err
-    assert "25%" in told
-    assert "Timing tactics" in told
+    reported = capfd.readouterr().err
+    assert "25%" in reported
+    assert "Timing tactics" in reported

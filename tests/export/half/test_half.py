@@ -1,4 +1,4 @@
-"""FP32 to FP16 in the graph: what is rounded, what is kept, and that both compute the same."""
+"""Conversion of graphs from FP32 to FP16: rounded tensors, kept tensors, and equal results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Calibration: which tiles are chosen, what is refused, and ranges that agree with other calibrators."""
+"""Calibration: choice of tiles, refused inputs, and ranges that agree with other calibrators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FP8 (E4M3) in the place of INT8: what decision 0007 says of it. No command writes FP8."""
+"""FP8 (E4M3) instead of INT8: the claims of decision 0007. No command writes FP8."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ LARGEST = 448.0
 
 
 def as_fp8(model: onnx.ModelProto, single: onnx.ModelProto) -> onnx.ModelProto:
-    """The INT8 graph with FP8 in the place of INT8: zero points and weights of that type, scales to its largest number.
+    """The INT8 graph with FP8 instead of INT8: zero points and weights of that type, scales to its largest number.
 
     Args:
         model: What `insert_qdq` gave.
@@ -63,14 +63,14 @@ def as_fp8(model: onnx.ModelProto, single: onnx.ModelProto) -> onnx.ModelProto:
 
 def test_the_builder_makes_fp8_kernels_and_the_labels_stay(small_file: Path, tmp_path: Path) -> None:
     single, manifest = read_model(small_file)
-    # A convolution of three channels has no FP8 kernel: the builder computes it in FP32, as `realised` tells.
+    # A convolution of three channels has no FP8 kernel: the builder computes it in FP32, as `realised` shows.
     linears = choose_linears(find_linears(single), ["patch_embed"])
     calibration = np.stack([generate(seed, 64, 64).image for seed in range(4)])
     ranges = ranges_of(collect_magnitudes(single, linears, manifest, calibration), "minmax")
     model = as_fp8(insert_qdq(single, linears, ranges), single)
     onnx.checker.check_model(model, full_check=True)
     path = tmp_path / "m.onnx"
-    # The Manifest has no name for FP8; what the builder is asked for it reads from the graph.
+    # The Manifest has no name for FP8; the requested precision is read from the graph.
     write_model(model, replace(manifest, precision="int8"), path)
 
     flavour = load_flavour(RTX)

@@ -1,4 +1,4 @@
-"""Q/DQ where it was asked for and nowhere else, with the numbers that other quantisers give."""
+"""Q/DQ only where requested, with the same numbers as other quantisers."""
 
 from __future__ import annotations
 

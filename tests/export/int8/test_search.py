@@ -86,7 +86,7 @@ def test_one_class_can_hold_the_mean_back() -> None:
     assert len(found.chosen.linears) == 2
 
 
-def test_a_judge_that_is_not_monotone() -> None:
+def test_an_acceptance_that_is_not_monotone() -> None:
     """Two linears whose errors cancel: the whole is better than its parts, and is found as it is looked at first."""
 
     def evaluate(names: frozenset[str]) -> Outcome:

@@ -1,4 +1,4 @@
-"""Which whole graphs `export.optimize` times, and how measured and estimated costs stand beside each other."""
+"""Choice of the whole graphs that `export.optimize` times, and reporting of measured and estimated costs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def points(count: int) -> tuple[Point, ...]:
 
 
 class Costs:
-    """Remembers what it was asked to time."""
+    """Records the graphs that it was asked to time."""
 
     def graphs(self, variants: Mapping[str, Any], progress: Any) -> dict[str, Timing]:
         self.asked = [variant.quantized for variant in variants.values()]

@@ -44,7 +44,7 @@ def test_every_round_visits_every_candidate_and_warm_up_is_thrown_away() -> None
     assert start == len(rest)
     # Inputs never repeat within a candidate, and all candidates get the same ones.
     for name in "abc":
-        assert [number for who, number in calls if who == name] == list(range(2 + 7 + 3))
+        assert [number for caller, number in calls if caller == name] == list(range(2 + 7 + 3))
     # Numbers 0 and 1 are warm-up, 2, 6 and 9 settle.
     assert results["a"].samples("compute") == [3, 4, 5, 7, 8, 10, 11]
     assert results["a"].medians("end_to_end") == [5, 8.5, 11.5]
@@ -169,7 +169,7 @@ def test_verdicts(low: float, high: float, quiet: bool, rounds: int, verdict: st
     assert Ratio((low * high) ** 0.5, low, high, 0.95, rounds).verdict(quiet) == verdict
 
 
-def test_noise_is_told_with_its_reasons() -> None:
+def test_noise_is_reported_with_its_reasons() -> None:
     assert Noise(0.01, 0.01, 0.0, 0).quiet
     noisy = Noise(0.4, 0.2, -0.3, 2)
     assert not noisy.quiet

@@ -82,7 +82,7 @@ class Fiber {
     running_ = nullptr;
   }
 
-  // Called within a fiber: back to whoever resumed it.
+  // Called within a fiber: back to the fiber that resumed it.
   static void suspend() {
     Fiber* const self = running_;
     leave_for(&self->fake_own_, self->caller_bottom_, self->caller_bytes_);

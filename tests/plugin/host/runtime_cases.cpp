@@ -195,7 +195,7 @@ CASE(enqueue_before_shapes_is_refused) {
   EXPECT(library.logger().has(Severity::kERROR, {"before its shapes were set"}));
 }
 
-CASE(failures_of_the_kernels_are_told) {
+CASE(failures_of_the_kernels_are_reported) {
   Library library(paths.plugins);
   Layer layer(library, 2, dims({1, 70, kWidth}), DataType::kFLOAT);
   EXPECT(layer.reshape() == 0);

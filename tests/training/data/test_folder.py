@@ -26,9 +26,9 @@ def masks(*names, classes=2):
 
 def test_index_masks_and_every_pair(tmp_path):
     truth = masks("a", "b")
-    make_folder(tmp_path / "farm", "names: [field, barn]", truth)
-    dataset = open_dataset("auto", tmp_path / "farm", "all")
-    assert (dataset.name, dataset.classes.names) == ("farm", ("field", "barn"))
+    make_folder(tmp_path / "fields", "names: [field, barn]", truth)
+    dataset = open_dataset("auto", tmp_path / "fields", "all")
+    assert (dataset.name, dataset.classes.names) == ("fields", ("field", "barn"))
     assert len(set(dataset.classes.palette)) == 2
     for tile in dataset.tiles:
         np.testing.assert_array_equal(tile.read_labels(), truth[tile.name])

@@ -1,4 +1,4 @@
-"""What is wrong is found before training starts, named, and listed at once; and no PyTorch is needed for it."""
+"""Faults of data sets are found before training starts and listed together, without PyTorch."""
 
 from __future__ import annotations
 
@@ -148,8 +148,8 @@ def test_the_command_prints_what_is_there(tmp_path, capsys):
     assert "loveda, split val: 4 tiles" in printed
     assert "agricultural" in printed
     assert main(["loveda", str(tmp_path), "--split", "val", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert sum(one["pixels"] for one in told["classes"]) + told["ignored_pixels"] == told["pixels"] == 4096
+    reported = json.loads(capsys.readouterr().out)
+    assert sum(one["pixels"] for one in reported["classes"]) + reported["ignored_pixels"] == reported["pixels"] == 4096
     assert main(["loveda", str(tmp_path), "--split", "test"]) == 0
     assert "not public" in capsys.readouterr().out
 
@@ -159,9 +159,9 @@ def test_the_command_fails_with_the_problem(root, capsys):
     Image.fromarray(picture(0, 33, 41)).save(path)
     path.write_bytes(path.read_bytes()[:-200])
     assert main(["dubai", str(root)]) == 2
-    told = capsys.readouterr()
-    assert "1 problems" in told.out
-    assert str(path) in told.err
+    reported = capsys.readouterr()
+    assert "1 problems" in reported.out
+    assert str(path) in reported.err
     assert main(["dubai", str(root), "--split", "nothing", "--json"]) == 2
     assert json.loads(capsys.readouterr().out)["problems"][0]["code"] == "split-unknown"
 

@@ -1,4 +1,4 @@
-"""Where data sets are had, told by the command and the document alike; and the generated one that a clone can make."""
+"""Sources of data sets, the same in the command and the document; and the generated data set that a clone can make."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_document_holds_what_the_command_prints() -> None:
         assert f"## {data.kind}\n\n    $ python -m training.data fetch-help {data.kind}\n{shown}" in text
 
 
-def test_every_kind_is_told_with_page_and_licence() -> None:
+def test_every_kind_is_reported_with_page_and_licence() -> None:
     assert {data.kind for data in PUBLIC} == set(KINDS) - {"auto"}
     for data in PUBLIC:
         assert data.licence

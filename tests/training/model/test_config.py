@@ -1,4 +1,4 @@
-"""Every value of the configuration is checked, whatever its type."""
+"""Every value of the configuration is checked, of any type."""
 
 from __future__ import annotations
 

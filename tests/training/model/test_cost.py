@@ -67,7 +67,7 @@ def test_meta_counts_what_a_real_forward_counts() -> None:
 
 @pytest.mark.parametrize("backend", [SDPBackend.MATH, SDPBackend.FLASH_ATTENTION])
 def test_attention_counts_the_same_fused_and_decomposed(backend: SDPBackend) -> None:
-    """Which of the two runs depends on the processor, on torch's version and on the device."""
+    """Torch runs one of the two, depending on processor, version and device."""
     query, key = torch.zeros(1, 3, 30, 64), torch.zeros(1, 3, 30, 64)
     with torch.no_grad(), sdpa_kernel(backend):
         counted, _ = count_operators(lambda: torch.nn.functional.scaled_dot_product_attention(query, key, key))

@@ -21,7 +21,7 @@ def models() -> tuple[EMRAProxy, EMRAProxy]:
 
 
 def correlation(matrix: torch.Tensor) -> float:
-    """How much of a matrix is along the identity: cos of the angle between them."""
+    """Cosine of the angle between a matrix and the identity."""
     return float(matrix.trace() / (matrix.norm() * matrix.shape[0] ** 0.5))
 
 
@@ -39,7 +39,7 @@ def test_positions_are_sinusoids_of_the_grid(models):
     expected = build_sincos2d_pos_embed([4, 6], dim=WIDTH, interleave_sin_cos=False, dtype=torch.float32)
     torch.testing.assert_close(positions, expected)
     assert positions.requires_grad
-    # Rows and columns are told apart, and no two places look the same.
+    # Rows and columns differ, and no two places look the same.
     assert torch.cdist(positions.detach(), positions.detach()).fill_diagonal_(9).min() > 0.1
 
 

@@ -187,7 +187,7 @@ def test_bad_arguments(shapes: list[tuple[int, ...]], heads: int, classes: int, 
 
 
 def test_its_cost_is_counted() -> None:
-    """As the kernels compute it: values are C wide, not padded."""
+    """The cost follows the kernels: values are C wide, not padded."""
     config = EMRAConfig("base", 6, (256, 384), aggregation="plugin")
     patches, tokens = 16 * 24, 16 * 24 + 6
     by_hand = 4 * (tokens * tokens * 768 + 12 * patches * tokens * 6)

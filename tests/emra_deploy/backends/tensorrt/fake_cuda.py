@@ -226,7 +226,7 @@ class FakeRuntime:
 
 
 class FakeDriver:
-    """``pycuda.driver``, as far as it is used; names and parameters as in pycuda's documentation."""
+    """The parts of ``pycuda.driver`` in use; names and parameters as in pycuda's documentation."""
 
     class Error(Exception):
         pass

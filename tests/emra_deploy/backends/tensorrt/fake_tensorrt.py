@@ -322,16 +322,16 @@ class INetworkDefinition:
 
 class ParserError:
     def __init__(self, description, name, operator):
-        self._told = (description, name, operator)
+        self._record = (description, name, operator)
 
     def desc(self):
-        return self._told[0]
+        return self._record[0]
 
     def node_name(self):
-        return self._told[1]
+        return self._record[1]
 
     def node_operator(self):
-        return self._told[2]
+        return self._record[2]
 
 
 class OnnxParser:

@@ -1,4 +1,4 @@
-"""Enumerations of TensorRT's Python interface, as far as they are used."""
+"""The enumerations of TensorRT's Python interface that are in use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``emra info`` of engines: their sidecar, or what is known of those that plain trtexec made."""
+"""``emra info`` of engines: their sidecar, or the known facts of engines built by plain trtexec."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytest.importorskip("onnx")
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Path:
-    """An engine of plain trtexec, with the ONNX file it was made of in another folder."""
+    """An engine built by plain trtexec, with its ONNX file in another folder."""
     (tmp_path / "other").mkdir()
     build_model(tmp_path / "other" / "source.onnx")
     path = tmp_path / "model.engine"

@@ -1,4 +1,4 @@
-"""What engines the TensorRT backend does not load, and what it says of them."""
+"""Engines that the TensorRT backend refuses, and its messages."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_an_engine_without_a_sidecar_is_not_loaded_unless_trusted(make: Make) ->
     assert caught.value.code == "manifest-missing"
 
 
-def test_the_command_line_trusts_an_engine_only_when_told(
+def test_the_command_line_trusts_an_engine_only_on_request(
     make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("rasterio")
@@ -78,7 +78,7 @@ def test_an_engine_that_is_not_the_sidecars_is_not_loaded(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "reported"),
     [
         ("{", "not JSON"),
         ("[]", "not an object"),
@@ -86,11 +86,11 @@ def test_an_engine_that_is_not_the_sidecars_is_not_loaded(make: Make) -> None:
         ('{"schema": 99, "manifest": {}}', "schema 99"),
     ],
 )
-def test_broken_sidecars(make: Make, text: str, told: str) -> None:
+def test_broken_sidecars(make: Make, text: str, reported: str) -> None:
     bench = make()
     sidecar_path(bench.engine).write_text(text)
     error = bench.refused("engine-sidecar")
-    assert told in error.cause
+    assert reported in error.cause
     assert error.path == str(sidecar_path(bench.engine))
 
 

@@ -25,7 +25,7 @@ ASK = "import json; from emra_deploy.backends.tensorrt.cuda import cuda_state; p
 
 
 def ask(folder: Path | None = None, **answers: object) -> dict[str, Any]:
-    """What a process of its own finds."""
+    """The findings of a separate process."""
     environment = {**os.environ, **{name: str(value) for name, value in answers.items()}}
     if folder is not None:
         environment["LD_LIBRARY_PATH"] = str(folder)
@@ -61,7 +61,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (35, "cuda-version", "later CUDA than the driver knows", "later driver"),
         (46, "gpu-busy", "another process", "compute-mode"),
         (100, "no-gpu", "finds no GPU", "CUDA_VISIBLE_DEVICES"),
-        (101, "no-gpu", "none that this process may use", "CUDA_VISIBLE_DEVICES"),
+        (101, "no-gpu", "this process may not use", "CUDA_VISIBLE_DEVICES"),
         (802, "gpu-start", "not ready", "nvidia-fabricmanager"),
         (803, "cuda-mismatch", "different drivers", "Reboot"),
         (804, "cuda-mismatch", "cuda-compat", "Reboot"),
@@ -208,7 +208,7 @@ def test_pycuda_where_cuda_python_does_not_fit(monkeypatch: pytest.MonkeyPatch) 
         assert isinstance(open_cuda(), PyCuda)
 
 
-def test_what_is_told_where_neither_works(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reports_where_neither_works(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refused(monkeypatch).code == "backend-missing"
     mismatch = refused(monkeypatch, cuda_python=Answering(35))
     assert "has a CUDA 13.0 runtime, and the driver knows CUDA 12.6 at most" in mismatch.cause
@@ -246,9 +246,9 @@ def test_errors_that_come_later() -> None:
 
 def test_every_number_has_a_cause_and_a_remedy() -> None:
     for number in (2, 3, 34, 35, 36, 46, 100, 101, 802, 803, 804, 999):
-        told = meaning(number)
-        assert told is not None
-        assert told[0] in UNUSABLE
+        reported = meaning(number)
+        assert reported is not None
+        assert reported[0] in UNUSABLE
     assert meaning(None) is None
     assert unusable(12345, "odd").code == "no-gpu"
     assert number_of("CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version ; GPU=0") == 35

@@ -1,4 +1,4 @@
-"""What identifies the machine under an engine: parsers on recorded texts, CUDA on both libraries."""
+"""Identification of the machine of an engine: parsers on recorded texts, CUDA with both libraries."""
 
 from __future__ import annotations
 

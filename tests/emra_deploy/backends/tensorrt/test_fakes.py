@@ -1,4 +1,4 @@
-"""The fakes have the interface of the modules they stand for, so what is tested on them holds for these."""
+"""The fakes have the interfaces of the real modules, so tests with fakes are valid for these."""
 
 from __future__ import annotations
 

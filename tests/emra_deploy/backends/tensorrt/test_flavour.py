@@ -1,4 +1,4 @@
-"""Which TensorRT is here, what it can do, and what is said when it is not here."""
+"""The installed TensorRT, its features, and the errors without it."""
 
 from __future__ import annotations
 

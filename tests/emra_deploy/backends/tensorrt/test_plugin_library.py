@@ -1,4 +1,4 @@
-"""Plugin libraries are looked at before they are loaded; files of every wrong kind are refused by what is wrong."""
+"""Plugin libraries are inspected before they are loaded; each kind of invalid file is refused with its fault."""
 
 from __future__ import annotations
 

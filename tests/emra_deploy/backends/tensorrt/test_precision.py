@@ -1,4 +1,4 @@
-"""What graphs ask of their matrix products, and what engines say they do."""
+"""Requested precisions of matrix products in graphs, and the precisions reported by engines."""
 
 from __future__ import annotations
 

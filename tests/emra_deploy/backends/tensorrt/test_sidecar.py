@@ -46,7 +46,7 @@ def test_it_comes_back() -> None:
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Paths to every value of a sidecar but its Manifest, which has tests of its own."""
+    """Paths to every value of a sidecar except its Manifest, which has its own tests."""
     found = [at] if at else []
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
@@ -72,7 +72,7 @@ def test_any_other_value_is_taken_whole_or_refused(place: tuple[Any, ...], value
         sidecar, manifest = from_json(json.dumps(changed))
     except EmraError:
         return
-    # What is taken is valid, and says what the text said.
+    # An accepted sidecar is valid, and equals the text.
     again = json.loads(to_json(sidecar, manifest))
     assert again == changed
 
@@ -100,7 +100,7 @@ def test_what_is_no_sidecar(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("record", "arguments", "told"),
+    ("record", "arguments", "reported"),
     [
         (Profile, ((2, 8, 8, 3), (1, 8, 8, 3), (4, 8, 8, 3)), "goes 2, 1, 4"),
         (Profile, ((1, 8, 8, 3), (1, 8, 8, 3), (1, 16, 8, 3)), "varies"),
@@ -114,8 +114,8 @@ def test_what_is_no_sidecar(text: str) -> None:
         (Flags, (False, False, False, True, 0), "workspace"),
     ],
 )
-def test_values_are_checked(record: type, arguments: tuple[Any, ...], told: str) -> None:
-    with pytest.raises(ValueError, match=told):
+def test_values_are_checked(record: type, arguments: tuple[Any, ...], reported: str) -> None:
+    with pytest.raises(ValueError, match=reported):
         record(*arguments)
 
 
