@@ -104,11 +104,11 @@ def to_onnx(
         model.set_aggregation(aggregation)
     if not class_attention:
         model.leave_mca_out()
-    if not function_body and model.config.aggregation != "plugin":
+    if not function_body and (model.config.aggregation != "plugin" or not model.config.mca_blocks):
         raise EmraError(
             "export-argument",
-            f"aggregation {model.config.aggregation!r} has no function body to leave out",
-            "Add --aggregation plugin",
+            f"aggregation {model.config.aggregation!r} of {model.config.mca_blocks} blocks has no function body",
+            "Add --aggregation plugin, and export with MCA",
         )
     if weights == "float16":
         round_weights(model)

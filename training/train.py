@@ -137,10 +137,10 @@ def _start_from_checkpoint(model: EMRAProxy, folder: str, classes: ClassSet) -> 
             folder,
         )
     checkpoint.model.set_image_size(*model.config.image_size, zoom=model.config.zoom)
-    weights = checkpoint.model.state_dict()
-    if checkpoint.model.config.fusion != model.config.fusion:
-        weights = {name: value for name, value in weights.items() if not name.startswith("fusion.")}
-        weights |= {f"fusion.{name}": value for name, value in model.fusion.state_dict().items()}
+    weights = {f"fusion.{name}": value for name, value in model.fusion.state_dict().items()}
+    for name, value in checkpoint.model.state_dict().items():
+        if name in weights or not name.startswith("fusion."):
+            weights[name] = value
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from emra_deploy.evaluation import evaluate
 from emra_deploy.model_file.classes import IGNORE
 from emra_deploy.segmenting.segmenter import Segmenter
 from tests.checkpoints import MEAN, STD, random_model, small_backbone, small_checkpoint
+from tests.conftest import FP32_MODEL, REPOSITORY
 from tests.training.array_tiles import tile_of
 from tests.training.test_evaluate import write_data
 from training.ablation import ABLATION, area, largest_correlation, main, majority, measure, windows, without_labels
@@ -21,6 +23,7 @@ from training.backend import checkpoint_backend
 from training.checkpoint import Checkpoint, load_checkpoint
 from training.data import open_dataset
 from training.data.scenes import DUBAI_CLASSES
+from training.from_onnx import read_onnx
 
 __all__ = ["small_backbone", "small_checkpoint"]
 
@@ -105,6 +108,21 @@ def test_command(small_checkpoint: Path, tmp_path: Path, capsys) -> None:
     assert main([*words[:3], "--size", "60", "64"]) == 2
     assert main(words) == 2
     assert "output-exists" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FP32_MODEL.is_file(), reason="this copy has no models/emra-ti-dubai.onnx")
+def test_the_shipped_model_is_as_its_card_says(dubai_root: Path) -> None:
+    """A model whose class attention adds something, or takes something away, needs other words on the card."""
+    card = (REPOSITORY / "docs" / "model-card.md").read_text(encoding="utf-8")
+    assert "To the shipped model, nothing." in card
+    data = open_dataset("dubai", dubai_root, "val")
+    shown = islice(windows(data.tiles, (296, 296), halo=0), 0, None, 6)
+    found = measure(read_onnx(FP32_MODEL), shown, "bf16")
+    assert found["windows"] == 25
+    assert abs(found["miou"]["whole"] - found["miou"]["without"]) < 0.005
+    assert found["changed"] < 0.02
+    assert found["correlation"] > 0.9
 
 
 def test_area_is_the_chance_that_a_patch_of_the_class_is_ranked_first() -> None:

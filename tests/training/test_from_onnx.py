@@ -44,7 +44,7 @@ def exported(tmp_path: Path):
     [
         ("float32", {"fusion": "gated"}),
         ("float16", {"fusion": "log", "hra_block": 0}),
-        ("float16", {"mca_blocks": 0}),
+        ("float16", {"mca_blocks": 0, "fusion": "log"}),
         ("float32", {"aggregation": "plugin"}),
     ],
 )

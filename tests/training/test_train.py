@@ -301,7 +301,7 @@ def test_training_on_with_another_fusion_from_the_blocks_up(recipe, tmp_path, mo
         "training.train.start_from_prototypes", lambda model, tiles, mean, _: asked.append((mean, len(tiles)))
     )
     # From the prototypes of the classes, and without MCA, the same start serves.
-    options |= {"model.class_tokens": "prototypes", "model.fusion": "product", "model.mca_blocks": 0}
+    options |= {"model.class_tokens": "prototypes", "model.mca_blocks": 0}
     options |= {name: 0.0 for name in options if name.startswith("loss.")}
     assert run(recipe, tmp_path / "third", **options) == 0
     assert asked == [((0.485, 0.456, 0.406), 12)]

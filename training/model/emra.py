@@ -57,7 +57,8 @@ class EMRAProxy(nn.Module):
         self.backbone = ClassTokenViT(config, drop_path)
         self.hra = HRA(BACKBONES[config.backbone].width, config.num_classes)
         self.mca = MCA(self.backbone.num_heads, config.num_classes, self.backbone.scale, config.aggregation)
-        self.fusion = Fusion(config.fusion, config.num_classes)
+        # Nothing is fused without MCA, and a weight that nothing trains stops training by several processes.
+        self.fusion = Fusion(config.fusion if config.mca_blocks else "product", config.num_classes)
 
     def forward_parts(self, image: Tensor) -> Parts:
         """B x 3 x H x W, normalised and already enlarged by ``config.zoom`` -> the maps before the last upsampling.
@@ -106,6 +107,7 @@ class EMRAProxy(nn.Module):
         """Make HSMF the logits: what every fusion but ``sum`` gives where the attention is flat."""
         self.config = replace(self.config, mca_blocks=0)
         self.backbone.mca_blocks = 0
+        self.fusion = Fusion("product", self.config.num_classes)
 
     def set_aggregation(self, aggregation: str) -> None:
         """Change how GCA is computed; the result is the same."""
