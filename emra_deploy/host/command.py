@@ -1,4 +1,4 @@
-"""What every ``main`` needs: errors in one line, an exit status, reported outputs, and a type of argument."""
+"""Shared parts of every ``main``: one-line errors, exit statuses, reports of outputs, and an argument type."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ BAD_INPUT, INTERRUPTED = 2, 130
 """Exit statuses."""
 
 _Arguments = ParamSpec("_Arguments")
-_told: set[Path] = set()
+_reported: set[Path] = set()
 
 
 def tell(text: str, *outputs: str | os.PathLike[str]) -> None:
     """Print a line on stdout that says of these outputs that they were written."""
     sys.stdout.write(f"{text}\n")
-    _told.update(Path(path).absolute() for path in outputs)
+    _reported.update(Path(path).absolute() for path in outputs)
 
 
 def words(text: str) -> list[str]:
@@ -56,9 +56,9 @@ def command(interrupted: str | None = None) -> Callable[[Callable[_Arguments, in
                     return INTERRUPTED
                 finally:
                     for path in outputs:
-                        if Path(path).absolute() not in _told:
+                        if Path(path).absolute() not in _reported:
                             sys.stderr.write(f"wrote {path}\n")
-                    _told.clear()
+                    _reported.clear()
 
         return run
 

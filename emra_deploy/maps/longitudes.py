@@ -58,7 +58,7 @@ def _within(shapely: Any, ring: Ring) -> Any:
         return shapely.intersection(shape, shapely.box(-180, -90, 180, 90))
     shape = shapely.make_valid(shapely.Polygon(np.stack([longitudes, latitudes], axis=1)))
     pieces = []
-    for turns in range(int((longitudes.min() + 180) // 360), int((longitudes.max() + 180) // 360) + 1):
+    for turns in range(int((np.min(longitudes) + 180) // 360), int((np.max(longitudes) + 180) // 360) + 1):
         piece = shapely.intersection(shape, shapely.box(360 * turns - 180, -90, 360 * turns + 180, 90))
         pieces.append(shapely.transform(piece, lambda points, shift=360 * turns: points - [shift, 0]))
     return shapely.union_all(pieces)

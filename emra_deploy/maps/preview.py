@@ -90,7 +90,10 @@ class Preview:
         rows, columns = (np.arange(0, length, factor) for length in image.shape[:2])
 
         def sums(pixels: NDArray[Any]) -> NDArray[Any]:
-            return np.add.reduceat(np.add.reduceat(pixels, rows, axis=0, dtype=np.uint32), columns, axis=1)
+            added: NDArray[Any] = np.add.reduceat(
+                np.add.reduceat(pixels, rows, axis=0, dtype=np.uint32), columns, axis=1
+            )
+            return added
 
         count = sums(np.ones(image.shape[:2], np.uint32) if held is None else held)[..., None]
         # Pixels without data are `NO_DATA`, 0, and add nothing.

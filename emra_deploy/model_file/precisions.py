@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Precision(NamedTuple):
-    """What a file of this precision may lose.
+    """Losses allowed to a file of this precision.
 
     Attributes:
         golden: Fraction of the golden tile's pixels, 0 to 1, that it may label otherwise than PyTorch did, where the

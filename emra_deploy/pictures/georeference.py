@@ -174,7 +174,7 @@ class GeoReference:
         wanted = np.array([(point.x, point.y) for point in self.gcps], np.float64)
         found = self.coordinates(np.array([(point.col, point.row) for point in self.gcps], np.float64))
         misses = on_ellipsoid(self.gcp_crs, wanted) - on_ellipsoid(self.gcp_crs, found)
-        return float(np.linalg.norm(misses, axis=1).max())
+        return float(np.max(np.linalg.norm(misses, axis=1)))
 
 
 def _epoch(dataset: Any) -> str | None:

@@ -124,7 +124,7 @@ def measure(place: Callable[[Points], Points], crs: Any, grid: float | None, hei
     sample = cells(_edges(height, 8), _edges(width, 8))
     if not sample.any():
         raise ValueError("no pixel lies on the ellipsoid")
-    if grid is not None and np.abs(sample / grid - 1).max() < GRID_TOLERANCE:
+    if grid is not None and np.max(np.abs(sample / grid - 1)) < GRID_TOLERANCE:
         return PixelAreas.alike(grid, height, width)
     if np.ptp(sample, axis=1).max() < _NEGLIGIBLE * sample.max():
         # Along a row all are alike: one narrow column of cells stands for it, and there may be more rows of them.

@@ -122,7 +122,7 @@ def mask_of_picture(
     place = Path(f"{os.fspath(path)}.msk")
     if place.is_file():
         parts.append(_mask_beside(place, upright.size, orientation))
-    held: NDArray[np.bool_] = np.logical_and.reduce(parts) if parts else np.ones(1, bool)
+    held: NDArray[np.bool_] = np.all(np.stack(parts), axis=0) if parts else np.ones(1, bool)
     return None if held.all() else held
 
 

@@ -18,7 +18,7 @@ Colour = tuple[int, int, int]
 
 PALETTES = ("auto", "natural", "safe", "model")
 """``auto`` is ``natural`` where the model's colours are those of a public data set's masks, and ``model`` otherwise:
-whoever chose colours meant them."""
+chosen colours are intended."""
 
 _NATURAL: dict[str, Colour] = {
     "water": (0x05, 0x3C, 0x96),
@@ -94,7 +94,7 @@ def drawn_classes(classes: ClassSet, palette: str = "auto") -> ClassSet:
 
 
 def check_palette(palette: str) -> None:
-    """Refuse a name that is none of `PALETTES`.
+    """Refuse a name that is not in `PALETTES`.
 
     Raises:
         EmraError: ``palette``.

@@ -29,7 +29,7 @@ _Mask = npt.NDArray[np.bool_]
 _Floats = npt.NDArray[np.float64]
 
 _STEPS, _LEAST = 8, 1e-30
-"""Steps of counted margins in an octave, and the least margin that is told from none."""
+"""Steps of counted margins in an octave, and the smallest margin distinguished from 0."""
 
 
 def compare(

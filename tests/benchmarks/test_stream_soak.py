@@ -35,7 +35,7 @@ def result(written: Result) -> Mapping[str, Any]:
     return written["content"]
 
 
-def test_all_parts_are_measured_and_told(written: Result, result: Mapping[str, Any]) -> None:
+def test_all_parts_are_measured_and_reported(written: Result, result: Mapping[str, Any]) -> None:
     assert {"soak", "leak", "outages", "slow", "stops"} <= set(result)
     assert written["run"]["command"].startswith("python benchmarks/stream_soak.py")
     text = "\n".join(lines(result))

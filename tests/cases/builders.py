@@ -1,4 +1,4 @@
-"""What the cases share: a model whose every label is known, the picture for it, and the command as users run it."""
+"""Shared parts of the cases: a model with known labels, a picture for it, and the command as users run it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far apart colours are, for each kind of colour vision.
+"""Differences of colours for each kind of colour vision.
 
 Simulation by the matrices of Machado, Oliveira and Fernandes (2009) for a missing kind of cone, in linear light;
 differences by CIEDE2000 (Sharma, Wu and Dalal 2005).
@@ -60,7 +60,7 @@ def difference(one: Colours, two: Colours) -> float:
 
 
 def least_difference(palette: tuple[tuple[int, ...], ...]) -> float:
-    """That of the two colours that are most alike, to whoever they are most alike."""
+    """The difference of the two most similar colours, for the vision to which they are most similar."""
     return min(
         difference(lab(one, vision), lab(two, vision)) for vision in VISIONS for one, two in combinations(palette, 2)
     )

@@ -34,7 +34,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def hidden(height: int, width: int) -> np.ndarray:
-    """Where there is no data: rims, a hole with ragged edges, single pixels and lines, so that any grid cuts them."""
+    """The pixels without data: rims, a hole with ragged edges, single pixels and lines, so that any grid cuts them."""
     none = np.zeros((height, width), bool)
     none[: height // 7], none[:, -width // 5 :] = True, True
     none[height // 3 : height // 2, width // 4 : width // 2] = True

@@ -91,7 +91,7 @@ def test_a_checkpoint_of_lightning_starts_a_model_and_what_was_left_is_reported(
     assert report.left == ("criterion.weight", "head.bias", "head.weight", "norm.weight")
 
 
-def test_weights_of_an_emra_proxy_are_told_from_those_of_a_backbone(tmp_path: Path) -> None:
+def test_weights_of_an_emra_proxy_are_distinguished_from_those_of_a_backbone(tmp_path: Path) -> None:
     model = EMRAProxy(EMRAConfig("tiny", 3, (64, 64)))
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     with pytest.raises(EmraError, match="Give the folder of that checkpoint"):

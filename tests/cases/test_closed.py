@@ -22,7 +22,7 @@ PICTURE = scene(40, 50)
 BATCH = PICTURE[np.newaxis, :32, :32]
 
 
-def told(use: Callable[[], Any]) -> str:
+def refused(use: Callable[[], Any]) -> str:
     with pytest.raises(EmraError) as caught:
         use()
     assert caught.value.code == "closed"
@@ -46,14 +46,14 @@ def test_every_use_of_a_closed_segmenter(model: Path, tmp_path: Path, options: d
     segmenter.close()
     segmenter.close()
     source = ArraySource(PICTURE)
-    assert "the Segmenter" in told(lambda: segmenter.segment(PICTURE))
-    told(lambda: segmenter.segment_source(source))
-    told(lambda: list(segmenter.segment_tiles(source)))
-    told(lambda: list(segmenter.segment_rows(source)))
-    told(segmenter.__enter__)
-    told(lambda: segmenter.backend.run(BATCH))
-    told(lambda: self_test(segmenter.backend))
-    told(lambda: list(Stream(segmenter, [PICTURE])))
+    assert "the Segmenter" in refused(lambda: segmenter.segment(PICTURE))
+    refused(lambda: segmenter.segment_source(source))
+    refused(lambda: list(segmenter.segment_tiles(source)))
+    refused(lambda: list(segmenter.segment_rows(source)))
+    refused(segmenter.__enter__)
+    refused(lambda: segmenter.backend.run(BATCH))
+    refused(lambda: self_test(segmenter.backend))
+    refused(lambda: list(Stream(segmenter, [PICTURE])))
     assert segmenter.backend.describe()["backend"] in ("onnxruntime", "openvino")
     assert segmenter.classes.names[0] == "water"
 
@@ -64,7 +64,7 @@ def test_a_map_by_a_closed_segmenter_leaves_nothing(model: Path, tmp_path: Path)
     Image.fromarray(PICTURE).save(tmp_path / "in.png")
     segmenter = Segmenter.open(model, backend="onnxruntime")
     segmenter.close()
-    told(lambda: make_map(MapJob(tmp_path / "in.png", tmp_path / "out.png"), segmenter))
+    refused(lambda: make_map(MapJob(tmp_path / "in.png", tmp_path / "out.png"), segmenter))
     assert [path.name for path in tmp_path.iterdir()] == ["in.png"]
 
 
@@ -75,8 +75,8 @@ def test_a_backend_that_is_closed_under_a_segmenter(model: Path, backend: str) -
     tiles = segmenter.segment_tiles(ArraySource(scene(200, 200)))
     next(tiles)
     segmenter.backend.close()
-    told(lambda: list(tiles))
-    told(lambda: segmenter.segment(PICTURE))
+    refused(lambda: list(tiles))
+    refused(lambda: segmenter.segment(PICTURE))
     segmenter.close()
 
 
@@ -85,16 +85,16 @@ def test_a_stream_that_was_closed(model: Path) -> None:
         never, ended, left = (Stream(segmenter, [PICTURE] * 3) for _ in range(3))
         never.close()
         never.close()
-        told(lambda: next(never))
-        told(lambda: list(never))
-        told(never.__enter__)
+        refused(lambda: next(never))
+        refused(lambda: list(never))
+        refused(never.__enter__)
         # Within a loop, closing is a way to leave it.
         assert len([left.close() for _ in left]) == 1
-        told(lambda: list(left))
+        refused(lambda: list(left))
         # The end of a source is none of the user's doing: as with any iterator, there is nothing more.
         assert len(list(ended)) == 3
         assert list(ended) == []
         ended.close()
-        told(lambda: list(ended))
+        refused(lambda: list(ended))
         assert ended.status().to_dict()["delivered"] == 3
-    told(lambda: segmenter.segment(PICTURE))
+    refused(lambda: segmenter.segment(PICTURE))

@@ -69,7 +69,7 @@ def write(path: Path, crs: object, epoch: str | None = None) -> np.ndarray:
 
 
 def ellipsoidal_keys(path: Path) -> None:
-    """As drone software writes it: VerticalGeoKey (4096) is 5030, the ellipsoid of WGS 84."""
+    """Keys written by drone software: VerticalGeoKey (4096) is 5030, the ellipsoid of WGS 84."""
     write(path, None)
     with rasterio.open(path, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as dataset:
         dataset.crs = CRS.from_user_input("EPSG:32633+5773")

@@ -63,9 +63,9 @@ def test_the_other_remedy_is_taken_too(tmp_path: Path) -> None:
     assert command(root).returncode == 0
     strict = command(root, "--strict", "--json")
     assert strict.returncode == 2
-    told = json.loads(strict.stdout)
-    assert [warning["code"] for warning in told["warnings"]] == ["class-empty"]
-    assert told["ignored_values"] == {"value 255": 128}
+    reported = json.loads(strict.stdout)
+    assert [warning["code"] for warning in reported["warnings"]] == ["class-empty"]
+    assert reported["ignored_values"] == {"value 255": 128}
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "int32"])

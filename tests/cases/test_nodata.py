@@ -269,7 +269,7 @@ def test_png_of_grey_and_alpha(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("ending", ["jpg", "png"])
 @pytest.mark.parametrize("orientation", [1, 6])
 def test_a_mask_beside_a_plain_picture(ending: str, orientation: int, model: Path, tmp_path: Path) -> None:
-    """As GDAL writes it, in the picture's stored order, before a viewer turns it."""
+    """A mask written by GDAL, in the picture's stored order, before a viewer turns it."""
     exif = Image.Exif()
     exif[274] = orientation
     source = tmp_path / f"a.{ending}"

@@ -1,4 +1,4 @@
-"""Colours of maps, overlays and legends: told apart by everybody, and the same in the legend as on the map.
+"""Colours of maps, overlays and legends: distinguishable by everybody, and the same in the legend as on the map.
 
 Swatches of legends were opaque and the map half transparent, up to 48 CIEDE2000 units apart, so that water read brown.
 """
@@ -53,7 +53,7 @@ def test_everybody_can_tell_the_palettes_apart() -> None:
 
 
 @pytest.mark.parametrize("classes", PUBLIC.values(), ids=PUBLIC)
-def test_maps_of_public_classes_have_natural_colours_unless_told_otherwise(classes: ClassSet) -> None:
+def test_maps_of_public_classes_have_natural_colours_by_default(classes: ClassSet) -> None:
     assert drawn_classes(classes) == drawn_classes(classes, "natural") != classes
     assert drawn_classes(classes, "model") == classes
     for name, colour in zip(classes.names, drawn_classes(classes).palette, strict=True):

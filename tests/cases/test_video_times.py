@@ -103,5 +103,5 @@ def test_the_command(tmp_path: Path) -> None:
     assert "25 frames per second are assumed (set it by --fps)" in done.stderr
     done = subprocess.run([*line, "--fps", "10"], capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert "assumed" not in done.stderr
-    told = [json.loads(row) for row in done.stdout.splitlines()]
-    assert [row["time"] for row in told if row["event"] == "frame"][-1] == 2.9
+    reported = [json.loads(row) for row in done.stdout.splitlines()]
+    assert [row["time"] for row in reported if row["event"] == "frame"][-1] == 2.9

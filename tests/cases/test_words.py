@@ -1,4 +1,4 @@
-"""What commands say: their help, what a wrong word is told, and the files they wrote.
+"""Output of commands: help, errors for wrong words, and the files they wrote.
 
 Help printed ``(type: <function <locals>.<lambda> at 0x...>``, ``required: segment.output`` and ``default: null``;
 ``train.py --help`` had no meanings; ``--polygon-classes`` without ``--polygons`` was ignored; ``latency.py`` never
@@ -76,7 +76,7 @@ def test_every_field_of_a_recipe_has_a_meaning() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "reported"),
     [
         ("segment in.png", "the following arguments are required: --output"),
         ("segment", "the following arguments are required: input, --output"),
@@ -86,12 +86,12 @@ def test_every_field_of_a_recipe_has_a_meaning() -> None:
         ("stream a.mp4 --max-age long", "--max-age: expected a number, got 'long'"),
     ],
 )
-def test_wrong_words_are_named_as_they_are_typed(words: str, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_words_are_named_as_they_are_typed(words: str, reported: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(words.split())
     assert caught.value.code == 2
     error = capsys.readouterr().err
-    assert f"error: {told}\n" in error
+    assert f"error: {reported}\n" in error
     assert "Parser key" not in error
 
 
@@ -114,7 +114,7 @@ def test_names_of_classes_in_any_case() -> None:
             class_labels(classes, [wrong])
 
 
-def test_outputs_are_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_outputs_are_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     @command()
     def make(fail: bool = False) -> int:
         for name in ("a", "b"):

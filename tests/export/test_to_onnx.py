@@ -105,11 +105,11 @@ def test_the_logarithmic_fusion_and_what_it_adds(small_backbone: None, tmp_path:
     (folder / ABLATION).write_text(json.dumps(recorded))
     exported = to_onnx(folder, tmp_path / "model.onnx", heads=("logits",))  # compares with PyTorch itself
     assert exported.manifest.fusion == "log"
-    told = exported.manifest.evidence["class_attention"]
-    assert told.pop("labelled") == recorded
+    reported = exported.manifest.evidence["class_attention"]
+    assert reported.pop("labelled") == recorded
     image = exported.manifest.golden.image()
-    assert told == without_labels(load_checkpoint(folder), [image])
-    assert set(told) == {"changed", "correlation", "windows"}
+    assert reported == without_labels(load_checkpoint(folder), [image])
+    assert set(reported) == {"changed", "correlation", "windows"}
     (folder / ABLATION).write_text(json.dumps({**recorded, "model_sha256": "0" * 64}))
     with pytest.raises(EmraError, match="ablation"):
         to_onnx(folder, tmp_path / "again.onnx")

@@ -57,7 +57,7 @@ ABLATION = {
 
 
 @pytest.mark.parametrize(
-    ("evidence", "blocks", "told"),
+    ("evidence", "blocks", "reported"),
     [
         (
             {"changed": 0.044, "labelled": {**ABLATION, "data": {"name": "dubai", "split": "val"}}},
@@ -76,10 +76,10 @@ ABLATION = {
         ({}, 0, ("left out",)),
     ],
 )
-def test_what_the_class_attention_adds(evidence: object, blocks: int, told: tuple[str, ...]) -> None:
+def test_what_the_class_attention_adds(evidence: object, blocks: int, reported: tuple[str, ...]) -> None:
     content = {"mca_blocks": blocks, "evidence": {} if evidence is None else {"class_attention": evidence}}
     line = class_attention(content)
-    assert all(text in line for text in told)
+    assert all(text in line for text in reported)
     assert "\n" not in line
 
 
