@@ -126,7 +126,7 @@ def measure(place: Callable[[Points], Points], crs: Any, grid: float | None, hei
         raise ValueError("no pixel lies on the ellipsoid")
     if grid is not None and np.max(np.abs(sample / grid - 1)) < GRID_TOLERANCE:
         return PixelAreas.alike(grid, height, width)
-    if np.ptp(sample, axis=1).max() < _NEGLIGIBLE * sample.max():
+    if np.max(np.ptp(sample, axis=1)) < _NEGLIGIBLE * np.max(sample):
         # Along a row all are alike: one narrow column of cells stands for it, and there may be more rows of them.
         rows = _edges(height, max(_MAX_CELLS, height * width // _CELL_BYTES))
         middle = width // 2 + np.array([0, max(1, width // _CELLS)])

@@ -129,8 +129,8 @@ def test_every_system_comes_back(model: Path, tmp_path: Path, crs: str | None, b
     report = make(source, output, model)
     assert crs_of(output) == crs_of(source)
     assert bool(crs_of(output)) == (crs is not None)
-    told = any(warning.startswith("no GeoTIFF holds") for warning in report.warnings)
-    assert ((tmp_path / "map.tif.aux.xml").exists(), told) == (beside, beside)
+    warned = any(warning.startswith("no GeoTIFF holds") for warning in report.warnings)
+    assert ((tmp_path / "map.tif.aux.xml").exists(), warned) == (beside, beside)
     with rasterio.open(output) as dataset:
         np.testing.assert_array_equal(dataset.read(1), labels)
         assert dataset.tags(ns="IMAGE_STRUCTURE")["LAYOUT"] == "COG"
