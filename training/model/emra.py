@@ -25,7 +25,7 @@ class Parts(NamedTuple):
         logits: B x C x H/4 x W/4.
         evidence: `Fusion.evidence` of GCA, B x C x H/16 x W/16.
         tokens: The class tokens after the last block, B x C x D.
-        named: Region logits of the class tokens, as if each were a patch, B x C x C.
+        named: Region logits of the class tokens, as if each were a patch, B x C x C; in training only, else B x C x 0.
     """
 
     hsmf: Tensor
@@ -68,7 +68,8 @@ class EMRAProxy(nn.Module):
         grid = (image.shape[-2] // PATCH, image.shape[-1] // PATCH)
         features = self.backbone(image)
         hsmf = self.hra(features.early, features.final, grid)
-        tokens, named = features.classes, self.hra.classifier(features.classes)
+        tokens = features.classes
+        named = self.hra.classifier(tokens) if self.training else tokens[..., :0]
         if not features.qkv:
             nothing = torch.zeros_like(hsmf[:, :, ::CELLS, ::CELLS])
             return Parts(hsmf, nothing + 1 / (grid[0] * grid[1]), hsmf, nothing, tokens, named)

@@ -102,7 +102,7 @@ def test_without_mca_the_logits_are_hsmf(fusion: str) -> None:
 
 
 def test_class_tokens_are_read_by_the_region_classifier() -> None:
-    model = random_model(EMRAConfig("tiny", 4, (48, 32)))
+    model = random_model(EMRAConfig("tiny", 4, (48, 32))).train()
     with torch.no_grad():
         parts = model.forward_parts(torch.randn(2, 3, 48, 32))
         torch.testing.assert_close(parts.named, model.hra.classifier(parts.tokens))
