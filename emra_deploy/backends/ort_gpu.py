@@ -31,6 +31,7 @@ from emra_deploy.backends.tensorrt.forecast import Forecast
 from emra_deploy.backends.tensorrt.gpu_errors import LOST, RESTART, fault_of
 from emra_deploy.backends.tensorrt.graph_memory import measure_graph
 from emra_deploy.errors import EmraError, one_line
+from emra_deploy.host.forks import Owner
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -58,7 +59,7 @@ class OnnxRuntimeGpuBackend(OnnxRuntimeBackend):
     def __init__(self, path: str | os.PathLike[str], options: LoadOptions) -> None:
         self._provider = chosen = PROVIDERS[options.backend]
         self.name = chosen.name
-        self._path, self._options = path, replace(options, threads=None)
+        self._path, self._options, self._owner = path, replace(options, threads=None), Owner()
         check_file(Path(path))
         library = load_runtime()
         devices = _find(library, chosen)

@@ -85,19 +85,20 @@ def _defines(node: ast.ClassDef) -> dict[str, Any]:
 
 
 def test_whatever_labels_a_batch_is_a_backend() -> None:
-    labels, known = {}, {"Backend", "Wrapper"}
+    # `GraphBackend` leaves the rest of the interface to the backends that derive from it, which have a `_run`.
+    labels, known = {}, {"Backend", "Wrapper", "GraphBackend"}
     for place, node in _classes().items():
-        run = _defines(node).get("run")
+        run = _defines(node).get("run") or _defines(node).get("_run")
         if isinstance(run, ast.FunctionDef) and [argument.arg for argument in run.args.args] == ["self", "batch"]:
             labels[place] = node
             known.add(node.name)
     assert len(labels) > 8
     interface = {"name", "manifest", "input_shape", "describe", "run", "close"}
     for place, node in labels.items():
-        run = _defines(node)["run"]
+        run = _defines(node).get("run") or _defines(node)["_run"]
         assert ast.unparse(run.returns) == "Outputs", f"{place} gives other outputs than a Backend"
-        bases = {ast.unparse(base) for base in node.bases}
-        if not bases & known:
+        bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+        if not bases & known and node.name != "GraphBackend":
             assert interface <= _defines(node).keys(), f"{place} lacks {interface - _defines(node).keys()}"
     assert [place for place, node in labels.items() if "Protocol" in map(ast.unparse, node.bases)] == [
         "emra_deploy/backends/base.py: Backend"

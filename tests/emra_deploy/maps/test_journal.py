@@ -189,7 +189,7 @@ def test_killed_outright_and_called_again(folder: Path, tmp_path: Path) -> None:
         "        print(done, flush=True)\n"
         "        time.sleep(60)\n"
         "job = MapJob(sys.argv[1], sys.argv[2], journal='on')\n"
-        "make_map(job, Segmenter.open(sys.argv[3], 'onnxruntime', threads=1), progress)\n"
+        "make_map(job, Segmenter.open(sys.argv[3], backend='onnxruntime', threads=1), progress)\n"
     )
     words = [str(folder / "in.tif"), str(out / "map.tif"), str(folder / "model.onnx")]
     with subprocess.Popen([sys.executable, "-c", program, *words], stdout=subprocess.PIPE, text=True) as process:
