@@ -22,7 +22,7 @@ rasterio = pytest.importorskip("rasterio")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of the scene's classes, whose answer is known."""
     path = tmp_path_factory.mktemp("model") / "model.onnx"
-    build_model(path, classes=DUBAI_CLASSES)
+    build_model(path, classes=DUBAI_CLASSES, gsd=1.5)
     return path
 
 
