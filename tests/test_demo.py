@@ -76,7 +76,7 @@ def test_a_picture_of_ones_own_is_mapped_without_a_score(model: Path, tmp_path: 
 def test_a_geotiff_of_ones_own_keeps_its_place(model: Path, tmp_path: Path) -> None:
     image = scene(40, 60, classes=DUBAI_CLASSES)
     # The model's own ground sample distance, so that nothing is resampled.
-    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(0.3, 0, 500_000, 0, -0.3, 5_400_000)}
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(1.5, 0, 500_000, 0, -1.5, 5_400_000)}
     options = {"driver": "GTiff", "count": 3, "height": 40, "width": 60, "dtype": "uint8", **place}
     with rasterio.open(tmp_path / "mine.TIF", "w", **options) as raster:
         raster.write(image.transpose(2, 0, 1))
@@ -84,7 +84,7 @@ def test_a_geotiff_of_ones_own_keeps_its_place(model: Path, tmp_path: Path) -> N
     assert (done.returncode, done.stderr) == (0, "")
     areas = re.findall(r" ([\d,]+) +[\d.]+ +([\d,.]+)$", done.stdout, re.MULTILINE)
     assert sum(int(pixels.replace(",", "")) for pixels, _ in areas) == 40 * 60
-    assert sum(float(area.replace(",", "")) for _, area in areas) == pytest.approx(40 * 60 * 0.09, abs=0.5)
+    assert sum(float(area.replace(",", "")) for _, area in areas) == pytest.approx(40 * 60 * 2.25, abs=0.5)
     with rasterio.open(tmp_path / "out" / "mine_map.tif") as made:
         assert (made.crs.to_epsg(), made.transform) == (32633, place["transform"])
         np.testing.assert_array_equal(made.read(1), nearest_colour(image, DUBAI_CLASSES))
