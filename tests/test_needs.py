@@ -67,6 +67,8 @@ COMMANDS = [
     ("training.train --config training/recipes/dubai_tiny.yaml", "torch timm safetensors tensorboard"),
     ("training.evaluate --checkpoint none --data data", "torch timm safetensors"),
     ("training.evaluate --checkpoint none --data data --page out.html", "jinja2"),
+    ("training.ablation none --data data", "torch timm safetensors"),
+    (f"training.from_onnx {FP32} --output checkpoint", "torch timm safetensors onnx"),
     ("training.peer_unet --config training/recipes/dubai_peer_unet.yaml", "torch segmentation_models_pytorch"),
     ("training.model", "torch"),
 ]
