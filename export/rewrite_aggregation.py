@@ -107,9 +107,15 @@ def _forms(
     """The model as ONNX Runtime can run it, and in the requested form, with its function body.
 
     Raises:
-        EmraError: ``aggregation-form`` when the file has the form already, ``aggregation-unrecognised``,
-            ``graph-types``.
+        EmraError: ``aggregation-form`` when the file has the form already or no class attention,
+            ``aggregation-unrecognised``, ``graph-types``.
     """
+    if not manifest.mca_blocks:
+        raise EmraError(
+            "aggregation-form",
+            "the file has no class attention: it was exported without MCA",
+            "Use it as it is; it needs no plugin",
+        )
     if not aggregation_nodes(model):
         if to == manifest.aggregation == "streamed":
             raise _already("streamed")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from emra_deploy.errors import EmraError
+from emra_deploy.errors import EmraError, one_line
 from emra_deploy.host.command import command
 from emra_deploy.host.extras import need, script_imports
 
@@ -79,7 +79,7 @@ def read_onnx(path: Path) -> Checkpoint:
         found = EMRAProxy(config)
         found.load_state_dict(_weights(model, config))
     except (KeyError, ValueError, RuntimeError) as error:
-        raise _unreadable(path, " ".join(str(error).split())[:300]) from error
+        raise _unreadable(path, one_line(error, 300)) from error
     meta: dict[str, Any] = {"bands": list(manifest.bands), "gsd": manifest.gsd, "read_from": manifest.name}
     return Checkpoint(found.eval(), manifest.classes, manifest.mean, manifest.std, meta, path)
 

@@ -270,3 +270,12 @@ def test_errors_are_one_line(files: dict[str, Path], tmp_path: Path, capsys: pyt
     assert shown.count("\n") == 1
     assert "[aggregation-form]" in shown
     assert "fp32" in shown or "small.onnx" in shown
+
+
+def test_a_file_without_class_attention_needs_no_plugin(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with narrow_backbone():
+        to_onnx(tiny_checkpoint, tmp_path / "model.onnx", class_attention=False)
+    with pytest.raises(EmraError, match="exported without MCA") as caught:
+        rewrite_aggregation(tmp_path / "model.onnx", tmp_path / "plugin.onnx", to="plugin")
+    assert caught.value.code == "aggregation-form"
+    assert not (tmp_path / "plugin.onnx").exists()
